@@ -1,0 +1,235 @@
+"""The few shapes everything in `core` speaks, and the base class of every kind of component.
+
+Shape letters: B batch, N patches, Nc/Nt context/target patches, P prefix (class) tokens, D width, C channels,
+T H W frames and pixels of a clip. A patch index counts the patches of a `Grid` in (t, h, w) raster order:
+``index = (t * grid.h + h) * grid.w + w``. An image is a clip of one frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+
+class Grid(NamedTuple):
+    """Patches of one clip along time, height and width; an image has t = 1."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def num_patches(self) -> int:
+        return self.t * self.h * self.w
+
+
+class View(NamedTuple):
+    """What the encoder sees and what the predictor must fill in, for one mask of each sample.
+
+    The two index sets of a sample are disjoint. With `ragged=pad` a sample's unused places repeat a valid index and
+    are False in the matching `*_valid`; otherwise these are None and every place counts. Views of one sample that
+    share their context hold the *same tensor object*, so that it is encoded once (I-JEPA's four targets).
+    """
+
+    context: Tensor  # [B, Nc] int64
+    target: Tensor  # [B, Nt] int64
+    context_valid: Tensor | None = None  # [B, Nc] bool
+    target_valid: Tensor | None = None  # [B, Nt] bool
+    kind: int = 0  # which mask token the predictor uses: V-JEPA has one per mask type
+
+
+class Batch(NamedTuple):
+    """uint8 clips as stored (float and normalised once on the device) and their labels."""
+
+    clips: Tensor  # [B, C, T, H, W]
+    labels: dict[str, Tensor]  # name -> [B] int64
+
+
+@dataclass
+class DataSpec:
+    """What a data set gives: the shape of one clip, how to normalise it, and its label names with class counts."""
+
+    channels: int
+    frames: int
+    height: int
+    width: int
+    classes: dict[str, int] = field(default_factory=dict)  # {"digit": 10, "motion": 10}
+    mean: tuple[float, ...] = (0.45, 0.45, 0.45)  # of pixels in [0, 1], one a channel
+    std: tuple[float, ...] = (0.225, 0.225, 0.225)
+
+
+class Dataset(Protocol):
+    """A split of a data set, addressed by index. In memory or lazy; a pure function of the index either way."""
+
+    spec: DataSpec
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Tensor) -> Batch:
+        """The samples at `indices` ([B] int64), uint8, not augmented."""
+        ...
+
+    def labels(self) -> dict[str, Tensor]:
+        """Every sample's labels, name -> [len] int64, without reading a pixel."""
+        ...
+
+
+@dataclass
+class Data:
+    """A data set and its options. `load` returns the split "train" or "test"."""
+
+    def load(self, split: str, cache: Path) -> Dataset:
+        raise NotImplementedError
+
+
+@dataclass
+class Mask:
+    """How patches are divided into context and target."""
+
+    def check(self, grid: Grid) -> None:
+        """Raise ValueError naming the grid and the bound when this mask cannot be drawn on `grid`."""
+
+    def sample(self, grid: Grid, batch_size: int, generator: Generator) -> list[View]:
+        """Draw every sample's views; a pure function of the arguments and the generator's state (on CPU)."""
+        raise NotImplementedError
+
+
+class EncoderModule(nn.Module):
+    """A built encoder.
+
+    `forward` embeds only the patches in `keep`, returns [B, P + Nc, D] after the final norm: P = `num_prefix` class
+    tokens first, then the kept patches in the order of `keep`. With `hidden`, all patches are encoded and those at
+    `hidden` are replaced by a learned mask token first (the dense encoder of MAE-ST Table 1).
+    """
+
+    grid: Grid
+    width: int
+    num_prefix: int
+
+    def forward(
+        self,
+        clips: Tensor,
+        keep: Tensor | None = None,
+        valid: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        raise NotImplementedError
+
+    def intermediate(self, clips: Tensor, num_layers: int) -> list[Tensor]:
+        """Patch tokens of the last `num_layers` blocks, shallow to deep, each after the final norm: [B, N, D]."""
+        raise NotImplementedError
+
+
+@dataclass
+class Encoder:
+    """An encoder's options. `build` initialises every parameter from `generator` and nothing else."""
+
+    def grid(self, spec: DataSpec) -> Grid:
+        """The patch grid on clips of this shape; ValueError when the patch size does not divide it."""
+        raise NotImplementedError
+
+    def build(self, spec: DataSpec, generator: Generator) -> EncoderModule:
+        raise NotImplementedError
+
+
+@dataclass
+class Predictor:
+    """A predictor's options. `dense_encoder` says whether the encoder is also given mask tokens."""
+
+    def build(self, encoder: EncoderModule, out_dim: int, num_kinds: int, generator: Generator) -> nn.Module:
+        """A module: forward(tokens [B, P + Nc, D], view) -> predictions at `view.target` [B, Nt, out_dim]."""
+        raise NotImplementedError
+
+
+class TargetModule(nn.Module):
+    """What the predictor must predict, for a batch of clips.
+
+    `encoder` is the encoder that the run is judged by: the moving average for `ema`, None where the target has no
+    encoder of its own (then the trained one is).
+    """
+
+    out_dim: int
+    encoder: EncoderModule | None = None
+
+    def forward(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
+        """One [B, Nt, out_dim] tensor a view, without gradient. `clips` is float and normalised."""
+        raise NotImplementedError
+
+    def update(self, encoder: EncoderModule, step: int, num_steps: int) -> dict[str, float]:
+        """Called after optimiser step `step` (from 1) of `num_steps`; returns what to log."""
+        return {}
+
+
+@dataclass
+class Target:
+    """A kind of target and its options."""
+
+    def build(self, encoder: EncoderModule, spec: DataSpec) -> TargetModule:
+        raise NotImplementedError
+
+
+@dataclass
+class Loss:
+    """A distance between prediction and target."""
+
+    def __call__(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
+        """{"loss": scalar, ...parts}, in float32, mean over the `valid` [B, Nt] places (all when None)."""
+        raise NotImplementedError
+
+
+class Features(Protocol):
+    """Frozen features of a data set, extracted once per (split, kind) and shared by every evaluation of a run."""
+
+    spec: DataSpec
+
+    def pooled(self, split: str, num_layers: int = 1) -> Tensor:
+        """Average-pooled patch tokens of the last `num_layers` blocks, concatenated: [N, num_layers * D] float32."""
+        ...
+
+    def labels(self, split: str) -> dict[str, Tensor]: ...
+
+
+@dataclass
+class Evaluation:
+    """A protocol that turns frozen features into numbers."""
+
+    def metrics(self, spec: DataSpec) -> list[str]:
+        """The names `run` will return, known before training: ["ridge/digit_top1", ...]."""
+        raise NotImplementedError
+
+    def run(self, features: Features, seed: int) -> dict[str, float]:
+        """Percent where the name ends in top1 or top5."""
+        raise NotImplementedError
+
+
+class Recorder(Protocol):
+    """Where a run's numbers go. `core.train` gives a console and a folder, `sweeps` the database."""
+
+    folder: Path  # checkpoints, TensorBoard events, pictures
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def checkpointed(self, step: int, path: Path) -> None: ...
+
+    def should_stop(self) -> bool:
+        """True once the run was asked to stop (or lost its lease): checkpoint and return."""
+        ...
+
+    def finish(self, outcome: str, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
+        """Called once, last. Outcome: done, diverged, pruned or preempted; `facts` are costs and realised ratios."""
+        ...
+
+
+def generator_for(seed: int, *purpose: str | int) -> Generator:
+    """A CPU generator that is a pure function of the seed and the purpose: ``generator_for(0, "mask", step)``.
+
+    Nothing random in `core` reads or moves the global generators, so a resumed run sees what an uninterrupted one saw.
+    """
+    digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") & (2**63 - 1))
