@@ -1,0 +1,9 @@
+"""Encoders and predictors. A variant is one file and one line here."""
+
+from core.models.decoder import Decoder
+from core.models.narrow import Narrow
+from core.models.vit import ViT
+from core.types import Encoder, Predictor
+
+ENCODERS: dict[str, type[Encoder]] = {"vit": ViT}
+PREDICTORS: dict[str, type[Predictor]] = {"narrow": Narrow, "decoder": Decoder}

@@ -1,0 +1,112 @@
+"""A stack of timm transformer blocks, and how its parameters are initialised."""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from core.models.attention import Attention
+
+
+class Init(Enum):
+    jepa = "jepa"
+    mae = "mae"
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch for a random part of the batch, drawn from `generator` and never the global one."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.generator: Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        assert self.generator is not None, "drop_path needs seed_drop_path(generator) before a training step"
+        kept = torch.rand(x.shape[0], generator=self.generator) >= self.rate
+        return x * (kept / (1 - self.rate)).to(x)[:, None, None]
+
+
+class Blocks(nn.ModuleList):
+    """`depth` pre-norm blocks. On the last, tokens before `skip` are only read, not updated, and left out."""
+
+    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+        # timm registers every model it has when imported, 6 s; commands that build no model must not wait for it.
+        from timm.models.vision_transformer import Block
+
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
+        # On the meta device nothing is drawn: timm's own initialisation would move the global generator.
+        with torch.device("meta"):
+            blocks = [
+                Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm, attn_layer=Attention)
+                for _ in range(depth)
+            ]
+        super().__init__(block.to_empty(device="cpu") for block in blocks)
+        for index, block in enumerate(self):
+            rate = drop_path * index / max(depth - 1, 1)
+            if rate > 0:
+                block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, skip: int = 0) -> Tensor:
+        """[B, N, D] -> [B, N - skip, D]."""
+        last = len(self) - 1
+        for index, block in enumerate(self):
+            x = apply_block(block, x, attn_mask, skip if index == last else 0)
+        return x
+
+    def every(self, x: Tensor, attn_mask: Tensor | None = None) -> list[Tensor]:
+        """The output of each block."""
+        outputs = []
+        for block in self:
+            x = apply_block(block, x, attn_mask)
+            outputs.append(x)
+        return outputs
+
+
+def apply_block(block: Any, x: Tensor, attn_mask: Tensor | None, skip: int = 0) -> Tensor:
+    """What timm's Block.forward does, for the tokens after the first `skip` only."""
+    mixed: Tensor = block.attn(block.norm1(x), attn_mask, skip=skip)
+    x = x[:, skip:] + block.drop_path1(mixed)
+    x = x + block.drop_path2(block.mlp(block.norm2(x)))
+    return x
+
+
+def seed_drop_path(module: nn.Module, generator: Generator) -> None:
+    """Give every DropPath under `module` the generator it draws from."""
+    for child in module.modules():
+        if isinstance(child, DropPath):
+            child.generator = generator
+
+
+def make_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A Linear whose parameters are not drawn yet: nn.Linear would draw them from the global generator."""
+    with torch.device("meta"):
+        linear = nn.Linear(inputs, outputs, bias=bias)
+    return linear.to_empty(device="cpu")
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, scheme: Init, generator: Generator) -> None:
+    """Draw every Linear and LayerNorm under `module` from `generator`, in the order they are registered.
+
+    jepa: weights from a normal of std 0.02 cut at +-2 (absolute); I-JEPA's effective initialisation, as its rescaling
+    by depth is overwritten in the released code. mae: Xavier uniform. Biases are zero in both.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.LayerNorm):
+            nn.init.ones_(child.weight)
+            nn.init.zeros_(child.bias)
+        if not isinstance(child, nn.Linear):
+            continue
+        if scheme is Init.mae:
+            nn.init.xavier_uniform_(child.weight, generator=generator)
+        else:
+            nn.init.trunc_normal_(child.weight, std=0.02, a=-2.0, b=2.0, generator=generator)
+        if child.bias is not None:
+            nn.init.zeros_(child.bias)

@@ -1,0 +1,96 @@
+"""The pixels of the target patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from core.types import DataSpec, EncoderModule, Grid, Target, TargetModule, View
+
+
+class PixelNorm(Enum):
+    none = "none"
+    patch = "patch"
+    cube_channel = "cube_channel"
+
+
+class Frames(Enum):
+    all = "all"
+    mae_st = "mae_st"
+
+
+@dataclass
+class PixelTarget(Target):
+    """Pixels of each target patch, as vectors in the order (frame, row, column, channel).
+
+    norm=patch: each patch minus its mean, over its standard deviation (unbiased variance + 1e-6), all values of the
+    patch together (MAE, MAE-ST). norm=cube_channel: mean and standard deviation (unbiased, + 1e-6 after the root) of
+    each channel of the cube (VideoMAE). VideoMAE takes them of pixels in [0, 1]; here they are of the normalised
+    clip, which differs by the 1e-6 alone because normalising is affine in each channel.
+    frames=mae_st: only T/2 of the clip's T frames, at floor(linspace(0, T - 1, T / 2)), shared out among the
+    tubelets in order: 0 2 4 6 8 10 12 15 of 16.
+
+    Source: MAE (arXiv:2111.06377), section 3; MAE-ST (arXiv:2205.09113), section 4 and table 2c; VideoMAE
+    (arXiv:2203.12602), section 3.
+    """
+
+    norm: PixelNorm = PixelNorm.patch
+    frames: Frames = Frames.all
+
+    def build(self, encoder: EncoderModule, spec: DataSpec) -> TargetModule:
+        return Pixels(self, encoder.grid, spec)
+
+
+class Pixels(TargetModule):
+    def __init__(self, options: PixelTarget, grid: Grid, spec: DataSpec) -> None:
+        super().__init__()
+        self.grid, self.norm = grid, options.norm
+        self.frames: list[int] | None = None
+        per_tubelet = spec.frames // grid.t
+        if options.frames is Frames.mae_st:
+            if per_tubelet % 2:
+                raise ValueError(
+                    f"target.frames=mae_st halves the frames of a tubelet, so encoder.tubelet must be even, "
+                    f"got {per_tubelet}: use target.frames=all"
+                )
+            self.frames = every_other_frame(spec.frames)
+            per_tubelet //= 2
+        self.out_dim = per_tubelet * (spec.height // grid.h) * (spec.width // grid.w) * spec.channels
+
+    @torch.no_grad()
+    def forward(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
+        if self.frames is not None:
+            clips = clips[:, :, self.frames]
+        return [normalise(cut_patches(clips, self.grid, view.target), self.norm).flatten(2) for view in views]
+
+
+def every_other_frame(num_frames: int) -> list[int]:
+    """floor(linspace(0, T - 1, T / 2)) in whole numbers: every second frame, but the last one is T - 1."""
+    count = num_frames // 2
+    return [i * (num_frames - 1) // max(count - 1, 1) for i in range(count)]
+
+
+def cut_patches(clips: Tensor, grid: Grid, index: Tensor) -> Tensor:
+    """The patches at `index` [B, n] of `clips` [B, C, T, H, W]: [B, n, frames, rows, columns, C]."""
+    b, c, frames, height, width = clips.shape
+    cut = clips.reshape(b, c, grid.t, frames // grid.t, grid.h, height // grid.h, grid.w, width // grid.w)
+    cut = cut.permute(0, 2, 4, 6, 3, 5, 7, 1)  # [B, t, h, w, u, p, q, C]
+    area = grid.h * grid.w
+    sample = torch.arange(b, device=clips.device)[:, None]
+    return cut[sample, index // area, index % area // grid.w, index % grid.w]
+
+
+def normalise(patches: Tensor, norm: PixelNorm) -> Tensor:
+    """`patches` [B, n, u, p, q, C] in float32, each normalised by itself."""
+    patches = patches.float()
+    if norm is PixelNorm.none:
+        return patches
+    if norm is PixelNorm.patch:
+        variance, mean = torch.var_mean(patches, dim=(2, 3, 4, 5), keepdim=True)
+        return (patches - mean) * (variance + 1e-6).rsqrt()
+    variance, mean = torch.var_mean(patches, dim=(2, 3, 4), keepdim=True)
+    return (patches - mean) / (variance.sqrt() + 1e-6)
