@@ -1,0 +1,137 @@
+import threading
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy.exc import OperationalError
+
+from sweeps.db import VERSION_TABLE, Base, Config, database_now, mask_url, migrations, open_database, upgrade
+
+
+def test_upgrade_makes_every_table_from_nothing(engine: Engine) -> None:
+    assert set(inspect(engine).get_table_names()) == {*Base.metadata.tables, VERSION_TABLE}
+
+
+def test_the_migrations_make_what_the_tables_say(engine: Engine) -> None:
+    with engine.begin() as connection:
+        command.check(migrations(connection))  # raises when a revision is missing
+
+
+def test_the_migrations_can_be_undone(engine: Engine) -> None:
+    with engine.begin() as connection:
+        command.downgrade(migrations(connection), "base")
+    assert inspect(engine).get_table_names() == [VERSION_TABLE]
+
+
+def test_upgrading_twice_changes_nothing(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(Config.__table__.insert().values(hash="a", hash_version=1, json={}))
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert connection.execute(select(Config.hash)).scalars().all() == ["a"]
+
+
+def test_a_database_of_a_newer_schema_is_refused(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(ValueError, match=r"db=sqlite.*schema '9999' is newer"):
+        upgrade(engine)
+
+
+def test_tables_of_others_in_the_same_database_are_left_alone(url: str) -> None:
+    engine = open_database(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num TEXT)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('v3.0.0.d')"))  # as Optuna leaves it
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "v3.0.0.d"
+
+
+def test_four_processes_may_open_and_upgrade_at_once(url: str) -> None:
+    failures: list[Exception] = []
+
+    def start() -> None:
+        try:
+            engine = open_database(url)
+            upgrade(engine)
+            engine.dispose()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(4)]  # each its own engine and connection
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert inspect(open_database(url)).has_table("sw_run")
+
+
+def test_a_read_only_engine_refuses_writes(url: str, engine: Engine) -> None:
+    reader = open_database(url, read_only=True)
+    with reader.begin() as connection, pytest.raises(OperationalError, match="readonly"):
+        connection.execute(Config.__table__.insert().values(hash="a", hash_version=1, json={}))
+
+
+def test_a_reader_does_not_wait_for_an_open_write_transaction(url: str, engine: Engine) -> None:
+    reader = open_database(url, read_only=True)
+    with engine.begin() as writing:
+        writing.execute(Config.__table__.insert().values(hash="a", hash_version=1, json={}))
+        with reader.connect() as connection:
+            assert connection.execute(select(Config.hash)).all() == []
+
+
+def test_a_write_transaction_takes_the_lock_before_it_reads(url: str, engine: Engine) -> None:
+    impatient = open_database(url)
+    with impatient.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    with (
+        engine.begin() as first,
+        pytest.raises(OperationalError, match="locked"),
+        impatient.begin() as second,
+    ):
+        first.execute(select(Config.id))
+        second.execute(select(Config.id))
+
+
+def test_sqlite_keeps_its_write_ahead_log(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def test_the_clock_is_the_databases_and_moves_within_a_transaction(engine: Engine) -> None:
+    with engine.begin() as connection:
+        before = connection.scalar(select(database_now()))
+        epoch = connection.scalar(text("SELECT strftime('%s', 'now')"))
+        after = connection.scalar(select(database_now()))
+    assert before <= after
+    assert abs(before - float(epoch)) < 2
+
+
+def test_reading_a_database_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"db=sqlite.*there is no such file"):
+        open_database(f"sqlite:///{tmp_path / 'none.sqlite'}", read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("results/a.sqlite", "not a database URL"),
+        ("postgresql+nothing://host/x", "not a database URL"),
+        ("mysql://host/x", "mysql is not supported"),
+        ("sqlite://", "in memory"),
+        ("postgresql://me:secret@127.0.0.1:1/none", "cannot be opened: .*[Cc]onnection"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_named_without_its_password(url: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as caught:
+        open_database(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_masked_url_shows_no_password() -> None:
+    assert mask_url("postgresql://me:se{cret@host/db?password=more") == "postgresql://me:***@host/db?password=%2A%2A%2A"
+    assert "secret" not in mask_url("me:secret@host")
