@@ -1,0 +1,83 @@
+"""A split held as one uint8 array, and the cache that keeps such arrays on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.types import Batch, DataSpec
+
+
+class ArrayDataset:
+    """A split whose clips are one uint8 array [N, C, T, H, W], in memory or memory-mapped.
+
+    Grey clips (C = 1) become three equal channels as they are fetched, so a grey set takes a third of the space.
+    `excluded` names the source files that could not be read and are therefore not part of the split.
+    """
+
+    is_lazy = False  # fetching is a memory copy: loader workers would only add the cost of passing it on
+
+    def __init__(
+        self, spec: DataSpec, clips: np.ndarray, labels: Mapping[str, Tensor], excluded: tuple[str, ...] = ()
+    ) -> None:
+        assert clips.dtype == np.uint8 and clips.ndim == 5, (clips.dtype, clips.shape)
+        assert all(len(values) == len(clips) for values in labels.values())
+        self.spec = spec
+        self.excluded = excluded
+        self._clips = clips
+        self._labels = {name: values.long() for name, values in labels.items()}
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def fetch(self, indices: Tensor) -> Batch:
+        clips = torch.from_numpy(self._clips[indices.numpy()])  # fancy indexing copies, so the map stays untouched
+        if clips.shape[1] == 1:
+            clips = clips.expand(-1, 3, -1, -1, -1)
+        return Batch(clips, {name: values[indices] for name, values in self._labels.items()})
+
+    def labels(self) -> dict[str, Tensor]:
+        return dict(self._labels)
+
+
+def cache_key(facts: Any) -> str:
+    """A short name for whatever determines the content of a cache folder."""
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=10).hexdigest()
+
+
+def cached_folder(folder: Path, write: Callable[[Path], None]) -> Path:
+    """`folder`, filled by `write` unless it exists.
+
+    `write` fills a temporary folder beside it that is then renamed, so a folder that exists is complete. Processes
+    that come at the same time each write their own; the first rename wins and the others drop theirs, which is
+    harmless because the content is a pure function of the folder's name.
+    """
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        write(draft)
+        draft.chmod(0o755)  # mkdtemp makes it private; a cache may be shared by several users
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def check_split(split: str, allowed: tuple[str, ...] = ("train", "test")) -> None:
+    if split not in allowed:
+        raise ValueError(f"split must be one of {', '.join(allowed)}, got {split!r}")

@@ -1,0 +1,101 @@
+"""Batches by step: which samples a step sees is a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from core.types import Batch, Dataset, generator_for
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, length: int) -> Tensor:
+    """The order in which epoch number `epoch` visits a data set of `length` samples."""
+    return torch.randperm(length, generator=generator_for(seed, "order", epoch))
+
+
+def step_indices(seed: int, step: int, *, batch_size: int, length: int) -> Tensor:
+    """The samples of step `step` (from 1), for all processes together: [batch_size] int64.
+
+    Epochs follow one another without a gap, so a batch may hold the end of one and the start of the next; no sample is
+    left out. A batch larger than the data set holds several epochs.
+    """
+    position = (step - 1) * batch_size + torch.arange(batch_size)
+    epochs = position // length
+    parts = [
+        epoch_order(seed, epoch, length)[position[epochs == epoch] % length]
+        for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+    ]
+    return torch.cat(parts)
+
+
+class StepLoader:
+    """Iterates (step, batch) over steps `start_step` + 1 to `num_steps`; `start_step` steps are already done.
+
+    `batch_size` counts the samples of all processes; each step's batch is cut into `world_size` equal runs and this
+    process gets number `rank`. Sets held in memory are indexed on the spot; for lazy ones `num_workers` processes read
+    ahead. The batches are the same for any number of workers and wherever the iteration starts.
+
+    Raises ValueError if `batch_size` is not a multiple of `world_size`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        num_steps: int,
+        num_workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise ValueError(
+                f"optim.batch_size must be a positive multiple of the {world_size} processes it is shared by, "
+                f"got {batch_size}"
+            )
+        if num_workers < 0:
+            raise ValueError(f"runtime.num_workers must be at least 0, got {num_workers}")
+        assert 0 <= rank < world_size and start_step >= 0, (rank, world_size, start_step)
+        self.steps = range(start_step + 1, num_steps + 1)
+        self._num_workers = num_workers if getattr(dataset, "is_lazy", False) else 0
+        self._batches = _Batches(dataset, seed, batch_size, rank, world_size)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        if self._num_workers == 0 or not self.steps:
+            for step in self.steps:
+                yield step, self._batches[step]
+            return
+        loader: DataLoader[Batch] = DataLoader(
+            self._batches,
+            batch_size=None,  # `_Batches` returns whole batches
+            sampler=self.steps,
+            num_workers=self._num_workers,
+            persistent_workers=True,
+            prefetch_factor=2,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else it takes its workers' seeds from the global generator
+        )
+        yield from zip(self.steps, loader, strict=True)
+
+
+class _Batches(TorchDataset[Batch]):
+    """This process's part of each step's batch, addressed by step."""
+
+    def __init__(self, dataset: Dataset, seed: int, batch_size: int, rank: int, world_size: int) -> None:
+        self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
+        self._part = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        indices = step_indices(self._seed, step, batch_size=self._batch_size, length=len(self._dataset))
+        return self._dataset.fetch(indices[self._part])
