@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
@@ -84,6 +84,10 @@ class Dataset(Protocol):
 class Data:
     """A data set and its options. `load` returns the split "train" or "test"."""
 
+    def spec(self) -> DataSpec:
+        """The shape and labels of its clips without reading a pixel; ValueError when `data.path` cannot give them."""
+        raise NotImplementedError
+
     def load(self, split: str, cache: Path) -> Dataset:
         raise NotImplementedError
 
@@ -125,6 +129,14 @@ class EncoderModule(nn.Module):
         """Patch tokens of the last `num_layers` blocks, shallow to deep, each after the final norm: [B, N, D]."""
         raise NotImplementedError
 
+    def add_mask_token(self, generator: Generator) -> None:
+        """Make `forward(hidden=...)` possible; called by a predictor whose encoder also sees mask tokens."""
+        raise NotImplementedError
+
+    def seed_drop_path(self, generator: Generator) -> None:
+        """Where drop path draws from until the next call; needed before each training step if the encoder has any."""
+        raise NotImplementedError
+
 
 @dataclass
 class Encoder:
@@ -155,7 +167,11 @@ class TargetModule(nn.Module):
     """
 
     out_dim: int
-    encoder: EncoderModule | None = None
+    encoder: EncoderModule | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = None  # not a class attribute: that would hide the submodule of the same name
 
     def forward(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
         """One [B, Nt, out_dim] tensor a view, without gradient. `clips` is float and normalised."""
@@ -180,6 +196,45 @@ class Loss:
 
     def __call__(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         """{"loss": scalar, ...parts}, in float32, mean over the `valid` [B, Nt] places (all when None)."""
+        raise NotImplementedError
+
+
+class Parts(NamedTuple):
+    """The components an objective is built from; those it does not use are None."""
+
+    encoder: Encoder
+    mask: Mask | None
+    target: Target | None
+    predictor: Predictor | None
+    loss: Loss | None
+
+
+class Learner(nn.Module):
+    """A built objective: the modules that one step trains, and what the step minimises."""
+
+    encoder: EncoderModule  # the trained one
+
+    @property
+    def judged_encoder(self) -> EncoderModule:
+        """The encoder that evaluations see: the moving average where there is one."""
+        return self.encoder
+
+    def forward(self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View]) -> dict[str, Tensor]:
+        """{"loss": scalar, ...parts} of one batch; `clips` [B, C, T, H, W] is float and normalised."""
+        raise NotImplementedError
+
+    def after_step(self, step: int, num_steps: int) -> dict[str, float]:
+        """Called after optimiser step `step` (from 1); returns what to log."""
+        return {}
+
+
+@dataclass
+class Objective:
+    """What one step minimises, and which component kinds it uses."""
+
+    uses: ClassVar[tuple[str, ...]] = ()  # of "mask", "target", "predictor", "loss"; the others must be null
+
+    def build(self, parts: Parts, spec: DataSpec, seed: int) -> Learner:
         raise NotImplementedError
 
 

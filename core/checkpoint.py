@@ -1,0 +1,91 @@
+"""Checkpoints that survive being killed while they are written.
+
+A checkpoint is written to a temporary file, flushed to the disk and renamed, so a reader sees a whole one or none.
+Two are kept: when the newest is torn all the same (a disk that lied about flushing), the one before it is used. No
+random state is stored: everything random is a pure function of seed and step (`core.types.generator_for`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+PREFIX = "step-"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that belongs to another run."""
+
+
+def save(folder: Path, step: int, state: Mapping[str, Any], config: Mapping[str, Any], *, keep: int = 2) -> Path:
+    """Write ``folder/step-<step>.pt`` atomically and remove all but the newest `keep`.
+
+    Raises OSError (disk full, say) with the earlier checkpoints intact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{PREFIX}{step:09d}.pt"
+    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"step": step, "config": json.dumps(config, sort_keys=True), **state}, file)
+            file.flush()
+            os.fsync(file.fileno())  # a node that dies after the rename must not leave an empty file behind it
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(folder)
+    for old in checkpoints(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_latest(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The newest readable checkpoint in `folder`, or None where there is none.
+
+    A torn checkpoint is named in a warning and the one before it is taken. Raises CheckpointError when the checkpoint
+    was made by a run of another configuration.
+    """
+    for path in checkpoints(folder):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
+            log.warning("checkpoint %s cannot be read (%s); trying the one before it", path, error)
+            continue
+        refuse_other_config(path, json.loads(state["config"]), config)
+        return dict(state)
+    return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints in `folder`, newest first."""
+    return sorted(folder.glob(f"{PREFIX}*.pt"), reverse=True)
+
+
+def refuse_other_config(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(config))
+    differing = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
+    if differing:
+        key = differing[0]
+        raise CheckpointError(
+            f"{path} was made with {key}={stored.get(key)}, this run has {key}={wanted.get(key)}"
+            f" ({len(differing)} keys differ). Choose another runtime.dir or remove the folder."
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; folders cannot be opened on Windows, where renames need no such help."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,119 @@
+"""AdamW's parameter groups, and the schedules as pure functions of the step.
+
+Steps count from 1. A schedule of `num_steps` may be laid over a longer horizon (`horizon=1.25`: V-JEPA computes every
+schedule for 1.25 times the real length, so that training stops at 80 % of the cosine).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Optim:
+    """How the parameters move.
+
+    Source: I-JEPA (arXiv:2301.08243) A.1 and MAE (arXiv:2111.06377) A.1 use AdamW, a linear warm-up and a half cosine;
+    I-JEPA adds a weight decay that grows from .04 to .4 along a cosine.
+    """
+
+    steps: int = 800  # 0 trains nothing: the randomly initialised encoder is evaluated
+    batch_size: int = 64  # over all processes
+    lr_peak: float = 1e-3
+    lr_start: float = 0.0  # at the first warm-up step
+    lr_end: float = 1e-6
+    warmup_share: float = 0.1  # of `steps`
+    weight_decay: float = 0.05
+    weight_decay_end: float | None = None  # null: constant
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip: float = 0.0  # largest gradient norm; 0 leaves gradients alone
+    clip_after_warmup: bool = False  # V-JEPA's released code clips only after the warm-up
+    horizon: float = 1.0  # of the learning-rate and weight-decay schedules, in units of `steps`
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"optim.steps must be at least 0, got {self.steps}")
+        if self.batch_size < 1:
+            raise ValueError(f"optim.batch_size must be at least 1, got {self.batch_size}")
+        if self.lr_peak <= 0:
+            raise ValueError(f"optim.lr_peak must be above 0, got {self.lr_peak}")
+        for name in ("lr_start", "lr_end", "weight_decay", "clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
+        if self.weight_decay_end is not None and self.weight_decay_end < 0:
+            raise ValueError(f"optim.weight_decay_end must be at least 0 or null, got {self.weight_decay_end}")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"optim.warmup_share must be in [0, 1), got {self.warmup_share}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.eps <= 0:
+            raise ValueError(f"optim.eps must be above 0, got {self.eps}")
+        if self.horizon < 1:
+            raise ValueError(f"optim.horizon must be at least 1, got {self.horizon}")
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.warmup_share * self.steps)
+
+
+def cosine(start: float, end: float, progress: float) -> float:
+    """From `start` at progress 0 to `end` at progress 1 along a half cosine; held at `end` beyond."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def learning_rate(optim: Optim, step: int) -> float:
+    """The rate used by optimiser step `step` (from 1): linear warm-up to `lr_peak`, then a half cosine to `lr_end`."""
+    if step <= optim.warmup_steps:
+        return optim.lr_start + (optim.lr_peak - optim.lr_start) * step / optim.warmup_steps
+    length = optim.horizon * optim.steps - optim.warmup_steps
+    return cosine(optim.lr_peak, optim.lr_end, (step - optim.warmup_steps) / max(length, 1))
+
+
+def weight_decay(optim: Optim, step: int) -> float:
+    """The decay used by optimiser step `step` (from 1): a half cosine over the whole run, without warm-up."""
+    if optim.weight_decay_end is None:
+        return optim.weight_decay
+    return cosine(optim.weight_decay, optim.weight_decay_end, step / max(optim.horizon * optim.steps, 1))
+
+
+def make_adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
+    """AdamW in two groups: biases and one-dimensional tensors are not decayed.
+
+    Mask and class tokens are three-dimensional, hence decayed, as in the released code of I-JEPA and MAE.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    exempt = [p for name, p in named if p.ndim <= 1 or name.endswith("bias")]
+    decayed = [p for name, p in named if not (p.ndim <= 1 or name.endswith("bias"))]
+    groups = [{"params": decayed, "decayed": True}, {"params": exempt, "decayed": False, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=optim.lr_peak,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        fused=True,
+    )
+
+
+def set_schedule(optimizer: torch.optim.Optimizer, optim: Optim, step: int) -> dict[str, float]:
+    """Put step `step`'s learning rate and weight decay into the optimiser's groups; returns them for the log."""
+    rate, decay = learning_rate(optim, step), weight_decay(optim, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        if group["decayed"]:
+            group["weight_decay"] = decay
+    return {"lr": rate, "weight_decay": decay}
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], optim: Optim, step: int) -> None:
+    """Scale the gradients down to norm `optim.clip`, from the step that `clip_after_warmup` allows."""
+    if optim.clip > 0 and not (optim.clip_after_warmup and step <= optim.warmup_steps):
+        nn.utils.clip_grad_norm_(parameters, optim.clip, foreach=True)

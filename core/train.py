@@ -1,0 +1,185 @@
+"""Train and evaluate one run from the command line, without a database.
+
+    python -m core.train method=ijepa mask.num_targets=2 seed=1 scale=smoke runtime.dir=runs/first
+
+Numbers go to the console, to TensorBoard events and to ``result.json`` in `runtime.dir`. Running the same command
+again resumes at the last checkpoint; a run that has ended prints its result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from core.checkpoint import CheckpointError
+from core.config import GROUPS, SECTIONS, ConfigError, Run, Runtime, flatten, identity, load
+from core.data.augment import Augment
+from core.evals import EVALS
+from core.optim import Optim
+from core.trainer import train
+
+USAGE = """usage: python -m core.train [method=...] [scale=...] [seed=...] [key=value ...]
+
+Trains and evaluates one run. Every option is a dotted key; `python -m core.train help=mask` lists the variants of a
+component and their options (also: help=optim, help=augment, help=runtime, help=evals).
+
+  method=ijepa|mae|mae_st|...     a preset; any key after it overrides the preset
+  scale=smoke|cpu|gpu|paper       how large (default: cpu)
+  runtime.dir=runs/last           checkpoints, TensorBoard events, result.json; the same command again resumes
+
+example: python -m core.train method=ijepa mask.num_targets=2 seed=1 scale=smoke runtime.dir=runs/first"""
+
+
+class ConsoleRecorder:
+    """A progress bar for the person watching, TensorBoard events and ``result.json`` for later."""
+
+    def __init__(self, run: Run, console: Console, *, is_main: bool) -> None:
+        self.folder = Path(run.runtime.dir)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.stop_asked = False
+        self.outcome = "unfinished"
+        self.config = {**flatten(run), **{f"runtime.{key}": value for key, value in vars(run.runtime).items()}}
+        self.events = SummaryWriter(str(self.folder / "events")) if run.runtime.tensorboard and is_main else None
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console, disable=not is_main)
+        self.bar = self.progress.add_task(f"{run.method} seed {run.seed}", total=run.optim.steps, numbers="")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self.events is not None:
+            for name, value in metrics.items():
+                self.events.add_scalar(name, value, step)
+        if "samples_per_second" in metrics:
+            numbers = f"loss {metrics['loss']:.4f}  {metrics['samples_per_second']:,.0f} samples/s"
+            self.progress.update(self.bar, completed=step, numbers=numbers)
+
+    def checkpointed(self, step: int, path: Path) -> None:
+        if self.events is not None:
+            self.events.flush()
+
+    def should_stop(self) -> bool:
+        return self.stop_asked
+
+    def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stop_asked = True
+
+    def finish(self, outcome: str, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
+        self.outcome = outcome
+        if self.events is not None:
+            self.events.close()
+        if outcome == "preempted":
+            return
+        record = {"outcome": outcome, "results": dict(results), "facts": dict(facts), "config": self.config}
+        temporary = self.folder / ".result.json.tmp"
+        temporary.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+        temporary.replace(self.folder / "result.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when the run is done, 1 when it diverged, 2 for a mistake in the command, 130 when it was interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(stderr=True)
+    if any(word in ("-h", "--help", "help") for word in arguments):
+        print(USAGE)
+        return 0
+    topic = next((word.removeprefix("help=") for word in arguments if word.startswith("help=")), None)
+    try:
+        if topic is not None:
+            print(describe(topic))
+            return 0
+        run = load(arguments)
+        if (done := finished(run)) is not None:
+            print_results(done)
+            return 0 if done["outcome"] == "done" else 1
+    except ConfigError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    recorder = ConsoleRecorder(run, console, is_main=is_main)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, recorder.ask_to_stop)
+    try:
+        with recorder.progress:
+            train(run, recorder)
+    except (ConfigError, CheckpointError) as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        return 2
+    if not is_main:
+        return 0
+    if recorder.outcome == "preempted":
+        console.print(f"stopped at a checkpoint in {recorder.folder}; the same command goes on from there")
+        return 130
+    print_results(json.loads((recorder.folder / "result.json").read_text(encoding="utf-8")))
+    return 1 if recorder.outcome == "diverged" else 0
+
+
+def finished(run: Run) -> dict[str, Any] | None:
+    """The stored result of this very run in its folder, or None where it has not ended.
+
+    Raises ConfigError when the folder holds the result of another run.
+    """
+    path = Path(run.runtime.dir) / "result.json"
+    if not path.exists():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps(identity(flatten(run)) | {"seed": run.seed}))
+    stored = identity(record["config"]) | {"seed": record["config"]["seed"]}
+    differing = sorted(key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key))
+    if differing:
+        key = differing[0]
+        raise ConfigError(
+            f"runtime.dir={run.runtime.dir} holds the result of another run ({key}={stored.get(key)}, asked for"
+            f" {wanted.get(key)}); choose another folder"
+        )
+    return record
+
+
+def print_results(record: Mapping[str, Any]) -> None:
+    print(f"outcome  {record['outcome']}")
+    for name, value in sorted(record["results"].items()):
+        print(f"{name:32s} {value:10.3f}")
+    for name, value in sorted(record["facts"].items()):
+        print(f"{name:32s} {value if isinstance(value, str) else f'{value:10,.1f}'}")
+
+
+def describe(topic: str) -> str:
+    """The variants of a component kind with their options and defaults, or the options of a section."""
+    sections = {"optim": Optim, "augment": Augment, "runtime": Runtime}
+    if topic in SECTIONS:
+        return option_lines(topic, topic, sections[topic])
+    groups = {**GROUPS, "evals": EVALS}
+    if topic not in groups:
+        raise ConfigError(f"help={topic}: unknown. Allowed: {', '.join(sorted([*groups, *SECTIONS]))}")
+    return "\n\n".join(
+        option_lines(f"{topic}={name}", f"evals.{name}" if topic == "evals" else topic, variant)
+        for name, variant in groups[topic].items()
+    )
+
+
+def option_lines(title: str, prefix: str, variant: type) -> str:
+    summary = (variant.__doc__ or "").strip().splitlines()[0]
+    values = vars(variant())
+    return "\n".join([f"{title}: {summary}", *(f"    {prefix}.{name}={value}" for name, value in values.items())])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

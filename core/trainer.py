@@ -1,0 +1,315 @@
+"""Train and evaluate one run: the loop, under headings, without callbacks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from core import checkpoint
+from core.config import Precision, Run, check, flatten, identity, located
+from core.data.augment import augment
+from core.data.loader import StepLoader
+from core.distributed import World, any_rank, wait, world, wrap
+from core.evals.features import FrozenFeatures
+from core.masks.realised import realised
+from core.optim import clip_gradients, make_adamw, set_schedule
+from core.types import Batch, Dataset, DataSpec, Grid, Learner, Parts, Recorder, View, generator_for
+
+log = logging.getLogger(__name__)
+
+
+def train(run: Run, record: Recorder) -> None:
+    """Train `run` from its last checkpoint (or from nothing) to its end, evaluate it, and tell `record`.
+
+    Calls ``record.finish`` exactly once, with outcome done, diverged or preempted; anything that keeps the run from
+    being built or trained raises instead. On CPU the numbers are bitwise the same however often it was interrupted.
+    """
+    device = choose_device(run.runtime.device)
+    if run.runtime.threads:
+        torch.set_num_threads(run.runtime.threads)
+    with world(device.type) as where:
+        train_in(run, record, device, where)
+
+
+def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> None:
+    # ---- what to train, on what ------------------------------------------------------------------------------
+    start = time.perf_counter()
+    check(run)
+    data, cache = located(run).data, Path(run.runtime.cache)
+    if not where.is_main:
+        wait(where)  # the main process fills the cache once
+    train_set, test_set = data.load("train", cache), data.load("test", cache)
+    if where.is_main:
+        wait(where)
+    spec, config = train_set.spec, identity(flatten(run)) | {"seed": run.seed}
+    learner = build_learner(run, spec).to(device)
+    optimizer = make_adamw(learner, run.optim)
+    step, spent = resume(record.folder, config, learner, optimizer)
+    precision = choose_precision(run.precision, device)
+    model = wrap(learner, where, device)
+    if run.runtime.compile:
+        model.compile()
+    loader = StepLoader(
+        train_set,
+        run.optim.batch_size,
+        run.seed,
+        start_step=step + 1,
+        num_steps=run.optim.steps,
+        num_workers=run.runtime.workers,
+        rank=where.rank,
+        world_size=where.size,
+    )
+    stepper = Stepper(run, spec, learner, model, optimizer, precision, device, where)
+    window = Window(spent)
+
+    # ---- steps -------------------------------------------------------------------------------------------------
+    for step, batch in loader:
+        window.waited += window.tick()
+        window.rows.append((step, stepper.step(step, batch)))
+        window.tick()
+        stopping = any_rank(record.should_stop(), where)
+        ending = step == run.optim.steps
+        if step % run.runtime.log_every == 0 or stopping or ending:
+            if (broken := window.first_non_finite()) is not None:
+                return finish_diverged(record, broken, window, where)
+            if where.is_main:
+                window.flush(record, run.optim.batch_size)
+        if (step % run.runtime.checkpoint_every == 0 or stopping or ending) and where.is_main:
+            if (broken := window.first_non_finite()) is not None:
+                return finish_diverged(record, broken, window, where)
+            save(record, step, config, learner, optimizer, window.spent, run.runtime.keep_checkpoints)
+        if stopping and not ending:
+            if where.is_main:
+                record.finish("preempted", {}, {"step": step, "train_seconds": window.spent})
+            return
+        window.tick()
+        if run.runtime.eval_every and step % run.runtime.eval_every == 0 and not ending and where.is_main:
+            record.log(step, evaluate(run, learner, train_set, test_set, device, precision))
+            window.skip()
+
+    # ---- end ---------------------------------------------------------------------------------------------------
+    if not where.is_main:
+        return
+    trained = time.perf_counter()
+    results = evaluate(run, learner, train_set, test_set, device, precision)
+    results |= mask_shares(run, learner.encoder.grid)
+    facts = costs(learner, device, precision) | {
+        "train_seconds": window.spent,
+        "data_seconds": window.waited,
+        "eval_seconds": time.perf_counter() - trained,
+        "wall_seconds": time.perf_counter() - start,
+        "step": run.optim.steps,
+    }
+    record.log(run.optim.steps, results)
+    record.finish("done", results, facts)
+
+
+# ---- one step ----------------------------------------------------------------------------------------------------
+
+
+class Stepper(NamedTuple):
+    """All that one optimiser step needs."""
+
+    run: Run
+    spec: DataSpec
+    learner: Learner
+    model: nn.Module  # the learner, wrapped for several processes
+    optimizer: torch.optim.Optimizer
+    precision: torch.dtype | None
+    device: torch.device
+    where: World
+
+    def step(self, step: int, batch: Batch) -> dict[str, Tensor | float]:
+        """Forward, backward, update. Random draws are made for the whole batch on every rank, then shared out."""
+        run = self.run
+        rows = self.where.rows(run.optim.batch_size)
+        clips = augment(
+            batch.clips,
+            run.augment,
+            self.spec,
+            generator=generator_for(run.seed, "augment", step),
+            device=self.device,
+            rank=self.where.rank,
+            world_size=self.where.size,
+        )
+        labels = {name: value.to(self.device) for name, value in batch.labels.items()}
+        views = draw_views(run, self.learner.encoder.grid, step, rows, self.device)
+        schedule = set_schedule(self.optimizer, run.optim, step)
+        with autocast(self.device, self.precision):
+            losses = self.model(clips, labels, views)
+        losses["loss"].backward()
+        clip_gradients(self.learner.parameters(), run.optim, step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        extra = self.learner.after_step(step, run.optim.steps)
+        return {name: value.detach() for name, value in losses.items()} | schedule | extra
+
+
+def draw_views(run: Run, grid: Grid, step: int, rows: slice, device: torch.device) -> list[View]:
+    """This rank's rows of step `step`'s views; views that shared a context still do."""
+    if run.mask is None:
+        return []
+    drawn = run.mask.sample(grid, run.optim.batch_size, generator_for(run.seed, "mask", step))
+    moved: dict[int, Tensor] = {}
+
+    def move(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        if id(tensor) not in moved:
+            moved[id(tensor)] = tensor[rows].to(device, non_blocking=True)
+        return moved[id(tensor)]
+
+    return [View(*(move(value) if isinstance(value, Tensor) else value for value in view)) for view in drawn]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+# ---- building, resuming, saving ------------------------------------------------------------------------------------
+
+
+def build_learner(run: Run, spec: DataSpec) -> Learner:
+    """The run's objective with its parts, every parameter a function of `run.seed`."""
+    parts = Parts(run.encoder, run.mask, run.target, run.predictor, run.loss)
+    return run.objective.build(parts, spec, run.seed)
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("runtime.device=cuda: torch sees no CUDA device here; use runtime.device=cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_precision(wanted: Precision, device: torch.device) -> torch.dtype | None:
+    """bf16 where asked for or fast: on the CPU that takes AMX or AVX512-BF16 (ten times float32 on AMX, see docs)."""
+    if wanted is Precision.auto:
+        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else None
+    return torch.bfloat16 if wanted is Precision.bf16 else None
+
+
+def resume(
+    folder: Path, config: Mapping[str, Any], learner: Learner, optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    """Step and training seconds of the newest checkpoint, its state loaded; (0, 0.0) where there is none."""
+    state = checkpoint.load_latest(folder, config)
+    if state is None:
+        return 0, 0.0
+    learner.load_state_dict(state["learner"])
+    optimizer.load_state_dict(state["optimizer"])
+    log.info("resuming at step %d from %s", state["step"], folder)
+    return int(state["step"]), float(state["seconds"])
+
+
+def save(
+    record: Recorder,
+    step: int,
+    config: Mapping[str, Any],
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    seconds: float,
+    keep: int,
+) -> None:
+    state = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "seconds": seconds}
+    record.checkpointed(step, checkpoint.save(record.folder, step, state, config, keep=keep))
+
+
+# ---- the end -------------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    run: Run,
+    learner: Learner,
+    train_set: Dataset,
+    test_set: Dataset,
+    device: torch.device,
+    precision: torch.dtype | None,
+) -> dict[str, float]:
+    """Every evaluation of the run on its judged encoder's frozen features, extracted once."""
+    encoder = learner.judged_encoder
+    was_training = encoder.training
+    features = FrozenFeatures(encoder, train_set, test_set, device=device, batch_size=256, autocast_dtype=precision)
+    results: dict[str, float] = {}
+    for name in sorted(run.evals):
+        results |= run.evals[name].run(features, run.seed)
+    encoder.train(was_training)
+    return results
+
+
+def finish_diverged(record: Recorder, step: int, window: Window, where: World) -> None:
+    """A loss that is not finite is an outcome: recorded with its step, never retried in a loop."""
+    log.error("the loss is not finite at step %d: the run has diverged", step)
+    if where.is_main:
+        record.finish("diverged", {}, {"step": step, "train_seconds": window.spent})
+
+
+def mask_shares(run: Run, grid: Grid, num_draws: int = 256) -> dict[str, float]:
+    """What share of the patches contexts and targets really cover, over `num_draws` samples of the run's own masks."""
+    if run.mask is None:
+        return {}
+    views = run.mask.sample(grid, num_draws, generator_for(run.seed, "realised"))
+    return {f"mask/{name}": value for name, value in realised(views, grid).items()}
+
+
+def costs(learner: Learner, device: torch.device, precision: torch.dtype | None) -> dict[str, Any]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": "fp32" if precision is None else "bf16",
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak,
+        "encoder_parameters": sum(p.numel() for p in learner.encoder.parameters()),
+        "trained_parameters": sum(p.numel() for p in learner.parameters() if p.requires_grad),
+    }
+
+
+class Window:
+    """Losses since the last log, kept on the device so that no step waits for a number, and where the time went.
+
+    Every step's own value is logged, not a mean over the window: a resumed run then logs what an uninterrupted one did.
+    """
+
+    def __init__(self, spent: float) -> None:
+        self.spent, self.waited = spent, 0.0  # seconds of training over all attempts; of waiting for data in this one
+        self.clock = time.perf_counter()
+        self.rows: list[tuple[int, dict[str, Tensor | float]]] = []
+        self.spent_at_open = spent
+
+    def tick(self) -> float:
+        """Count the seconds since the last tick as training time; returns them."""
+        now = time.perf_counter()
+        passed, self.clock = now - self.clock, now
+        self.spent += passed
+        return passed
+
+    def skip(self) -> None:
+        """What passed since the last tick was not training (an evaluation in between)."""
+        self.clock = time.perf_counter()
+
+    def first_non_finite(self) -> int | None:
+        if not self.rows:
+            return None
+        losses = torch.stack([torch.as_tensor(values["loss"]).float() for _, values in self.rows]).cpu()
+        broken = (~losses.isfinite()).nonzero()
+        return self.rows[int(broken[0])][0] if len(broken) else None
+
+    def flush(self, record: Recorder, batch_size: int) -> None:
+        """Log every row of the window, the last one with the speed, and open the next window."""
+        seconds = self.spent - self.spent_at_open
+        for step, values in self.rows:
+            numbers = {name: float(value) for name, value in values.items()}
+            if step == self.rows[-1][0] and seconds > 0:
+                numbers["samples_per_second"] = len(self.rows) * batch_size / seconds
+            record.log(step, numbers)
+        self.rows, self.spent_at_open = [], self.spent

@@ -1,0 +1,71 @@
+import logging
+
+import pytest
+import torch
+
+from core.checkpoint import CheckpointError, checkpoints, load_latest, save
+
+CONFIG = {"mask": "random", "mask.ratio": 0.9}
+
+
+def write(folder, step, config=CONFIG):
+    return save(folder, step, {"learner": {"w": torch.full((3,), float(step))}}, config)
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    write(tmp_path, 7)
+    state = load_latest(tmp_path, CONFIG)
+    assert state["step"] == 7
+    assert state["learner"]["w"].tolist() == [7.0, 7.0, 7.0]
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    assert load_latest(tmp_path, CONFIG) is None
+
+
+def test_the_newest_two_are_kept(tmp_path):
+    for step in (1, 2, 10):
+        write(tmp_path, step)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000010.pt", "step-000000002.pt"]
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 100, 900])
+def test_a_torn_newest_checkpoint_falls_back_to_the_one_before_with_a_warning(tmp_path, caplog, keep_bytes):
+    write(tmp_path, 1)
+    newest = write(tmp_path, 2)
+    newest.write_bytes(newest.read_bytes()[:keep_bytes])
+    with caplog.at_level(logging.WARNING):
+        assert load_latest(tmp_path, CONFIG)["step"] == 1
+    assert newest.name in caplog.text
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_key(tmp_path):
+    write(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"mask\.ratio=0\.9, this run has mask\.ratio=0\.5"):
+        load_latest(tmp_path, {**CONFIG, "mask.ratio": 0.5})
+
+
+def test_a_checkpoint_that_would_run_code_is_not_executed(tmp_path):
+    write(tmp_path, 1)
+    marker = tmp_path / "executed"
+
+    class Hostile:
+        def __reduce__(self):
+            return (marker.write_text, ("yes",))
+
+    torch.save({"step": 2, "config": "{}", "learner": Hostile()}, tmp_path / "step-000000002.pt")
+    assert load_latest(tmp_path, CONFIG)["step"] == 1
+    assert not marker.exists()
+
+
+def test_a_failed_save_leaves_the_earlier_checkpoint_and_no_litter(tmp_path):
+    write(tmp_path, 1)
+
+    class Unsavable:
+        def __reduce__(self):
+            raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 2, {"learner": Unsavable()}, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001.pt"]
+    assert load_latest(tmp_path, CONFIG)["step"] == 1

@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from core.optim import Optim, clip_gradients, learning_rate, make_adamw, set_schedule, weight_decay
+
+
+def test_the_learning_rate_warms_up_linearly_and_peaks_at_the_end_of_the_warm_up():
+    optim = Optim(steps=100, warmup_share=0.1, lr_start=0.0, lr_peak=1.0)
+    assert [learning_rate(optim, step) for step in (1, 5, 10)] == pytest.approx([0.1, 0.5, 1.0])
+
+
+def test_the_learning_rate_ends_where_it_was_told_to():
+    assert learning_rate(Optim(steps=100, lr_end=0.01), 100) == pytest.approx(0.01)
+
+
+def test_the_learning_rate_is_half_way_in_the_middle_of_the_cosine():
+    optim = Optim(steps=110, warmup_share=10 / 110, lr_peak=1.0, lr_end=0.0)
+    assert learning_rate(optim, 60) == pytest.approx(0.5)
+
+
+def test_a_horizon_of_one_and_a_quarter_stops_at_eighty_percent_of_the_cosine():
+    optim = Optim(steps=100, warmup_share=0.0, lr_peak=1.0, lr_end=0.0, horizon=1.25)
+    assert learning_rate(optim, 100) == pytest.approx(0.5 * (1 + math.cos(0.8 * math.pi)))
+
+
+def test_weight_decay_is_constant_unless_an_end_is_given():
+    assert weight_decay(Optim(steps=10, weight_decay=0.05), 7) == 0.05
+
+
+def test_weight_decay_grows_along_a_cosine_to_its_end():
+    optim = Optim(steps=100, weight_decay=0.04, weight_decay_end=0.4)
+    assert weight_decay(optim, 50) == pytest.approx(0.22)
+    assert weight_decay(optim, 100) == pytest.approx(0.4)
+
+
+def test_biases_and_vectors_are_not_decayed_and_tokens_are():
+    model = nn.Linear(3, 2)
+    model.token = nn.Parameter(torch.zeros(1, 1, 3))
+    decayed, exempt = make_adamw(model, Optim()).param_groups
+    assert {p.ndim for p in decayed["params"]} == {2, 3}
+    assert [p.shape for p in exempt["params"]] == [model.bias.shape]
+
+
+def test_the_schedule_leaves_exempt_parameters_undecayed():
+    optimizer = make_adamw(nn.Linear(3, 2), Optim(weight_decay=0.3))
+    set_schedule(optimizer, Optim(steps=10, weight_decay=0.3), 5)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+
+
+def test_clipping_waits_for_the_warm_up_to_end_when_told_so():
+    parameter = nn.Parameter(torch.zeros(4))
+    optim = Optim(steps=10, warmup_share=0.5, clip=1.0, clip_after_warmup=True)
+    for step, norm in ((5, 20.0), (6, 1.0)):
+        parameter.grad = torch.full((4,), 10.0)
+        clip_gradients([parameter], optim, step)
+        assert parameter.grad.norm() == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, r"optim\.steps must be at least 0, got -1"),
+        ({"batch_size": 0}, r"optim\.batch_size must be at least 1, got 0"),
+        ({"lr_peak": 0.0}, r"optim\.lr_peak must be above 0"),
+        ({"warmup_share": 1.0}, r"optim\.warmup_share must be in \[0, 1\)"),
+        ({"horizon": 0.5}, r"optim\.horizon must be at least 1"),
+        ({"weight_decay_end": -0.1}, r"optim\.weight_decay_end must be at least 0 or null"),
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        Optim(**options)
