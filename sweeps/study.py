@@ -1,0 +1,431 @@
+"""A study file: one question, its rows, and the cells of its table at a scale.
+
+Reads and validates the structure of `studies/**/*.yaml`. Whether an option exists and its value is allowed is decided
+when `sweeps.expand` sends every cell through `core.config`; nothing here imports core or torch, so analysis can use it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweeps.study_files import StudyError, close_matches, load_document, names
+
+__all__ = [
+    "DEFAULT_SCALE", "RANDOM_INIT", "SCALES", "Cell", "Level", "Printed", "Study", "StudyError", "format_override",
+    "instance_name", "names", "parse", "read",
+]  # fmt: skip
+
+SCALES = ("smoke", "cpu", "gpu", "paper")
+DEFAULT_SCALE = "cpu"
+RANDOM_INIT = "random_init"
+RANDOM_INIT_LABEL = "random init"
+
+_STUDY_KEYS = (
+    "title", "question", "source", "base", "scales", "grid", "rows", "columns", "baseline", "random_init", "seeds",
+    "metrics", "table", "figures", "printed", "notes",
+)  # fmt: skip
+_LEVEL_KEYS = ("key", "label", "set", "scales")
+_SCALE_KEYS = ("seeds", "metrics")
+_SOURCE_KEYS = ("paper", "arxiv", "place")
+_TABLE_KEYS = ("caption", "digits", "columns")
+_PRINTED_KEYS = ("metric", "source", "values", "rows")
+_FIGURE_KEYS = ("name", "kind", "title", "x", "y", "hue", "metric", "xlabel", "ylabel", "panels", "logx")
+_PANEL_KEYS = ("x", "metric", "xlabel", "ylabel", "title", "logx")
+_KINDS = ("line", "bar", "point", "scatter")
+
+# What an override key must look like: a group ("mask") or a dotted option ("mask.num_targets").
+_OPTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One row or one column: a stable key, what the table calls it, and the options it sets."""
+
+    key: str
+    label: str
+    set: dict[str, Any] = field(default_factory=dict)
+    scales: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def overrides(self, scale: str) -> dict[str, Any]:
+        return merge(self.set, self.scales.get(scale, {}))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in the table and the overrides that define its config; `col_key` is "" without a columns axis."""
+
+    row_key: str
+    col_key: str
+    row_label: str
+    col_label: str
+    row_order: int
+    col_order: int
+    overrides: dict[str, Any]
+    is_random_init: bool = False
+
+
+@dataclass(frozen=True)
+class Printed:
+    """The numbers a paper prints, exactly as in its text.
+
+    `values[row key][column key]`: the column key is one of the study's columns; without columns it names the quantity
+    when the paper prints several a row, and is "" when it prints one. `rows` are other people's systems: shown, never
+    trained.
+    """
+
+    metric: str
+    source: str
+    values: dict[str, dict[str, float]]
+    rows: tuple[Level, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question. `spec` is the file's content as JSON; the rest is the same, checked and typed."""
+
+    name: str
+    path: Path
+    spec: dict[str, Any]
+    title: str
+    question: str
+    source: dict[str, str]
+    rows: tuple[Level, ...]
+    columns: tuple[Level, ...]  # empty without a columns axis
+    row_axis: str  # the grid's first key, "" for `rows:`
+    col_axis: str
+    baseline: str
+    random_init: bool
+    table: dict[str, Any]
+    figures: tuple[dict[str, Any], ...]
+    printed: Printed | None
+    notes: str
+
+    def seeds(self, scale: str = DEFAULT_SCALE) -> list[int]:
+        seeds: list[int] = self._scale(scale).get("seeds", self.spec["seeds"])
+        return list(seeds)
+
+    def metrics(self, scale: str = DEFAULT_SCALE) -> list[str]:
+        """The metrics the table shows, the main one first. May hold `{label}`: see `sweeps.expand`."""
+        metrics: list[str] = self._scale(scale).get("metrics", self.spec["metrics"])
+        return list(metrics)
+
+    def cells(self, scale: str = DEFAULT_SCALE) -> list[Cell]:
+        """Every place of the table, row by row, then the random initialisation of the baseline row.
+
+        Precedence, weakest first: base, the study's scale, the row, the column. The free row trains for no steps, so
+        columns that only differ in training resolve to one config and one run.
+        """
+        shared = merge(self.spec["base"], _without(self._scale(scale), _SCALE_KEYS))
+        columns = self.columns or (Level("", ""),)
+        cells = [
+            Cell(
+                row.key, column.key, row.label, column.label, i, j,
+                merge(shared, row.overrides(scale), column.overrides(scale)),
+            )
+            for i, row in enumerate(self.rows)
+            for j, column in enumerate(columns)
+        ]  # fmt: skip
+        if self.random_init:
+            baseline = next(row for row in self.rows if row.key == self.baseline)
+            cells += [
+                Cell(
+                    RANDOM_INIT, column.key, RANDOM_INIT_LABEL, column.label, len(self.rows), j,
+                    merge(shared, baseline.overrides(scale), column.overrides(scale), {"optim.steps": 0}),
+                    is_random_init=True,
+                )
+                for j, column in enumerate(columns)
+            ]  # fmt: skip
+        return cells
+
+    def _scale(self, scale: str) -> dict[str, Any]:
+        if scale not in SCALES:
+            raise StudyError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}{close_matches(scale, SCALES)}")
+        overrides: dict[str, Any] = self.spec["scales"].get(scale, {})
+        return overrides
+
+
+# ---- reading a study -------------------------------------------------------------------------------------------------
+
+
+def read(name_or_path: str | Path) -> Study:
+    """The study of that name under `studies/`, or in that file. StudyError names file, key and what is allowed."""
+    document, path = load_document(name_or_path)
+    return parse(document, path)
+
+
+def parse(document: Any, path: Path) -> Study:
+    """A study from a file's content. Raises StudyError naming `path`."""
+    return _Reader(path).study(document)
+
+
+# ---- names of instances, overrides -----------------------------------------------------------------------------------
+
+
+def instance_name(stem: str, scale: str = DEFAULT_SCALE, overrides: Sequence[str] = (), name: str = "") -> str:
+    """What a study at a scale with command-line overrides is called in the database and under results/.
+
+    The study itself at the default scale, else "<stem>@<slug>": `masking_ratio@smoke`,
+    `ijepa_targets@data=image_folder`. Paths in overrides keep their last part only, so that results do not name a
+    machine's folders. `name` replaces the slug.
+    """
+    parts = [] if scale == DEFAULT_SCALE else [scale]
+    for override in sorted(overrides):
+        key, _, value = override.partition("=")
+        parts.append(f"{key}={Path(value).name if '/' in value else value}")
+    slug = name or ",".join(parts)
+    return stem + ("@" + re.sub(r"[^\w.,=+-]+", "_", slug) if slug else "")
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win. One that chooses another variant drops what earlier ones set of the old variant's options."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for group, choice in layer.items():
+            if "." not in group and group != "evals" and merged.get(group, choice) != choice:
+                merged = {key: value for key, value in merged.items() if not key.startswith(f"{group}.")}
+        merged |= layer
+    return merged
+
+
+def format_override(key: str, value: Any) -> str:
+    """`key=value` as `core.config.load` and a shell's command line read it: true, null, 0.5, [a, b]."""
+    return f"{key}={_format(value)}"
+
+
+def spec_hash_text(spec: Mapping[str, Any]) -> str:
+    """Canonical JSON of a study's spec: equal text, equal study."""
+    return json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _format(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_format(item) for item in value) + "]"
+    if isinstance(value, str) and not re.fullmatch(r"[\w./:+-]+", value):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Checks one file's content; every error starts with the file's path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def error(self, message: str) -> StudyError:
+        return StudyError(f"{self.path}: {message}")
+
+    def study(self, document: Any) -> Study:
+        spec = dict(self.mapping(document, "the file"))
+        self.keys(spec, _STUDY_KEYS, "")
+        for required in ("title", "question", "metrics"):
+            if required not in spec:
+                raise self.error(f"{required} is missing")
+        spec.setdefault("seeds", [0, 1, 2])
+        spec["base"] = self.overrides(spec.get("base", {}), "base")
+        spec["scales"] = self.scales(spec.get("scales", {}), "scales", special=True)
+        self.seeds(spec["seeds"], "seeds")
+        self.metrics(spec["metrics"], "metrics")
+        rows, columns, row_axis, col_axis = self.axes(spec)
+        baseline = str(spec.get("baseline", rows[0].key))
+        if baseline not in {row.key for row in rows}:
+            raise self.error(f"baseline: no row {baseline!r}; rows: {', '.join(row.key for row in rows)}")
+        if not isinstance(spec.get("random_init", True), bool):
+            raise self.error(f"random_init must be true or false, got {spec['random_init']!r}")
+        return Study(
+            name=self.path.stem,
+            path=self.path,
+            spec=json.loads(json.dumps(spec)),
+            title=str(spec["title"]),
+            question=str(spec["question"]),
+            source=self.source(spec.get("source", {})),
+            rows=rows,
+            columns=columns,
+            row_axis=row_axis,
+            col_axis=col_axis,
+            baseline=baseline,
+            random_init=spec.get("random_init", True),
+            table=self.table(spec.get("table", {})),
+            figures=self.figures(spec.get("figures", [])),
+            printed=self.printed(spec["printed"], rows, columns) if "printed" in spec else None,
+            notes=str(spec.get("notes", "")),
+        )
+
+    # ---- rows and columns
+
+    def axes(self, spec: dict[str, Any]) -> tuple[tuple[Level, ...], tuple[Level, ...], str, str]:
+        if ("grid" in spec) == ("rows" in spec):
+            raise self.error("give either grid: (one or two axes) or rows: (and columns:), not both and not neither")
+        if "grid" in spec:
+            if "columns" in spec:
+                raise self.error("columns: goes with rows:; a grid's second axis is its columns")
+            axes = self.grid(spec["grid"])
+            # As a list: PostgreSQL's JSONB does not keep the order of a mapping's keys, which says what is a row.
+            spec["grid"] = [{axis: values} for axis, values in axes]
+            levels = [self.levels(values, f"grid.{axis}", axis) for axis, values in axes]
+            names = [axis for axis, _ in axes]
+        else:
+            levels = [self.levels(spec[axis], axis, "") for axis in ("rows", "columns") if axis in spec]
+            names = ["", ""]
+        rows, columns = levels[0], levels[1] if len(levels) == 2 else ()
+        if RANDOM_INIT in {row.key for row in rows}:
+            raise self.error(f"rows: the key {RANDOM_INIT!r} is taken by the free row; see random_init")
+        return rows, columns, names[0], names[1] if len(names) == 2 else ""
+
+    def grid(self, value: Any) -> list[tuple[str, Any]]:
+        """The axes in order, from a mapping or from a list of one-key mappings."""
+        parts = value if isinstance(value, list) else [value]
+        axes = [axis for part in parts for axis in self.mapping(part, "grid").items()]
+        if len(axes) not in (1, 2):
+            raise self.error(f"grid: one axis (rows) or two (rows, columns), got {len(axes)}")
+        return axes
+
+    def levels(self, values: Any, where: str, axis: str) -> tuple[Level, ...]:
+        if not isinstance(values, list) or not values:
+            raise self.error(f"{where} must be a list with at least one level, got {values!r}")
+        levels = tuple(self.level(value, f"{where}[{i}]", axis) for i, value in enumerate(values))
+        keys = [level.key for level in levels]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise self.error(f"{where}: the key {key!r} appears twice; every level needs its own")
+        return levels
+
+    def level(self, value: Any, where: str, axis: str) -> Level:
+        if not isinstance(value, dict):
+            if not axis:
+                raise self.error(f"{where} must have key, label and set, got {value!r}")
+            self.option(axis, where)
+            return Level(key=_key(value), label=_key(value), set={axis: value})
+        self.keys(value, _LEVEL_KEYS, where)
+        if "key" not in value:
+            raise self.error(f"{where}.key is missing")
+        return Level(
+            key=_key(value["key"]),
+            label=str(value.get("label", _key(value["key"]))),
+            set=self.overrides(value.get("set", {}), f"{where}.set"),
+            scales=self.scales(value.get("scales", {}), f"{where}.scales", special=False),
+        )
+
+    # ---- overrides
+
+    def scales(self, value: Any, where: str, *, special: bool) -> dict[str, dict[str, Any]]:
+        scales = self.mapping(value, where)
+        self.keys(scales, SCALES, where)
+        for scale, overrides in scales.items():
+            options = self.mapping(overrides or {}, f"{where}.{scale}")
+            if special and "seeds" in options:
+                self.seeds(options["seeds"], f"{where}.{scale}.seeds")
+            if special and "metrics" in options:
+                self.metrics(options["metrics"], f"{where}.{scale}.metrics")
+            self.overrides(_without(options, _SCALE_KEYS) if special else options, f"{where}.{scale}")
+        return {scale: dict(overrides or {}) for scale, overrides in scales.items()}
+
+    def overrides(self, value: Any, where: str) -> dict[str, Any]:
+        overrides = self.mapping(value, where)
+        for key in overrides:
+            self.option(key, where)
+        return dict(overrides)
+
+    def option(self, key: Any, where: str) -> None:
+        if not isinstance(key, str) or not _OPTION.fullmatch(key):
+            raise self.error(f"{where}: {key!r} is not an option's name such as mask or mask.num_targets")
+        if key in ("scale", "seed") or key.startswith("runtime"):
+            raise self.error(f"{where}: {key} is chosen when the study is launched, not in the file")
+
+    def seeds(self, value: Any, where: str) -> None:
+        is_list = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
+        if not is_list or not value or len(set(value)) != len(value):
+            raise self.error(f"{where} must be a list of different whole numbers such as [0, 1, 2], got {value!r}")
+
+    def metrics(self, value: Any, where: str) -> None:
+        if not isinstance(value, list) or not value or not all(isinstance(metric, str) for metric in value):
+            raise self.error(f"{where} must be a list of names such as [ridge/digit_top1], got {value!r}")
+
+    # ---- what is shown
+
+    def source(self, value: Any) -> dict[str, str]:
+        source = self.mapping(value, "source")
+        self.keys(source, _SOURCE_KEYS, "source")
+        return {key: str(text) for key, text in source.items()}
+
+    def table(self, value: Any) -> dict[str, Any]:
+        table = self.mapping(value, "table")
+        self.keys(table, _TABLE_KEYS, "table")
+        if table.get("columns", "metrics") not in ("metrics", "columns"):
+            raise self.error(f"table.columns must be metrics or columns, got {table['columns']!r}")
+        digits = table.get("digits", 1)
+        if type(digits) is not int or not 0 <= digits <= 6:
+            raise self.error(f"table.digits must be a whole number from 0 to 6, got {digits!r}")
+        return {"digits": 1, **table}
+
+    def figures(self, value: Any) -> tuple[dict[str, Any], ...]:
+        if not isinstance(value, list):
+            raise self.error(f"figures must be a list, got {value!r}")
+        for i, figure in enumerate(value):
+            where = f"figures[{i}]"
+            self.keys(self.mapping(figure, where), _FIGURE_KEYS, where)
+            if not re.fullmatch(r"\w+", str(figure.get("name", ""))):
+                raise self.error(f"{where}.name must be a word (it names a file), got {figure.get('name')!r}")
+            if figure.get("kind", "line") not in _KINDS:
+                raise self.error(f"{where}.kind must be one of {', '.join(_KINDS)}, got {figure['kind']!r}")
+            for j, panel in enumerate(figure.get("panels", [])):
+                self.keys(self.mapping(panel, f"{where}.panels[{j}]"), _PANEL_KEYS, f"{where}.panels[{j}]")
+        return tuple(dict(figure) for figure in value)
+
+    def printed(self, value: Any, rows: Sequence[Level], columns: Sequence[Level]) -> Printed:
+        printed = self.mapping(value, "printed")
+        self.keys(printed, _PRINTED_KEYS, "printed")
+        extra = self.levels(printed["rows"], "printed.rows", "") if "rows" in printed else ()
+        row_keys = [row.key for row in (*rows, *extra)]
+        col_keys = [column.key for column in columns]
+        values: dict[str, dict[str, float]] = {}
+        for row, cell in self.mapping(printed.get("values", {}), "printed.values").items():
+            if _key(row) not in row_keys:
+                raise self.error(f"printed.values: no row {_key(row)!r}; rows: {', '.join(row_keys)}")
+            cells = {_key(column): number for column, number in cell.items()} if isinstance(cell, dict) else {"": cell}
+            for column, number in cells.items():
+                if columns and column not in col_keys:
+                    raise self.error(
+                        f"printed.values.{_key(row)}: no column {column!r}; columns: {', '.join(col_keys)}"
+                    )
+                if isinstance(number, bool) or not isinstance(number, int | float):
+                    raise self.error(f"printed.values.{_key(row)}: must be a number as printed, got {number!r}")
+            values[_key(row)] = {column: float(number) for column, number in cells.items()}
+        return Printed(
+            metric=str(printed.get("metric", "")),
+            source=str(printed.get("source", "")),
+            values=values,
+            rows=extra,
+        )
+
+    # ---- shapes
+
+    def mapping(self, value: Any, where: str) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self.error(f"{where} must be a mapping of names to values, got {value!r}")
+        return value
+
+    def keys(self, value: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
+        for key in value:
+            if key not in allowed:
+                name = f"{where}.{key}" if where else str(key)
+                raise self.error(f"unknown key {name}{close_matches(str(key), allowed)}; allowed: {', '.join(allowed)}")
+
+
+def _key(value: Any) -> str:
+    return _format(value) if isinstance(value, bool | float | list) or value is None else str(value)
+
+
+def _without(mapping: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if key not in keys}

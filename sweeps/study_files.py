@@ -1,0 +1,90 @@
+"""Where study files lie and how their YAML is read; what they mean is `sweeps.study`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class StudyError(ValueError):
+    """A study file, or the name of one, that cannot be used; the message is for the person who wrote it."""
+
+
+def folders() -> list[Path]:
+    """Where study files lie: ./studies, then the installed package. A stem found in the first hides the second."""
+    found = [Path("studies")] if Path("studies").is_dir() else []
+    spec = importlib.util.find_spec("studies")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if all(Path(place).resolve() != known.resolve() for known in found):
+            found.append(Path(place))
+    return found
+
+
+def find() -> dict[str, Path]:
+    """Stem -> path of every study. Raises StudyError when two files of one folder share a stem."""
+    found: dict[str, Path] = {}
+    for folder in reversed(folders()):
+        here: dict[str, Path] = {}
+        for path in sorted(folder.rglob("*.yaml")):
+            if path.stem in here:
+                raise StudyError(f"{path} and {here[path.stem]} share the name {path.stem!r}; rename one of them")
+            here[path.stem] = path
+        found |= here
+    return dict(sorted(found.items()))
+
+
+def names() -> list[str]:
+    return list(find())
+
+
+def load_document(name_or_path: str | Path) -> tuple[Any, Path]:
+    """The content and the path of the study of that name under `studies/`, or of that file. Raises StudyError."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        known = find()
+        if str(name_or_path) not in known:
+            raise StudyError(
+                f"study={name_or_path}: no such study{close_matches(str(name_or_path), known)}; "
+                f"studies: {', '.join(known) or 'none found (run from the project, or pass a path to a .yaml)'}"
+            )
+        path = known[str(name_or_path)]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StudyError(f"study={name_or_path}: cannot read {path}: {error.strerror}") from None
+    try:
+        return yaml.load(text, Loader=_Loader), path
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def close_matches(word: str, allowed: Iterable[str]) -> str:
+    """The words " (did you mean x?)", or none when no allowed word is close."""
+    close = difflib.get_close_matches(word, list(allowed), n=3)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as OmegaConf reads it: 1e-3 is a number. A key given twice is an error instead of the last one winning."""
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)

@@ -1,0 +1,205 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweeps.study import StudyError, format_override, instance_name, names, parse, read
+
+MINIMAL = {
+    "title": "Ratio",
+    "question": "How much?",
+    "base": {"method": "mae_st", "mask.ratio": 0.9},
+    "rows": [
+        {"key": "a", "label": "A", "set": {"mask.ratio": 0.5}},
+        {"key": "b", "label": "B", "set": {"optim.steps": 8}, "scales": {"smoke": {"optim.steps": 2}}},
+    ],
+    "baseline": "b",
+    "seeds": [0, 1],
+    "metrics": ["ridge/digit_top1"],
+}
+FILE = Path("studies/ratio.yaml")
+
+
+def changed(**changes: object) -> dict[str, object]:
+    return {key: value for key, value in (MINIMAL | changes).items() if value is not None}
+
+
+def test_a_row_overrides_the_base_and_the_study_s_scale():
+    study = parse(changed(scales={"smoke": {"mask.ratio": 0.75, "seeds": [7]}}), FILE)
+    assert [cell.overrides["mask.ratio"] for cell in study.cells("smoke")] == [0.5, 0.75, 0.75]
+    assert [cell.overrides["mask.ratio"] for cell in study.cells("gpu")] == [0.5, 0.9, 0.9]
+    assert (study.seeds("smoke"), study.seeds("gpu")) == ([7], [0, 1])
+
+
+def test_a_level_has_its_own_value_at_a_scale():
+    study = parse(MINIMAL, FILE)
+    assert study.cells("smoke")[1].overrides["optim.steps"] == 2
+    assert study.cells("cpu")[1].overrides["optim.steps"] == 8
+
+
+def test_the_free_row_is_the_baseline_trained_for_no_steps():
+    free = parse(MINIMAL, FILE).cells()[-1]
+    assert (free.row_key, free.is_random_init) == ("random_init", True)
+    assert free.overrides == {"method": "mae_st", "mask.ratio": 0.9, "optim.steps": 0}
+
+
+def test_the_free_row_can_be_turned_off():
+    assert [cell.row_key for cell in parse(changed(random_init=False), FILE).cells()] == ["a", "b"]
+
+
+def test_a_grid_is_the_product_of_its_axes():
+    grid = {"mask.ratio": [0.5, 0.9], "length": [{"key": "short", "label": "1x", "set": {"optim.steps": 3}}]}
+    cells = parse(changed(grid=grid, rows=None, baseline=0.9), FILE).cells()
+    assert [(cell.row_key, cell.col_key) for cell in cells] == [
+        ("0.5", "short"),
+        ("0.9", "short"),
+        ("random_init", "short"),
+    ]
+    assert cells[0].overrides == {"method": "mae_st", "mask.ratio": 0.5, "optim.steps": 3}
+
+
+def test_rows_and_columns_make_one_cell_a_pair():
+    columns = [{"key": str(n), "set": {"optim.steps": n}} for n in (1, 2)]
+    cells = parse(changed(columns=columns, random_init=False), FILE).cells()
+    assert [(cell.row_key, cell.col_key, cell.overrides["optim.steps"]) for cell in cells] == [
+        ("a", "1", 1), ("a", "2", 2), ("b", "1", 1), ("b", "2", 2),
+    ]  # fmt: skip
+
+
+def test_printed_numbers_are_kept_by_row_and_column():
+    printed = {"metric": "top-1", "source": "Table 1", "values": {"a": 54.2, "b": {"top-1": 1, "share": 0.25}}}
+    study = parse(changed(printed=printed), FILE)
+    assert study.printed is not None
+    assert study.printed.values == {"a": {"": 54.2}, "b": {"top-1": 1.0, "share": 0.25}}
+
+
+def test_a_printed_only_row_may_hold_printed_numbers():
+    printed = {"values": {"dino": 77.0}, "rows": [{"key": "dino", "label": "DINO"}]}
+    study = parse(changed(printed=printed), FILE)
+    assert study.printed is not None and study.printed.rows[0].label == "DINO"
+    assert "dino" not in {cell.row_key for cell in study.cells()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"basline": "b"}, r"unknown key basline \(did you mean baseline.*\); allowed: title"),
+        ({"title": None}, "title is missing"),
+        ({"rows": [{"key": "a", "sets": {}}]}, r"unknown key rows\[0\].sets \(did you mean set"),
+        ({"rows": [{"key": "a"}, {"key": "a"}]}, "rows: the key 'a' appears twice"),
+        ({"rows": []}, "rows must be a list with at least one level"),
+        ({"rows": None}, "give either grid:"),
+        ({"grid": {"mask.ratio": [0.5]}}, "give either grid:"),
+        ({"baseline": "c"}, "baseline: no row 'c'; rows: a, b"),
+        ({"scales": {"cpuu": {}}}, r"unknown key scales.cpuu \(did you mean cpu\?\)"),
+        ({"base": {"scale": "gpu"}}, "scale is chosen when the study is launched"),
+        ({"base": {"mask ratio": 1}}, "'mask ratio' is not an option's name"),
+        ({"seeds": [0, 0]}, "seeds must be a list of different whole numbers"),
+        ({"seeds": [0.5]}, "seeds must be a list of different whole numbers"),
+        ({"metrics": "ridge"}, "metrics must be a list of names"),
+        ({"table": {"digits": "one"}}, "table.digits must be a whole number"),
+        ({"figures": [{"name": "a b"}]}, r"figures\[0\].name must be a word"),
+        ({"figures": [{"name": "a", "kind": "pie"}]}, r"figures\[0\].kind must be one of line"),
+        ({"printed": {"values": {"c": 1.0}}}, "printed.values: no row 'c'"),
+        ({"printed": {"values": {"a": "54.2"}}}, "printed.values.a: must be a number as printed"),
+        ({"rows": [{"key": "random_init"}]}, "taken by the free row"),
+    ],
+)
+def test_a_mistake_in_the_file_names_the_file_the_key_and_what_is_allowed(changes, message):
+    with pytest.raises(StudyError, match=rf"^studies/ratio.yaml: .*{message}"):
+        parse(changed(**changes), FILE)
+
+
+def test_an_unknown_scale_lists_the_scales():
+    with pytest.raises(StudyError, match="scale must be one of smoke, cpu, gpu, paper, got 'cpuu'"):
+        parse(MINIMAL, FILE).cells("cpuu")
+
+
+def test_an_unknown_study_lists_the_close_ones():
+    with pytest.raises(StudyError, match=r"study=masking_ration: no such study \(did you mean masking_ratio"):
+        read("masking_ration")
+
+
+def test_a_study_is_read_from_a_path(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    assert read(path).name == "mine"
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(StudyError, match=r"cannot read .*gone.yaml: No such file"):
+        read(tmp_path / "gone.yaml")
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("title: a\ntitle: b\n")
+    with pytest.raises(StudyError, match="the key 'title' is given twice"):
+        read(path)
+
+
+def test_broken_yaml_is_named(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("title: [a\n")
+    with pytest.raises(StudyError, match=r"broken.yaml: not valid YAML"):
+        read(path)
+
+
+def test_an_exponent_without_a_dot_is_a_number(tmp_path):
+    path = tmp_path / "exponent.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL).replace("mask.ratio: 0.9", "optim.lr_peak: 1e-3"))
+    assert read(path).cells()[0].overrides["optim.lr_peak"] == 0.001
+
+
+def test_studies_of_the_working_folder_are_found_beside_the_installed_ones(tmp_path, monkeypatch):
+    (tmp_path / "studies" / "mine").mkdir(parents=True)
+    (tmp_path / "studies" / "mine" / "own_question.yaml").write_text(yaml.safe_dump(MINIMAL))
+    monkeypatch.chdir(tmp_path)
+    assert "own_question" in names()
+    assert "masking_ratio" in names()
+
+
+def test_two_files_of_one_name_are_refused(tmp_path, monkeypatch):
+    for folder in ("a", "b"):
+        (tmp_path / "studies" / folder).mkdir(parents=True)
+        (tmp_path / "studies" / folder / "same.yaml").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError, match="share the name 'same'"):
+        names()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(True, "true"), (None, "null"), (0.5, "0.5"), (1e-6, "1e-06"), ([0, "a"], "[0,a]"), ("a b", "'a b'"), ("", "''")],
+)
+def test_an_override_is_written_as_the_command_line_reads_it(value, text):
+    assert format_override("k", value) == f"k={text}"
+
+
+def test_an_instance_is_named_after_what_differs_from_the_default():
+    assert instance_name("loss") == "loss"
+    assert instance_name("loss", "smoke") == "loss@smoke"
+    assert instance_name("loss", overrides=["data.path=/data/clothing", "data=image_folder"]) == (
+        "loss@data.path=clothing,data=image_folder"
+    )
+    assert instance_name("loss", "gpu", ["mask.ratio=0.5"], name="half") == "loss@half"
+
+
+def test_an_instance_name_is_a_file_name():
+    assert "/" not in instance_name("loss", overrides=["evals=[ridge, knn]", "name='a/b c'"])
+
+
+def test_choosing_another_variant_drops_the_options_of_the_old_one():
+    base = {"mask": "multiblock", "mask.num_targets": 2}
+    rows = [{"key": "random", "set": {"mask": "random", "mask.ratio": 0.6}}]
+    cells = parse(changed(base=base, rows=rows, baseline=None), FILE).cells()
+    assert cells[0].overrides == {"mask": "random", "mask.ratio": 0.6}
+
+
+def test_the_order_of_a_grid_s_axes_survives_a_store_that_sorts_keys():
+    columns = [{"key": "short", "set": {"optim.steps": 3}}]
+    study = parse(changed(grid={"mask.ratio": [0.5], "a": columns}, rows=None, baseline=None), FILE)
+    stored = json.loads(json.dumps(study.spec, sort_keys=True))
+    assert parse(stored, FILE).row_axis == "mask.ratio"
+    assert parse(stored, FILE).cells() == study.cells()
