@@ -1,0 +1,58 @@
+"""What a mask really did, after rounding, overlap and cutting: recorded with every run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from core.types import Grid, View
+
+
+def realised(views: Sequence[View], grid: Grid) -> dict[str, float]:
+    """Shares in [0, 1], means over the batch and over the contexts of a sample.
+
+    `context_share` and `target_share` count patches of the grid, the targets that share a context as their union;
+    `hidden_share` is 1 - context_share, the fraction that the encoder does not see. `context_time` and `target_time`
+    are the fractions of time slices with at least one patch. Where a sample has several contexts (V-JEPA), each kind
+    is also given by itself as `kind0/context_share` and so on.
+    """
+    groups: list[list[View]] = []
+    for view in views:
+        if groups and groups[-1][0].context is view.context:
+            groups[-1].append(view)
+        else:
+            groups.append([view])
+    rows = [_one_context(group, grid) for group in groups]
+    result = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    if len(groups) > 1:
+        for group, row in zip(groups, rows, strict=True):
+            result |= {f"kind{group[0].kind}/{name}": value for name, value in row.items()}
+    return result
+
+
+def _one_context(views: Sequence[View], grid: Grid) -> dict[str, float]:
+    context = _flags([views[0].context], [views[0].context_valid], grid)
+    target = _flags([view.target for view in views], [view.target_valid for view in views], grid)
+    share = context.float().mean().item()
+    return {
+        "context_share": share,
+        "target_share": target.float().mean().item(),
+        "hidden_share": 1 - share,
+        "context_time": _time_share(context, grid),
+        "target_time": _time_share(target, grid),
+    }
+
+
+def _flags(indices: Sequence[Tensor], valid: Sequence[Tensor | None], grid: Grid) -> Tensor:
+    """The patches in any of the index sets: [B, N] bool, on the CPU."""
+    counts = torch.zeros(len(indices[0]), grid.num_patches, dtype=torch.int32)
+    for index, is_valid in zip(indices, valid, strict=True):
+        ones = torch.ones_like(index, dtype=torch.int32) if is_valid is None else is_valid.int()
+        counts.scatter_add_(1, index.cpu(), ones.cpu())
+    return counts > 0
+
+
+def _time_share(flags: Tensor, grid: Grid) -> float:
+    return float(flags.view(len(flags), grid.t, -1).any(2).float().mean())
