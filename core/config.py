@@ -144,10 +144,12 @@ def parse(overrides: Sequence[str]) -> Flat:
     """``["mask.ratio=0.9", "evals=[knn,ridge]"]`` as a dict, values typed by Hydra's grammar."""
     parser, settings = OverridesParser.create(), {}
     for text in overrides:
+        if "=" not in text:
+            raise ConfigError(f"{text!r} is not of the form key=value")
         try:
             override = parser.parse_override(text)
         except OverrideParseException as error:
-            raise ConfigError(f"{text!r} is not of the form key=value") from error
+            raise ConfigError(f"{text!r} cannot be read as key=value: {first_line(error)}") from error
         if override.type != OverrideType.CHANGE or override.is_sweep_override():
             raise ConfigError(f"{text!r}: only plain key=value is understood here, one value a key")
         settings[override.key_or_group] = override.value()

@@ -60,9 +60,9 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         model.compile()
     loader = StepLoader(
         train_set,
-        run.optim.batch_size,
-        run.seed,
-        start_step=step + 1,
+        batch_size=run.optim.batch_size,
+        seed=run.seed,
+        start_step=step,
         num_steps=run.optim.steps,
         num_workers=run.runtime.workers,
         rank=where.rank,

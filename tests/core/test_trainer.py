@@ -1,0 +1,138 @@
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.checkpoint import checkpoints
+from core.config import load
+from core.trainer import train
+
+TINY = [
+    "scale=smoke",
+    "data.num_test=32",
+    "optim.steps=6",
+    "evals=[ridge]",
+    "precision=fp32",
+    "runtime.log_every=2",
+    "runtime.checkpoint_every=2",
+    "runtime.threads=1",
+]
+METHODS = ["mae", "mae_st", "ijepa", "supervised"]
+
+
+@dataclass
+class Notebook:
+    """A recorder that keeps everything in lists, and can ask the run to stop after a step."""
+
+    folder: Path
+    stop_after: int | None = None
+    points: dict = field(default_factory=dict)
+    outcome: str | None = None
+    results: dict = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)
+    steps_seen: int = 0
+
+    def log(self, step, metrics):
+        timeless = {name: value for name, value in metrics.items() if name != "samples_per_second"}
+        self.points.setdefault(step, {}).update(timeless)
+
+    def checkpointed(self, step, path):
+        assert path.exists()
+
+    def should_stop(self):
+        self.steps_seen += 1
+        return self.stop_after is not None and self.steps_seen >= self.stop_after
+
+    def finish(self, outcome, results, facts):
+        assert self.outcome is None, "finish is called once"
+        self.outcome, self.results, self.facts = outcome, dict(results), dict(facts)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def run_it(cache, folder, *overrides, stop_after=None):
+    run = load([*TINY, *overrides, f"runtime.dir={folder}", f"runtime.cache={cache}"])
+    record = Notebook(folder, stop_after)
+    train(run, record)
+    return record
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_ends_with_its_results(cache, tmp_path, method):
+    record = run_it(cache, tmp_path, f"method={method}")
+    assert record.outcome == "done"
+    assert 0 <= record.results["ridge/digit_top1"] <= 100
+    assert sorted(record.points) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(cache, tmp_path, method, stop_after):
+    whole = run_it(cache, tmp_path / "whole", f"method={method}")
+    first = run_it(cache, tmp_path / "parts", f"method={method}", stop_after=stop_after)
+    assert first.outcome == "preempted"
+    second = run_it(cache, tmp_path / "parts", f"method={method}")
+    assert first.points | second.points == whole.points
+    assert second.results == whole.results
+    assert final_weights(tmp_path / "parts") == final_weights(tmp_path / "whole")
+
+
+def final_weights(folder):
+    state = torch.load(checkpoints(folder)[0], weights_only=True)
+    assert state["step"] == 6
+    return {name: value.tolist() for name, value in state["learner"].items()}
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(cache, tmp_path):
+    losses = [run_it(cache, tmp_path / str(i), f"seed={seed}").points[6]["loss"] for i, seed in enumerate((0, 0, 1))]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_global_generators_are_neither_read_nor_moved(cache, tmp_path):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = run_it(cache, tmp_path / "a", "method=ijepa")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert run_it(cache, tmp_path / "b", "method=ijepa").points == first.points
+
+
+def test_no_steps_evaluates_the_randomly_initialised_encoder(cache, tmp_path):
+    record = run_it(cache, tmp_path, "optim.steps=0")
+    assert record.outcome == "done"
+    assert "ridge/digit_top1" in record.results
+
+
+@pytest.mark.parametrize("method", ["mae", "supervised"])
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged_with_its_step(cache, tmp_path, method):
+    record = run_it(cache, tmp_path, f"method={method}", "optim.lr_peak=1e38", "optim.warmup_share=0.0")
+    assert record.outcome == "diverged"
+    assert 1 < record.facts["step"] <= 6
+    assert not record.results
+
+
+def test_two_checkpoints_are_kept(cache, tmp_path):
+    run_it(cache, tmp_path)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000006.pt", "step-000000004.pt"]
+
+
+def test_a_torn_newest_checkpoint_costs_steps_and_not_numbers(cache, tmp_path, caplog):
+    whole = run_it(cache, tmp_path / "whole")
+    run_it(cache, tmp_path / "parts", stop_after=5)
+    newest = checkpoints(tmp_path / "parts")[0]
+    newest.write_bytes(newest.read_bytes()[:500])
+    assert run_it(cache, tmp_path / "parts").results == whole.results
+    assert "trying the one before it" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["mae", "ijepa", "mae_st"])
+def test_cpu_losses_match_golden(cache, tmp_path, method):
+    """Regenerate on purpose only: `python -m tests.core.golden` rewrites golden.json, and the diff shows it."""
+    golden = json.loads((Path(__file__).parent / "golden.json").read_text())
+    record = run_it(cache, tmp_path, f"method={method}")
+    assert [record.points[step]["loss"] for step in range(1, 7)] == pytest.approx(golden[method], rel=2e-4)
