@@ -1,0 +1,153 @@
+"""What the commands of this package share: key=value arguments, and mistakes answered by one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from sweeps.db import mask_url, open_database
+from sweeps.study_files import StudyError, close_matches
+
+DEFAULT_DATABASE = "sqlite:///results/ablations.sqlite"
+OK, INCOMPLETE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+class UserError(ValueError):
+    """Something that whoever typed the command can mend; the message says how."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The ``key=value`` words of a command line, and the words that are overrides of every cell."""
+
+    values: dict[str, str]
+    overrides: tuple[str, ...] = ()
+
+    def text(self, name: str, default: str) -> str:
+        return self.values.get(name, default)
+
+    def whole(self, name: str, default: int, *, least: int) -> int:
+        text = self.values.get(name)
+        if text is None:
+            return default
+        if not text.lstrip("-").isdigit() or int(text) < least:
+            raise UserError(f"{name} must be a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    def number(self, name: str, default: float, *, above: float) -> float:
+        text = self.values.get(name)
+        if text is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not above < value < float("inf"):
+            raise UserError(f"{name} must be a number above {above:g}, got {text!r}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        return self.choice(name, ("true", "false"), "false") == "true"
+
+    def choice(self, name: str, allowed: Sequence[str], default: str) -> str:
+        text = self.values.get(name, default)
+        if text not in allowed:
+            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {text!r}{close_matches(text, allowed)}")
+        return text
+
+    def seeds(self) -> list[int] | None:
+        """``seeds=[0,1,2]``, or None where the study says which."""
+        text = self.values.get("seeds")
+        if text is None:
+            return None
+        try:
+            seeds = yaml.safe_load(text)
+        except yaml.YAMLError:
+            seeds = text
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            seeds = [seeds]
+        is_list = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+        if not is_list or not seeds or len(set(seeds)) != len(seeds):
+            raise UserError(f"seeds must be a list of different whole numbers such as [0,1,2], got {text!r}")
+        return list(seeds)
+
+
+def parse(arguments: Sequence[str], allowed: Sequence[str], *, takes_overrides: bool = False) -> Arguments:
+    """The arguments by name. With `takes_overrides`, words that are no option of the command override every cell.
+
+    Raises UserError for a word without "=", an option given twice and, where overrides are not taken, an unknown one.
+    """
+    values: dict[str, str] = {}
+    overrides = []
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UserError(f"{word!r} is not of the form key=value; options: {', '.join(allowed)}")
+        if name in values:
+            raise UserError(f"{name} is given twice")
+        if name in allowed:
+            values[name] = value
+        elif takes_overrides:
+            overrides.append(word)
+        else:
+            raise UserError(f"{name}: unknown option{close_matches(name, allowed)}; options: {', '.join(allowed)}")
+    return Arguments(values, tuple(overrides))
+
+
+def open_for_reading(arguments: Arguments) -> Engine:
+    """The database that `db=` names, which must exist. Raises UserError, the URL without its password."""
+    return connect(arguments.text("db", DEFAULT_DATABASE), read_only=True)
+
+
+def connect(url: str, *, read_only: bool) -> Engine:
+    try:
+        return open_database(url, read_only=read_only)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def writable_folder(path: str, name: str) -> Path:
+    """The folder, once it is sure that it can be made and written to; leaves nothing behind when it cannot."""
+    folder = Path(path)
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise UserError(f"{name}={path}: {existing} is a file; give a folder")
+    probe = existing / ".write_test"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{name}={path}: {existing} cannot be written to: {error.strerror}; give another") from None
+    return folder
+
+
+def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None, usage: str) -> int:
+    """`command`'s exit code; a mistake of the user becomes one line on stderr and exit code 2, never a traceback."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if any(word in ("-h", "--help", "help") for word in words):
+        print(usage)
+        return OK
+    try:
+        return command(words)
+    except (UserError, StudyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split())
+        print(f"error: the database refused: {reason}", file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:  # the reader (`| head`) has seen enough
+        sys.stderr.close()
+        return OK
+
+
+__all__ = [
+    "DEFAULT_DATABASE", "INCOMPLETE", "INTERRUPTED", "OK", "USER_ERROR", "Arguments", "UserError", "connect",
+    "mask_url", "open_for_reading", "parse", "run", "writable_folder",
+]  # fmt: skip

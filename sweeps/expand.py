@@ -1,0 +1,152 @@
+"""A study at a scale, every cell resolved to its config: where a bad study dies, before anything is written.
+
+Imports core (and so torch, 3 s): commands that only read the database do without.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.cli import UserError
+from sweeps.identity import CODE_EPOCH
+from sweeps.study import Cell, Study, format_override, instance_name, merge
+from sweeps.study_files import close_matches
+
+LABEL = "{label}"  # in a metric: the data set's first label name
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a launch asks for: a study file at a scale, with overrides of every cell."""
+
+    study: Study
+    scale: str
+    overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    name: str = ""  # replaces what the instance's name says of scale and overrides
+
+    @property
+    def instance(self) -> str:
+        return instance_name(self.study.name, self.scale, self.overrides, self.name)
+
+    @property
+    def wanted_seeds(self) -> list[int]:
+        return list(self.seeds) or self.study.seeds(self.scale)
+
+    def spec(self) -> dict[str, Any]:
+        """The study file's content as this launch asks for it: what the database keeps and analysis reads."""
+        spec = copy.deepcopy(self.study.spec) | {"seeds": self.wanted_seeds}
+        spec["scales"].get(self.scale, {}).pop("seeds", None)
+        return spec | {"scale": self.scale, "overrides": list(self.overrides)}
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A request, resolved: one identity config a cell, in the table's order."""
+
+    request: Request
+    spec: dict[str, Any]
+    metrics: list[str]
+    cells: list[tuple[Cell, dict[str, Any]]]
+
+
+def fingerprint() -> str:
+    """Of everything that decides how a study resolves besides its file: core's code and presets, the code epoch."""
+    spec = importlib.util.find_spec("core")
+    assert spec is not None and spec.submodule_search_locations
+    digest = hashlib.sha256(str(CODE_EPOCH).encode())
+    for folder in map(Path, spec.submodule_search_locations):
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".yaml")):
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def expand(request: Request) -> Expansion:
+    """Every cell through `core.config.load`, and every metric checked against what its runs will record.
+
+    Raises UserError naming the study's file, the cell and what core says is wrong with it.
+    """
+    # core.config imports torch, 3 s that a finished study's relaunch and every reading command go without.
+    from core.config import ConfigError, check, flatten, identity, load, metric_names
+
+    study, where = request.study, request.study.path
+    check_overrides(request)
+    cells: list[tuple[Cell, dict[str, Any]]] = []
+    label: str | None = None
+    for cell in study.cells(request.scale):
+        try:
+            run = load(words(cell.overrides, request))
+            names = metric_names(run)
+            if label is None:
+                label = next(iter(check(run).classes), "")
+        except ConfigError as error:
+            is_typed = any(str(error).startswith(word.partition("=")[0]) for word in request.overrides)
+            raise UserError(str(error) if is_typed else f"{where}: {place(cell)}: {error}") from None
+        shown = resolve(study.metrics(request.scale), label, where)
+        for metric in [*shown, *figure_metrics(study, label)]:
+            if metric not in names:
+                raise UserError(
+                    f"{where}: unknown metric {metric!r}{close_matches(metric, names)}; "
+                    f"evals [{', '.join(sorted(run.evals))}] give: {', '.join(sorted(names))}"
+                )
+        cells.append((cell, identity(flatten(run))))
+    assert label is not None
+    spec = request.spec() | {"metrics": resolve(study.metrics(request.scale), label, where)}
+    spec["scales"].get(request.scale, {}).pop("metrics", None)
+    spec["figures"] = fill(study.spec.get("figures", []), label)
+    return Expansion(request, spec, spec["metrics"], cells)
+
+
+def check_overrides(request: Request) -> None:
+    """Raises UserError for an override of what the study's own rows or columns vary, and of what is not a cell's."""
+    levels = (*request.study.rows, *request.study.columns)
+    varied = {key for level in levels for key in level.overrides(request.scale)}
+    for word in request.overrides:
+        key = word.partition("=")[0]
+        if key == "seed":
+            raise UserError(f"{word}: a study runs several seeds; give seeds=[0,1,2]")
+        if key.startswith("runtime."):
+            raise UserError(f"{word}: runtime options are not a study's; workers choose them, see workers= and device")
+        if key in varied:
+            raise UserError(f"{word}: {request.study.path} varies {key} from row to row; edit the file to change it")
+
+
+def words(overrides: Mapping[str, Any], request: Request) -> list[str]:
+    """The overrides of a cell under those of the command line, as `core.config.load` takes them."""
+    texts = {key: format_override(key, value).partition("=")[2] for key, value in overrides.items()}
+    given = {key: value for key, _, value in (word.partition("=") for word in request.overrides)}
+    if texts.get("optim.steps") == "0":  # the free row stays untrained, however long the others train
+        given.pop("optim.steps", None)
+    return [f"scale={request.scale}", *(f"{key}={value}" for key, value in merge(texts, given).items())]
+
+
+def resolve(metrics: Sequence[str], label: str, where: Path) -> list[str]:
+    if not label and any(LABEL in metric for metric in metrics):
+        raise UserError(f"{where}: metrics {', '.join(metrics)} need labels, and the data has none")
+    return [metric.replace(LABEL, label) for metric in metrics]
+
+
+def fill(value: Any, label: str) -> Any:
+    """`value` with the label's name in every text of it."""
+    if isinstance(value, str):
+        return value.replace(LABEL, label)
+    if isinstance(value, list):
+        return [fill(item, label) for item in value]
+    return {key: fill(item, label) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def figure_metrics(study: Study, label: str) -> list[str]:
+    """Metrics that the figures show; a name with "/" is one, any other is an axis or an option."""
+    parts = [part for figure in study.figures for part in (figure, *figure.get("panels", []))]
+    named = [str(part[key]) for part in parts for key in ("metric", "x", "y") if key in part]
+    return [name.replace(LABEL, label) for name in named if "/" in name]
+
+
+def place(cell: Cell) -> str:
+    return f"row {cell.row_key!r}" + (f", column {cell.col_key!r}" if cell.col_key else "")

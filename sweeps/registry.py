@@ -1,0 +1,133 @@
+"""What a launch writes before any worker starts: the study's revision, its cells, printed values, configs and runs."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from sweeps.db import CellRow, Paper, RunRow, StudyRow, insert_new
+from sweeps.expand import Expansion, Request
+from sweeps.identity import CODE_EPOCH, canonical_json
+from sweeps.queue import register_configs, register_runs
+from sweeps.study import Cell, Study
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A study instance in the database, and the runs that its current revision asks for."""
+
+    study_id: int
+    name: str
+    revision: int
+    seeds: list[int]
+    run_ids: list[int]
+
+
+def launch_hash(request: Request, fingerprint: str) -> str:
+    """Equal for two launches that cannot resolve differently: same file content, arguments and code of core."""
+    content = [request.spec(), list(request.overrides), fingerprint]
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def find_registered(connection: Connection, request: Request, spec_hash: str) -> Registered | None:
+    """This very launch, if it is in the database as it would be written now, with all its runs."""
+    row = connection.execute(
+        select(StudyRow.id, StudyRow.revision).where(StudyRow.name == request.instance, StudyRow.spec_hash == spec_hash)
+    ).one_or_none()
+    if row is None:
+        return None
+    seeds = request.wanted_seeds
+    configs = set(
+        connection.scalars(
+            select(CellRow.config_id).where(CellRow.study_id == row.id, CellRow.revision == row.revision)
+        )
+    )
+    runs = connection.execute(
+        select(RunRow.id, RunRow.config_id, RunRow.seed).where(
+            RunRow.config_id.in_(configs), RunRow.seed.in_(seeds), RunRow.code_epoch == CODE_EPOCH
+        )
+    ).all()
+    if len(runs) < len(configs) * len(seeds):
+        return None
+    return Registered(row.id, request.instance, row.revision, seeds, sorted(run.id for run in runs))
+
+
+def register_study(connection: Connection, expansion: Expansion, spec_hash: str) -> Registered:
+    """Write what is new of a study, in the caller's transaction. Safe to repeat, and from two launchers at once.
+
+    An edited study (other content or other configs) becomes a new revision; older cells and all runs are kept.
+    """
+    request = expansion.request
+    config_ids = register_configs(connection, [config for _, config in expansion.cells])
+    cells = [_cell_values(cell, i) for (cell, _), i in zip(expansion.cells, config_ids, strict=True)]
+    source = shown_path(request.study.path)
+    new = {"name": request.instance, "spec": expansion.spec, "spec_hash": spec_hash, "revision": 0, "source": source}
+    insert_new(connection, StudyRow, [new])
+    row = connection.execute(
+        select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == request.instance).with_for_update()
+    ).one()
+    revision = row.revision
+    if revision == 0 or _differs(connection, row.id, revision, row.spec, expansion.spec, cells):
+        revision += 1
+        connection.execute(insert(CellRow), [{"study_id": row.id, "revision": revision} | values for values in cells])
+        connection.execute(delete(Paper).where(Paper.study_id == row.id))
+        insert_new(connection, Paper, [{"study_id": row.id} | values for values in printed_values(request.study)])
+    connection.execute(
+        update(StudyRow)
+        .where(StudyRow.id == row.id)
+        .values(revision=revision, spec=expansion.spec, spec_hash=spec_hash, source=source)
+    )
+    seeds = request.wanted_seeds
+    # Seed by seed, which is the order they are claimed in: after the first, every cell of the table has a number.
+    run_ids = [
+        run_id
+        for seed in seeds
+        for run_id in register_runs(connection, [(config_id, seed) for config_id in dict.fromkeys(config_ids)])
+    ]
+    return Registered(row.id, request.instance, revision, seeds, run_ids)
+
+
+def shown_path(path: Path) -> str:
+    """Below `studies/` where it lies there, else the file's name: the database names no machine's folders."""
+    parts = path.parts
+    return "/".join(parts[parts.index("studies") :] if "studies" in parts else parts[-1:])
+
+
+def printed_values(study: Study) -> list[dict[str, Any]]:
+    if study.printed is None:
+        return []
+    return [
+        {"row_key": row, "col_key": column, "value": value, "source": study.printed.source}
+        for row, values in study.printed.values.items()
+        for column, value in values.items()
+    ]
+
+
+def _cell_values(cell: Cell, config_id: int) -> dict[str, Any]:
+    display = {
+        "row_label": cell.row_label,
+        "col_label": cell.col_label,
+        "row_order": cell.row_order,
+        "col_order": cell.col_order,
+        "is_random_init": cell.is_random_init,
+    }
+    return {"row_key": cell.row_key, "col_key": cell.col_key, "config_id": config_id, "display": display}
+
+
+def _differs(
+    connection: Connection, study_id: int, revision: int, old: Any, new: Any, cells: list[dict[str, Any]]
+) -> bool:
+    if canonical_json(old) != canonical_json(new):
+        return True
+    stored = connection.execute(
+        select(CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display).where(
+            CellRow.study_id == study_id, CellRow.revision == revision
+        )
+    ).all()
+    return sorted((row.row_key, row.col_key, row.config_id, canonical_json(row.display)) for row in stored) != sorted(
+        (cell["row_key"], cell["col_key"], cell["config_id"], canonical_json(cell["display"])) for cell in cells
+    )

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from sweeps.cli import UserError
+from sweeps.expand import Request, expand, fingerprint
+from sweeps.study import Study, parse, read
+
+MINIMAL = {
+    "title": "Ratio",
+    "question": "How much?",
+    "base": {"method": "mae"},
+    "rows": [{"key": "half", "set": {"mask.ratio": 0.5}}, {"key": "most", "set": {"mask.ratio": 0.75}}],
+    "metrics": ["ridge/{label}_top1"],
+    "figures": [{"name": "a", "metric": "knn/{label}_top1"}],
+    "seeds": [0, 1],
+}
+
+
+def study(**changes: object) -> Study:
+    return parse({**MINIMAL, **changes}, Path("studies/ratio.yaml"))
+
+
+def test_a_cell_becomes_a_config_without_seed_and_runtime():
+    cells = expand(Request(study(), "smoke")).cells
+    assert [config["mask.ratio"] for _, config in cells] == [0.5, 0.75, 0.5]
+    assert not [key for key in cells[0][1] if key == "seed" or key.startswith("runtime")]
+
+
+def test_the_free_row_is_not_trained_even_when_the_command_line_says_for_how_long():
+    cells = expand(Request(study(), "smoke", ("optim.steps=3",))).cells
+    assert [config["optim.steps"] for _, config in cells] == [3, 3, 0]
+
+
+def test_an_override_reaches_every_cell():
+    cells = expand(Request(study(), "smoke", ("encoder.depth=1",))).cells
+    assert {config["encoder.depth"] for _, config in cells} == {1}
+
+
+def test_a_metric_is_named_after_the_data_s_own_label():
+    expansion = expand(Request(study(), "smoke"))
+    assert expansion.metrics == ["ridge/digit_top1"]
+    assert expansion.spec["metrics"] == ["ridge/digit_top1"]
+    assert expansion.spec["figures"][0]["metric"] == "knn/digit_top1"
+
+
+def test_the_stored_spec_is_a_study_that_resolves_the_same_way():
+    request = Request(study(scales={"smoke": {"seeds": [3], "metrics": ["knn/{label}_top1"]}}), "smoke")
+    spec = expand(request).spec
+    again = parse({key: value for key, value in spec.items() if key not in ("scale", "overrides")}, Path("ratio.yaml"))
+    assert (again.seeds("smoke"), again.metrics("smoke")) == ([3], ["knn/digit_top1"])
+    assert again.cells("smoke") == request.study.cells("smoke")
+
+
+def test_seeds_of_the_command_line_replace_the_study_s():
+    request = Request(study(), "smoke", seeds=(5, 6))
+    assert request.wanted_seeds == [5, 6]
+    assert request.spec()["seeds"] == [5, 6]
+    assert request.instance == "ratio@smoke"
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "message"),
+    [
+        (
+            {"metrics": ["ridge/top-1"]},
+            (),
+            r"ratio.yaml: unknown metric 'ridge/top-1'.*evals \[.*ridge.*\] give: .*rid",
+        ),
+        ({"metrics": ["linear/{label}_top1"]}, (), r"unknown metric 'linear/digit_top1'"),
+        ({"figures": [{"name": "a", "metric": "x/y"}]}, (), "unknown metric 'x/y'"),
+        ({"base": {"method": "mea"}}, (), r"ratio.yaml: row 'half': method=mea: unknown; did you mean mae"),
+        ({"base": {"maks": "random"}}, (), r"ratio.yaml: row 'half': maks: unknown; did you mean mask"),
+        ({}, ("maks.ratio=0.5",), r"^maks.ratio: unknown"),
+        ({}, ("encoder.widht=3",), r"^encoder.widht: unknown; did you mean encoder.width"),
+        ({}, ("encoder.patch=5",), r"encoder.patch"),
+        ({}, ("mask.ratio=0.6",), "varies mask.ratio from row to row"),
+        ({}, ("seed=1",), r"give seeds=\[0,1,2\]"),
+        ({}, ("runtime.device=cpu",), "runtime options are not a study's"),
+    ],
+)
+def test_a_study_that_cannot_run_dies_in_one_line(changes, overrides, message):
+    with pytest.raises(UserError, match=message):
+        expand(Request(study(**changes), "smoke", overrides))
+
+
+def test_the_fingerprint_is_the_same_while_core_is():
+    assert fingerprint() == fingerprint()
+
+
+@pytest.mark.parametrize("name", ["masking_ratio", "ijepa_targets"])
+def test_a_shipped_study_resolves(name):
+    expansion = expand(Request(read(name), "cpu"))
+    assert "ridge/digit_top1" in expansion.metrics
+    assert len(expansion.cells) == len(read(name).cells("cpu"))
