@@ -15,10 +15,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, func, insert, literal_column, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import (
+    Connection,
+    func,
+    select,
+    update,
+)
 
-from sweeps.db import Alias, Attempt, CellRow, Config, Event, Result, RunRow, StudyRow, database_now, insert_new
+from sweeps import statements
+from sweeps.db import Alias, Attempt, Config, Result, RunRow, database_now, insert_new
 from sweeps.identity import CODE_EPOCH, HASH_VERSION, canonical, digest
 
 T = TypeVar("T")
@@ -176,45 +181,19 @@ def claim(
     (see `sweeps.provenance`). Runs of another code epoch are left to the code they were made for.
     """
     expire(connection)
-    candidate = aliased(RunRow)
-    found = (
-        select(candidate.id)
-        # 'queued' is a literal: SQLite uses a partial index only where the query repeats its condition.
-        .where(candidate.state == literal_column("'queued'"), candidate.not_before <= database_now())
-        .where(*_in_scope(candidate, study, seeds))
-        .order_by(candidate.priority.desc(), candidate.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)  # of PostgreSQL; SQLite's BEGIN IMMEDIATE has the whole database
-    )
-    statement = (
-        update(RunRow)
-        .where(RunRow.id == found.scalar_subquery())
-        .values(state="running", attempt=RunRow.attempt + 1, owner=worker, lease_until=database_now() + float(lease_s))
-        .returning(RunRow.id, RunRow.attempt, RunRow.seed, RunRow.config_id, RunRow.created, RunRow.checkpoint_step)
-    )
-    run = connection.execute(statement).one_or_none()
+    scope = {"study": study, "seeds": seeds if seeds is None else list(seeds)}
+    asked = {name: value for name, value in scope.items() if value is not None}
+    taking = statements.taking(is_by_study=study is not None, is_by_seed=seeds is not None)
+    run = connection.execute(taking, asked | {"worker": worker, "lease_s": float(lease_s)}).one_or_none()
     if run is None:
         return None
-    config = connection.execute(select(Config.json, Config.hash).where(Config.id == run.config_id)).one()
+    config = connection.execute(statements.CONFIG_OF_RUN, {"config_id": run.config_id}).one()
     values = {"run_id": run.id, "n": run.attempt, "worker": worker} | dict(provenance or {})
-    connection.execute(insert(Attempt).values(started=database_now(), heartbeat=database_now(), **values))
+    connection.execute(statements.NEW_ATTEMPT, values)
     _note(connection, "claimed", run.id, run.attempt, worker)
     return Claim(
         run.id, run.attempt, run.seed, config.json, config.hash, run.created, worker, lease_s, run.checkpoint_step
     )
-
-
-def _in_scope(run: type[RunRow], study: int | None, seeds: Sequence[int] | None) -> Iterator[ColumnElement[bool]]:
-    yield run.code_epoch == CODE_EPOCH
-    if study is not None:
-        cell = (
-            select(CellRow.config_id)
-            .join(StudyRow, (StudyRow.id == CellRow.study_id) & (StudyRow.revision == CellRow.revision))
-            .where(CellRow.study_id == study, CellRow.config_id == run.config_id)
-        )
-        yield cell.exists()
-    if seeds is not None:
-        yield run.seed.in_(seeds)
 
 
 def pending(connection: Connection, *, study: int | None = None, seeds: Sequence[int] | None = None) -> Pending:
@@ -225,7 +204,7 @@ def pending(connection: Connection, *, study: int | None = None, seeds: Sequence
     now = database_now()
     rows = connection.execute(
         select(RunRow.state, func.count(), func.min(func.coalesce(RunRow.lease_until, RunRow.not_before) - now))
-        .where(RunRow.state.in_(("queued", "running")), *_in_scope(RunRow, study, seeds))
+        .where(RunRow.state.in_(("queued", "running")), *statements.in_scope(RunRow, study, seeds))
         .group_by(RunRow.state)
     ).all()
     counts = {state: count for state, count, _ in rows}
@@ -239,23 +218,7 @@ def expire(connection: Connection, *, dead: Sequence[str] = ()) -> list[int]:
 
     Their attempts are closed as `lost`, which is no failure: the run goes on from its checkpoint.
     """
-    held = aliased(RunRow)
-    ended: ColumnElement[bool] = held.lease_until < database_now()
-    if dead:
-        ended = ended | held.owner.in_(dead)
-    found = (
-        select(held.id)
-        .where(held.state == literal_column("'running'"), ended)
-        .order_by(held.id)
-        .with_for_update(skip_locked=True)
-    )
-    statement = (
-        update(RunRow)
-        .where(RunRow.id.in_(found))
-        .values(state="queued", owner=None, lease_until=None)
-        .returning(RunRow.id, RunRow.attempt)
-    )
-    lost = connection.execute(statement).all()
+    lost = connection.execute(statements.expiry(is_by_owner=bool(dead)), {"dead": list(dead)} if dead else {}).all()
     for run_id, attempt in lost:
         _close(connection, run_id, attempt, "lost")
     return [run_id for run_id, _ in lost]
@@ -266,12 +229,8 @@ def hold(connection: Connection, claim: Claim, usage: Usage | None = None) -> No
 
     First in every transaction that writes for a claim: what follows is committed only by the lease's holder.
     """
-    statement = (
-        update(RunRow)
-        .where(RunRow.id == claim.run_id, RunRow.attempt == claim.attempt, RunRow.state == "running")
-        .values(lease_until=database_now() + float(claim.lease_s))
-    )
-    if connection.execute(statement).rowcount == 0:
+    token = {"run": claim.run_id, "token": claim.attempt, "lease_s": float(claim.lease_s)}
+    if connection.execute(statements.RENEWAL, token).rowcount == 0:
         raise Fenced(f"run {claim.run_id} is no longer attempt {claim.attempt}'s")
     if usage is not None:
         connection.execute(
@@ -433,9 +392,7 @@ def _note(
     detail: str | None = None,
 ) -> None:
     connection.execute(
-        insert(Event).values(
-            time=database_now(), kind=kind, run_id=run_id, attempt=attempt, worker=worker, detail=detail
-        )
+        statements.NEW_EVENT, {"kind": kind, "run_id": run_id, "attempt": attempt, "worker": worker, "detail": detail}
     )
 
 
