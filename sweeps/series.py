@@ -1,0 +1,118 @@
+"""A run's curves: points as compressed chunks in the database, and read back as one line over all attempts.
+
+A row a point would cost 60 bytes and an insert each. Float64 values and int64 step differences are split into byte
+planes before zlib, since neighbouring losses share their high bytes and a float32's value has zeros in its low ones:
+under 10 bytes a point. Without torch: analysis reads through here.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, select
+
+from sweeps.db import Attempt, Chunk, insert_new
+
+CODEC = "planes-zlib"  # the only one so far; a row names its own, so a later one can be added
+Steps = NDArray[np.int64]
+Values = NDArray[np.float64]
+
+
+class Series(NamedTuple):
+    """Steps in ascending order and the value at each."""
+
+    steps: Steps
+    values: Values
+
+
+def encode_steps(steps: Sequence[int] | Steps) -> bytes:
+    return _pack(np.diff(np.asarray(steps, dtype="<i8"), prepend=0))
+
+
+def decode_steps(data: bytes) -> Steps:
+    return np.cumsum(_unpack(data, "<i8"), dtype=np.int64)
+
+
+def encode_values(values: Sequence[float] | Values) -> bytes:
+    """Lossless, NaN and infinities included."""
+    return _pack(np.asarray(values, dtype="<f8"))
+
+
+def decode_values(data: bytes) -> Values:
+    return _unpack(data, "<f8").astype(np.float64)
+
+
+def _pack(numbers: NDArray[Any]) -> bytes:
+    planes = np.ascontiguousarray(numbers.view(np.uint8).reshape(-1, 8).T)
+    return zlib.compress(planes.tobytes(), level=1)
+
+
+def _unpack(data: bytes, dtype: str) -> NDArray[Any]:
+    planes = np.frombuffer(zlib.decompress(data), dtype=np.uint8).reshape(8, -1)
+    return np.ascontiguousarray(planes.T).reshape(-1).view(dtype)
+
+
+def chunk_row(
+    run_id: int, attempt: int, seq: int, metric: str, steps: Sequence[int], values: Sequence[float]
+) -> dict[str, Any]:
+    """The row of `sw_chunk` for these points, which are not empty and in the order they were logged."""
+    assert len(steps) == len(values) > 0
+    return {
+        "run_id": run_id,
+        "metric": metric,
+        "attempt": attempt,
+        "seq": seq,
+        "step0": int(min(steps)),
+        "step1": int(max(steps)),
+        "n": len(steps),
+        "codec": CODEC,
+        "steps": encode_steps(steps),
+        "values": encode_values(values),
+    }
+
+
+def write(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert chunks; one that is there already (a replay) is passed over."""
+    insert_new(connection, Chunk, rows)
+
+
+def metrics(connection: Connection, run_id: int) -> list[str]:
+    """The names of a run's series."""
+    return list(
+        connection.scalars(select(Chunk.metric).where(Chunk.run_id == run_id).distinct().order_by(Chunk.metric))
+    )
+
+
+def read(connection: Connection, run_id: int, metric: str) -> Series:
+    """One metric's curve over all attempts of a run; empty when there is none.
+
+    A point of attempt k at step s counts iff s is before the `resume_step` of every later attempt, so what was
+    trained twice after a kill is shown once, as it was trained last. Two points at one step: the later logged counts.
+    """
+    resumes = connection.execute(
+        select(Attempt.n, Attempt.resume_step).where(Attempt.run_id == run_id, Attempt.resume_step.is_not(None))
+    ).all()
+    chunks = connection.execute(
+        select(Chunk.attempt, Chunk.codec, Chunk.steps, Chunk.values)
+        .where(Chunk.run_id == run_id, Chunk.metric == metric)
+        .order_by(Chunk.attempt, Chunk.seq)
+    ).all()
+    kept_steps: list[Steps] = []
+    kept_values: list[Values] = []
+    for attempt, codec, packed_steps, packed_values in chunks:
+        if codec != CODEC:
+            raise ValueError(f"run {run_id}, {metric}: chunk codec {codec!r} is not known to this program; update it")
+        steps, values = decode_steps(packed_steps), decode_values(packed_values)
+        end = min((int(resume or 0) for n, resume in resumes if n > attempt), default=np.iinfo(np.int64).max)
+        kept_steps.append(steps[steps < end])
+        kept_values.append(values[steps < end])
+    if not kept_steps:
+        return Series(np.empty(0, np.int64), np.empty(0))
+    steps, values = np.concatenate(kept_steps), np.concatenate(kept_values)
+    # Reversed, so that `unique`, which keeps the first of equals, keeps the one logged last.
+    unique, first = np.unique(steps[::-1], return_index=True)
+    return Series(unique, values[::-1][first])
