@@ -1,0 +1,102 @@
+"""The labelled samples an evaluation works on: who has a label, who is held out, who is drawn for low-shot.
+
+A label of -1 means not labelled and the sample is left out. Test samples are read by a function of their own, so that
+whatever chooses a head can be seen not to touch them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from core.types import DataSpec, Features
+
+
+class Samples(NamedTuple):
+    """The samples of a split that have one given label."""
+
+    features: Tensor  # [N, D] float32
+    labels: Tensor  # [N] int64 in 0 .. K - 1
+
+
+def top1_names(evaluation: str, spec: DataSpec) -> list[str]:
+    """One metric a label of the data set: ["ridge/digit_top1", ...]."""
+    return [f"{evaluation}/{label}_top1" for label in spec.classes]
+
+
+def train_samples(features: Features, label: str, num_layers: int) -> Samples:
+    """The train samples that have `label`.
+
+    Raises ValueError naming the label and the class ids when a class has no train sample. A label that is constant
+    is no such case: it is answered by its one class.
+    """
+    samples = _labelled(features, "train", label, num_layers)
+    num_classes = features.spec.classes[label]
+    counts = samples.labels.bincount(minlength=num_classes)
+    absent = (counts == 0).nonzero().flatten().tolist()
+    if absent and num_classes - len(absent) != 1:
+        raise ValueError(
+            f"label {label!r}: classes {absent} of {num_classes} have no train sample, so nothing can learn them; "
+            "use more train samples or a data set without these classes"
+        )
+    return samples
+
+
+def test_samples(features: Features, label: str, num_layers: int) -> Samples:
+    """The test samples that have `label`.
+
+    Raises ValueError when there is none, or when a class in them has no train sample.
+    """
+    samples = _labelled(features, "test", label, num_layers)
+    if not len(samples.labels):
+        raise ValueError(f"label {label!r}: no test sample has it, so there is nothing to be judged on")
+    trained = torch.unique(features.labels("train")[label])
+    absent = torch.unique(samples.labels[~torch.isin(samples.labels, trained)]).tolist()
+    if absent:
+        raise ValueError(f"label {label!r}: classes {absent} of the test split have no train sample")
+    return samples
+
+
+def _labelled(features: Features, split: str, label: str, num_layers: int) -> Samples:
+    labels, pooled = features.labels(split).get(label), features.pooled(split, num_layers)
+    num_classes = features.spec.classes[label]
+    if labels is None:
+        raise ValueError(f"label {label!r} is announced by the data set but its {split} split does not have it")
+    outside = torch.unique(labels[(labels < -1) | (labels >= num_classes)]).tolist()
+    if outside:
+        raise ValueError(
+            f"label {label!r}: {split} values must be in 0 .. {num_classes - 1}, or -1 for not labelled, got {outside}"
+        )
+    has_label = labels >= 0
+    return Samples(pooled, labels) if has_label.all() else Samples(pooled[has_label], labels[has_label])
+
+
+def top1(scores: Tensor, labels: Tensor) -> float:
+    """Percent of rows of `scores` [N, K] whose largest value is at the label [N]."""
+    return 100 * (scores.argmax(dim=1) == labels).double().mean().item()
+
+
+def draw_per_class(labels: Tensor, num_drawn: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Indices of `num_drawn[c]` random samples of each class c, and of all others."""
+    order = torch.randperm(len(labels), generator=generator)
+    order = order[labels[order].argsort(stable=True)]  # grouped by class, shuffled within it
+    of_class = labels[order]
+    counts = labels.bincount(minlength=len(num_drawn))
+    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[of_class]  # place of a sample within its class
+    is_drawn = rank < num_drawn[of_class]
+    return order[is_drawn], order[~is_drawn]
+
+
+def hold_out(labels: Tensor, share: float, generator: Generator, *, key: str) -> tuple[Tensor, Tensor]:
+    """Indices (to fit on, held out): `share` of each class is held out, at least one sample, and never the last.
+
+    Raises ValueError naming the option `key` when no class has two samples.
+    """
+    counts = labels.bincount()
+    num_heldout = (counts * share).round().long().clamp(min=1).minimum((counts - 1).clamp(min=0))
+    if not num_heldout.any():
+        raise ValueError(f"{key}: nothing can be held out to choose by, no class has two train samples")
+    heldout, rest = draw_per_class(labels, num_heldout, generator)
+    return rest, heldout

@@ -1,0 +1,47 @@
+"""Features whose right answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.types import DataSpec, generator_for
+
+
+@dataclass
+class TensorFeatures:
+    """`Features` from given tensors; every layer count gives the same ones."""
+
+    spec: DataSpec
+    train: Tensor
+    test: Tensor
+    train_labels: dict[str, Tensor]
+    test_labels: dict[str, Tensor]
+
+    def pooled(self, split: str, num_layers: int = 1) -> Tensor:
+        return {"train": self.train, "test": self.test}[split]
+
+    def labels(self, split: str) -> dict[str, Tensor]:
+        return {"train": self.train_labels, "test": self.test_labels}[split]
+
+
+def known(
+    train: Tensor, train_labels: Mapping[str, Tensor], test: Tensor, test_labels: Mapping[str, Tensor], **classes: int
+) -> TensorFeatures:
+    spec = DataSpec(channels=1, frames=1, height=8, width=8, classes=classes)
+    return TensorFeatures(spec, train, test, dict(train_labels), dict(test_labels))
+
+
+def clusters(*, spread: float, num_train: int = 200, num_test: int = 120, num_classes: int = 4, dim: int = 8):
+    """One label, `kind`: class c is a cloud of std `spread` around unit vector c, off the origin."""
+    generator = generator_for(7, "clusters")
+
+    def split(size: int) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(size) % num_classes
+        return torch.eye(dim)[labels] + 0.5 + spread * torch.randn(size, dim, generator=generator), labels
+
+    (train, train_labels), (test, test_labels) = split(num_train), split(num_test)
+    return known(train, {"kind": train_labels}, test, {"kind": test_labels}, kind=num_classes)
