@@ -1,0 +1,62 @@
+"""Weighted nearest neighbours: what the features' geometry says without training anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.evals.samples import Samples, test_samples, top1, top1_names, train_samples
+from core.types import DataSpec, Evaluation, Features
+
+
+def knn_scores(train: Samples, queries: Tensor, num_classes: int, *, k: int, temperature: float) -> Tensor:
+    """Votes [N, K] of the `k` train samples nearest to each query [N, D] by cosine, each exp(cosine / temperature)."""
+    keys = F.normalize(train.features, dim=1)
+    # Shifted by the largest possible cosine, which scales all votes alike: exp(1 / .01) would overflow float32.
+    parts = []
+    for part in torch.split(F.normalize(queries, dim=1), 1024):  # bounds the memory of the similarities
+        cosine, index = (part @ keys.T).topk(k, dim=1)  # [n, k]
+        votes = part.new_zeros(len(part), num_classes)
+        parts.append(votes.scatter_add_(1, train.labels[index], ((cosine - 1) / temperature).exp()))
+    return torch.cat(parts)
+
+
+@dataclass
+class Knn(Evaluation):
+    """Top-1 of the `k` nearest train samples by cosine, weighted by exp(cosine / temperature).
+
+    Source: Wu et al., 2018 (arXiv:1805.01978), section 3.4; k = 20 and temperature .07 as in DINO (Caron et al., 2021,
+    arXiv:2104.14294).
+    """
+
+    k: int = 20
+    temperature: float = 0.07
+    num_layers: int = 1  # features of the last n blocks, concatenated
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"evals.knn.k must be at least 1, got {self.k}")
+        if self.temperature <= 0:
+            raise ValueError(f"evals.knn.temperature must be above 0, got {self.temperature}")
+        if self.num_layers < 1:
+            raise ValueError(f"evals.knn.num_layers must be at least 1, got {self.num_layers}")
+
+    def metrics(self, spec: DataSpec) -> list[str]:
+        return top1_names("knn", spec)
+
+    def run(self, features: Features, seed: int) -> dict[str, float]:
+        results = {}
+        for label, num_classes in features.spec.classes.items():
+            train = train_samples(features, label, self.num_layers)
+            if self.k > len(train.labels):
+                raise ValueError(
+                    f"evals.knn.k must be at most the number of train samples with label {label!r}, "
+                    f"{len(train.labels)}, got {self.k}"
+                )
+            test = test_samples(features, label, self.num_layers)
+            scores = knn_scores(train, test.features, num_classes, k=self.k, temperature=self.temperature)
+            results[f"knn/{label}_top1"] = top1(scores, test.labels)
+        return results
