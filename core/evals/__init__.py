@@ -1,0 +1,34 @@
+"""Evaluations on frozen features: what a representation is worth, measured without changing it.
+
+`FrozenFeatures` encodes the data once. Every evaluation is a function of these features and a seed; it does not see
+the encoder. For each label of the data set it returns top-1 in percent, such as ``ridge/digit_top1``:
+
+========== ==================================================== =======================================
+ridge      least squares in closed form                         the default: fast, without noise of SGD
+linear     softmax regression, grid of settings                 the papers' linear probe
+low_shot   a head on 1 % of the labels                          the papers' ablation tables
+knn        20 nearest neighbours                                no training at all
+collapse   RankMe and feature std                               needs no label
+========== ==================================================== =======================================
+
+Whatever is chosen (penalty, head) is chosen on train samples held out for that, never on the test split.
+A new evaluation is one file and one line in `EVALS`.
+"""
+
+from core.evals.collapse import Collapse
+from core.evals.features import FrozenFeatures, normalise
+from core.evals.knn import Knn
+from core.evals.linear import Linear
+from core.evals.low_shot import LowShot
+from core.evals.ridge import Ridge
+from core.types import Evaluation
+
+EVALS: dict[str, type[Evaluation]] = {
+    "ridge": Ridge,
+    "knn": Knn,
+    "linear": Linear,
+    "low_shot": LowShot,
+    "collapse": Collapse,
+}
+
+__all__ = ["EVALS", "FrozenFeatures", "normalise"]
