@@ -1,8 +1,15 @@
 """Data sets, by the name that `data=` takes."""
 
+from core.data.array_files import Idx, Npz
+from core.data.image_folder import ImageFolder
 from core.data.moving_digits import MovingDigits
+from core.data.torchvision_set import Torchvision
 from core.types import Data
 
 DATA: dict[str, type[Data]] = {
     "moving_digits": MovingDigits,
+    "npz": Npz,
+    "idx": Idx,
+    "image_folder": ImageFolder,
+    "torchvision": Torchvision,
 }

@@ -24,7 +24,7 @@ from core.data.digit_scenes import (
 from core.types import Data, DataSpec, generator_for
 
 _VERSION = 1  # raise it when the same options would give other pixels
-_CHUNK = 256  # clips drawn from one generator
+_CHUNK = 128  # clips drawn from one generator
 _NUM_DEPTHS = 4
 
 
@@ -130,7 +130,7 @@ class MovingDigits(Data):
         (folder / "stats.json").write_text(json.dumps(stats))
 
     def _draw(self, split: str, chunk: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Clip number `chunk` * 256 and the 255 after it: uint8 [256, 3, T, H, W], and what is in them."""
+        """Clip number `chunk` * 128 and the 127 after it: uint8 [128, 3, T, H, W], and what is in them."""
         generator = generator_for(self.gen_seed, "moving_digits", split, chunk)
         glyphs, classes = load_glyphs(split)
         num_digits, middle = self.num_digits_max, self.frames // 2

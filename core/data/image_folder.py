@@ -1,0 +1,212 @@
+"""Images in class sub-folders."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.data.arrays import ArrayDataset, cache_key, cached_folder, check_split
+from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, read_all, read_or_reason
+from core.types import Batch, Data, DataSpec, generator_for
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1  # raise it when the same files would be decoded to other pixels
+
+# What the folder of a split may be called, first match first. `test` falls back to the validation folder because
+# ImageNet and its like keep the labels of their test images to themselves.
+_FOLDERS = {
+    "train": ("train",),
+    "test": ("test", "validation", "valid", "val"),
+    "validation": ("validation", "valid", "val"),
+}
+Entry = tuple[Path, int]  # an image file and its class
+
+
+@dataclass
+class ImageFolder(Data):
+    """A folder of images: `path`/train/<class>/*.jpg and `path`/test/<class>/*.jpg, or only `path`/<class>/*.jpg.
+
+    Without split folders a fixed share of each class is held out for `test`. Classes are the folder names in
+    alphabetical order. Each image is resized (antialiased) and cut to a square once, and the squares are kept as uint8
+    in the cache, keyed by the names, sizes and times of the files. A set too large for `memory_gb` is decoded as it is
+    used instead.
+
+    An image that cannot be read is left out: it is named in a warning (at every load) and in `excluded` of the split.
+    An image of a lazy set that passes this check and later fails stops the run.
+
+    Normalised by ImageNet's mean and standard deviation.
+    """
+
+    path: str = ""
+    size: int = 64  # px, what the model sees
+    store_size: int | None = None  # px kept, `size` by default; more gives random crops something to choose from
+    crop: float = 1.0  # share of the short side that the square covers
+    test_share: float = 0.2  # held out of each class where there are no split folders
+    split_seed: int = 0  # which images those are
+    memory_gb: float = 4.0  # a split that takes more is decoded as it is used
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, name: str, allowed: str) -> None:
+            if not holds:
+                raise ValueError(f"data.{name} must be {allowed}, got {getattr(self, name)}")
+
+        require(8 <= self.size <= 2048, "size", "in [8, 2048] px")
+        require(
+            self.store_size is None or self.size <= self.store_size <= 4096, "store_size", "in [data.size, 4096] px"
+        )
+        require(0 < self.crop <= 1, "crop", "in (0, 1]")
+        require(0 < self.test_share < 1, "test_share", "in (0, 1)")
+        require(self.memory_gb >= 0, "memory_gb", "at least 0")
+
+    @property
+    def stored(self) -> int:
+        return self.store_size or self.size
+
+    def load(self, split: str, cache: Path) -> ArrayDataset | LazyPictures:
+        check_split(split, tuple(_FOLDERS))
+        entries, names = self.entries(split)
+        root = Path(self.path)
+        listing = [
+            (str(file.relative_to(root)), (stat := file.stat()).st_size, stat.st_mtime_ns) for file, _ in entries
+        ]
+        in_memory = len(entries) * 3 * self.stored**2 <= self.memory_gb * 2**30
+        key = cache_key([_VERSION, str(root.resolve()), listing, names, self.stored, self.crop, in_memory])
+        folder = cache / "image_folder" / f"{split}-{key}"
+        files = [file for file, _ in entries]
+        cached_folder(folder, lambda draft: decode_into(draft, files, self.stored, self.crop, keep=in_memory))
+
+        reasons: dict[str, str] = json.loads((folder / "excluded.json").read_text())
+        for number, reason in reasons.items():
+            log.warning("data.path: left out the unreadable image %s (%s)", files[int(number)], reason)
+        kept = [entry for number, entry in enumerate(entries) if str(number) not in reasons]
+        left = Counter(label for _, label in kept)
+        if emptied := [
+            name for label, name in enumerate(names) if label in {b for _, b in entries} and not left[label]
+        ]:
+            raise ValueError(
+                f"data.path={self.path}: no image of class {', '.join(emptied)} can be read; each class needs one"
+            )
+        labels = {"class": torch.tensor([label for _, label in kept])}
+        excluded = tuple(str(files[int(number)]) for number in reasons)
+        spec = DataSpec(3, 1, self.size, self.size, {"class": len(names)}, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        if in_memory:
+            return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, excluded)
+        return LazyPictures(spec, [file for file, _ in kept], labels, excluded, self.stored, self.crop)
+
+    def entries(self, split: str) -> tuple[list[Entry], list[str]]:
+        """The image files of a split with their classes, sorted by name, and the class names."""
+        root = Path(self.path)
+        if not self.path or not root.is_dir():
+            raise ValueError(
+                f"data.path must be a folder with one sub-folder of images for each class, got {self.path!r}, which "
+                f"{'is not a folder' if self.path and root.exists() else 'does not exist'}"
+            )
+        if not (root / "train").is_dir():
+            return self._hold_out(split, root)
+        own = next((root / name for name in _FOLDERS[split] if (root / name).is_dir()), None)
+        if own is None:
+            raise ValueError(f"data.path={self.path} has a train folder but none called {' or '.join(_FOLDERS[split])}")
+        names = [folder.name for folder in _class_folders(root / "train")]
+        if unknown := [folder.name for folder in _class_folders(own) if folder.name not in names]:
+            raise ValueError(f"data.path={self.path}: {own.name}/{unknown[0]} is a class that train/ does not have")
+        entries = [(file, names.index(folder.name)) for folder in _class_folders(own) for file in _images(folder)]
+        return entries, names
+
+    def _hold_out(self, split: str, root: Path) -> tuple[list[Entry], list[str]]:
+        check_split(split)
+        folders, entries = _class_folders(root), []
+        for label, folder in enumerate(folders):
+            files = _images(folder)
+            if len(files) < 2:
+                raise ValueError(
+                    f"data.path={self.path}: class {folder.name} needs two images, one to hold out; it has 1"
+                )
+            num_test = min(max(round(self.test_share * len(files)), 1), len(files) - 1)
+            order = torch.randperm(len(files), generator=generator_for(self.split_seed, "split", folder.name)).tolist()
+            chosen = order[:num_test] if split == "test" else order[num_test:]
+            entries += [(files[number], label) for number in sorted(chosen)]
+        return entries, [folder.name for folder in folders]
+
+
+def _class_folders(root: Path) -> list[Path]:
+    folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    if not folders:
+        raise ValueError(f"data.path: {root} has no sub-folders; put the images of each class in a folder of its own")
+    return folders
+
+
+def _images(folder: Path) -> list[Path]:
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+    if not files:
+        raise ValueError(
+            f"data.path: class folder {folder} holds no images ({' '.join(SUFFIXES)}); fill it or remove the folder"
+        )
+    return files
+
+
+def decode_into(folder: Path, files: Sequence[Path], size: int, crop: float, *, keep: bool) -> None:
+    """Decode every file into `folder`/clips.npy, or only see that it can be decoded, small, unless `keep`.
+
+    Writes excluded.json: number of each unreadable file -> why.
+    """
+    pixels = np.empty((len(files), 3, 1, size, size), np.uint8) if keep else None
+    reasons: dict[int, str] = {}
+    filled = 0
+    for number, picture in enumerate(read_all(files, size if keep else 8, crop)):
+        if isinstance(picture, str):
+            reasons[number] = picture
+        elif pixels is not None:
+            pixels[filled, :, 0] = picture
+            filled += 1
+    if pixels is not None:
+        np.save(folder / "clips.npy", pixels[:filled])
+    (folder / "excluded.json").write_text(json.dumps(reasons))
+
+
+class LazyPictures:
+    """A split too large for memory: images are decoded as they are fetched."""
+
+    is_lazy = True
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        files: Sequence[Path],
+        labels: dict[str, Tensor],
+        excluded: tuple[str, ...],
+        size: int,
+        crop: float,
+    ) -> None:
+        self.spec, self.excluded = spec, excluded
+        self._files, self._labels, self._size, self._crop = [str(file) for file in files], labels, size, crop
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def fetch(self, indices: Tensor) -> Batch:
+        clips = torch.empty(len(indices), 3, 1, self._size, self._size, dtype=torch.uint8)
+        for place, index in enumerate(indices.tolist()):
+            picture = read_or_reason(Path(self._files[index]), self._size, self._crop)
+            if isinstance(picture, str):
+                raise ValueError(
+                    f"data.path: {self._files[index]} could be read when the data set was first loaded and cannot now "
+                    f"({picture}); restore it, or remove it and start again"
+                )
+            clips[place, :, 0] = torch.from_numpy(np.ascontiguousarray(picture))
+        return Batch(clips, {name: values[indices] for name, values in self._labels.items()})
+
+    def labels(self) -> dict[str, Tensor]:
+        return dict(self._labels)
