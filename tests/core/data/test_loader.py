@@ -1,0 +1,83 @@
+import pytest
+import torch
+from PIL import Image
+
+from core.data.image_folder import ImageFolder
+from core.data.loader import StepLoader, step_indices
+from core.data.moving_digits import MovingDigits
+from core.types import Dataset
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return MovingDigits(num_train=20, size=8).load("train", tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def lazy(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    root = tmp_path_factory.mktemp("images")
+    for split in ("train", "test"):
+        for shade in range(10):
+            folder = root / split / f"shade{shade % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (12, 10), (20 * shade,) * 3).save(folder / f"{shade}.png")
+    dataset = ImageFolder(path=str(root), size=8, memory_gb=0).load("train", root / "cache")
+    assert dataset.is_lazy
+    return dataset
+
+
+def test_an_epoch_visits_every_sample_once_and_the_next_in_another_order():
+    seen = torch.cat([step_indices(3, step, batch_size=5, length=20) for step in range(1, 9)])
+    assert seen[:20].sort().values.tolist() == list(range(20))
+    assert seen[20:].sort().values.tolist() == list(range(20))
+    assert seen[:20].tolist() != seen[20:].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [7, 20, 45])
+def test_batches_run_across_epochs_without_a_gap(batch_size):
+    in_batches = torch.cat([step_indices(3, step, batch_size=batch_size, length=20) for step in range(1, 21)])
+    one_by_one = torch.cat([step_indices(3, step, batch_size=1, length=20) for step in range(1, len(in_batches) + 1)])
+    assert in_batches.tolist() == one_by_one.tolist()
+
+
+def test_another_seed_gives_another_order():
+    assert (step_indices(0, 1, batch_size=20, length=20) != step_indices(1, 1, batch_size=20, length=20)).any()
+
+
+def test_a_loader_started_later_gives_the_same_batches(digits):
+    whole = dict(StepLoader(digits, batch_size=6, seed=1, num_steps=8))
+    rest = dict(StepLoader(digits, batch_size=6, seed=1, start_step=5, num_steps=8))
+    assert list(whole) == list(range(1, 9)) and list(rest) == [6, 7, 8]
+    assert all((rest[step].clips == whole[step].clips).all() for step in rest)
+
+
+def test_the_parts_of_all_ranks_make_the_batch(digits):
+    whole = dict(StepLoader(digits, batch_size=6, seed=1, num_steps=4))
+    parts = [dict(StepLoader(digits, batch_size=6, seed=1, num_steps=4, rank=rank, world_size=3)) for rank in range(3)]
+    for step, batch in whole.items():
+        assert (torch.cat([part[step].clips for part in parts]) == batch.clips).all()
+        assert (torch.cat([part[step].labels["digit"] for part in parts]) == batch.labels["digit"]).all()
+
+
+def test_any_number_of_workers_gives_the_same_batches(lazy):
+    alone = list(StepLoader(lazy, batch_size=4, seed=1, start_step=2, num_steps=9))
+    for num_workers in (1, 2):
+        shared = list(StepLoader(lazy, batch_size=4, seed=1, start_step=2, num_steps=9, num_workers=num_workers))
+        assert [step for step, _ in shared] == [step for step, _ in alone] == list(range(3, 10))
+        assert all((a.clips == b.clips).all() for (_, a), (_, b) in zip(alone, shared, strict=True))
+        assert all((a.labels["class"] == b.labels["class"]).all() for (_, a), (_, b) in zip(alone, shared, strict=True))
+
+
+def test_the_global_generator_is_neither_read_nor_moved(lazy):
+    before = torch.get_rng_state()
+    list(StepLoader(lazy, batch_size=4, seed=1, num_steps=2, num_workers=1))
+    assert (torch.get_rng_state() == before).all()
+
+
+def test_no_steps_left_gives_nothing(lazy):
+    assert list(StepLoader(lazy, batch_size=4, seed=1, start_step=5, num_steps=5, num_workers=2)) == []
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(digits):
+    with pytest.raises(ValueError, match=r"optim\.batch_size must be a positive multiple of the 4 processes .* got 6"):
+        StepLoader(digits, batch_size=6, seed=0, num_steps=1, world_size=4)
