@@ -139,7 +139,7 @@ class MultiBlockMask(Mask):
 
         valid = None
         if self.ragged is Ragged.fixed:
-            context, _ = random_subset(free, least, generator)
+            context = random_subset(free, least, generator)
         elif self.ragged is Ragged.truncate:
             context = first_in_raster(free)
         else:
@@ -194,7 +194,9 @@ class MultiBlockMask(Mask):
         targets = torch.randint(len(target_bits), shape, generator=generator).numpy()
         context = torch.randint(len(context_bits), (num,), generator=generator).numpy()
 
-        bits = context_bits[context] & ~np.bitwise_or.reduce(target_bits[targets], axis=1)
+        bits = context_bits[context]
+        for places in targets.T:
+            bits &= ~target_bits[places]
         if least:
             good = _counts(bits) >= least
             targets, bits = targets[good], bits[good]

@@ -85,8 +85,8 @@ class MultiBlock3dMask(Mask):
         free = self._draw(grid, batch_size, kind, num_context, grid.num_patches - num_target, generator)
         cap = self._cap(grid)
         if self.ragged is Ragged.fixed:
-            context, _ = random_subset(free, num_context, generator)
-            target, _ = random_subset(~free, num_target, generator)
+            context = random_subset(free, num_context, generator)
+            target = random_subset(~free, num_target, generator)
             return View(context, target, kind=kind)
         if self.ragged is Ragged.truncate:
             return View(first_in_raster(free)[:, :cap], first_in_raster(~free), kind=kind)
@@ -125,7 +125,7 @@ class MultiBlock3dMask(Mask):
         counts = free.sum(1)
         for row in np.flatnonzero((counts < fewest) | (counts > most)):
             length = min(max(int(counts[row]), fewest), most)
-            context = random_subset(free[row : row + 1], length, generator)[0].numpy()
+            context = random_subset(free[row : row + 1], length, generator).numpy()
             free[row] = False
             free[row, context[0]] = True
         return free

@@ -59,18 +59,17 @@ def as_indices(columns: Indices) -> Tensor:
     return torch.from_numpy(np.sort(columns, axis=1).astype(np.int64))
 
 
-def random_subset(flags: Flags, length: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Split each row's columns at random: `length` flagged ones, and all the others. [B, length], [B, N - length].
+def random_subset(flags: Flags, length: int, generator: Generator) -> Tensor:
+    """`length` of each row's flagged columns, drawn uniformly: [B, length].
 
     A row with fewer than `length` flags fills up with random unflagged columns; callers that must not have that
     make sure of the number first.
     """
-    num_columns = flags.shape[1]
-    keys = random_keys(len(flags), num_columns, generator)
+    keys = random_keys(len(flags), flags.shape[1], generator)
     # The unused top bit sends unflagged columns to the end of the row.
     keys |= (~flags).astype(keys.dtype) << (keys.itemsize * 8 - 2)
-    keys = np.partition(keys, length - 1, axis=1) & ((1 << column_bits(num_columns)) - 1)
-    return as_indices(keys[:, :length]), as_indices(keys[:, length:])
+    kept = np.partition(keys, length - 1, axis=1)[:, :length]
+    return as_indices(kept & ((1 << column_bits(flags.shape[1])) - 1))
 
 
 def first_in_raster(flags: Flags) -> Tensor:

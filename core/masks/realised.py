@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from core.masks.ragged import Flags
 from core.types import Grid, View
 
 
@@ -33,26 +34,25 @@ def realised(views: Sequence[View], grid: Grid) -> dict[str, float]:
 
 
 def _one_context(views: Sequence[View], grid: Grid) -> dict[str, float]:
-    context = _flags([views[0].context], [views[0].context_valid], grid)
-    target = _flags([view.target for view in views], [view.target_valid for view in views], grid)
-    share = context.float().mean().item()
+    context = _flags([views[0].context], grid)
+    target = _flags([view.target for view in views], grid)
+    share = float(context.mean())
     return {
         "context_share": share,
-        "target_share": target.float().mean().item(),
+        "target_share": float(target.mean()),
         "hidden_share": 1 - share,
         "context_time": _time_share(context, grid),
         "target_time": _time_share(target, grid),
     }
 
 
-def _flags(indices: Sequence[Tensor], valid: Sequence[Tensor | None], grid: Grid) -> Tensor:
-    """The patches in any of the index sets: [B, N] bool, on the CPU."""
-    counts = torch.zeros(len(indices[0]), grid.num_patches, dtype=torch.int32)
-    for index, is_valid in zip(indices, valid, strict=True):
-        ones = torch.ones_like(index, dtype=torch.int32) if is_valid is None else is_valid.int()
-        counts.scatter_add_(1, index.cpu(), ones.cpu())
-    return counts > 0
+def _flags(indices: Sequence[Tensor], grid: Grid) -> Flags:
+    """The patches in any of the index sets: [B, N]. Padding repeats a valid patch, so it adds none."""
+    flags = np.zeros((len(indices[0]), grid.num_patches), dtype=bool)
+    for index in indices:
+        np.put_along_axis(flags, index.cpu().numpy(), True, axis=1)
+    return flags
 
 
-def _time_share(flags: Tensor, grid: Grid) -> float:
-    return float(flags.view(len(flags), grid.t, -1).any(2).float().mean())
+def _time_share(flags: Flags, grid: Grid) -> float:
+    return float(flags.reshape(len(flags), grid.t, -1).any(2).mean())
