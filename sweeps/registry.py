@@ -88,7 +88,7 @@ def register_study(connection: Connection, expansion: Expansion, spec_hash: str)
         for seed in seeds
         for run_id in register_runs(connection, [(config_id, seed) for config_id in dict.fromkeys(config_ids)])
     ]
-    return Registered(row.id, request.instance, revision, seeds, run_ids)
+    return Registered(row.id, request.instance, revision, seeds, sorted(run_ids))
 
 
 def shown_path(path: Path) -> str:

@@ -1,40 +1,17 @@
 from pathlib import Path
 
-import pytest
 from sqlalchemy import Engine, func, select
 
-from sweeps.db import CellRow, Config, Paper, RunRow, StudyRow, open_database, upgrade
-from sweeps.expand import Expansion, Request
-from sweeps.registry import Registered, find_registered, launch_hash, register_study, shown_path
-from sweeps.study import parse
+from sweeps.db import CellRow, Config, Paper, RunRow, StudyRow
+from sweeps.expand import Request
+from sweeps.registry import find_registered, launch_hash, shown_path
+from tests.sweeps.launched import TWO_ROWS, register, two_rows
 
-MINIMAL = {
-    "title": "Ratio",
-    "question": "How much?",
-    "rows": [{"key": "a", "set": {"mask.ratio": 0.5}}, {"key": "b", "set": {"mask.ratio": 0.75}}],
-    "metrics": ["ridge/digit_top1"],
-    "seeds": [0, 1],
-    "printed": {"metric": "top-1", "source": "Table 1", "values": {"a": 54.2}},
-}
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    engine = open_database(f"sqlite:///{tmp_path}/a.sqlite")
-    upgrade(engine)
-    return engine
+PRINTED = {"metric": "top-1", "source": "Table 1", "values": {"a": 54.2}}
 
 
 def request(name: str = "ratio", **changes: object) -> Request:
-    return Request(parse({**MINIMAL, **changes}, Path(f"studies/{name}.yaml")), "cpu")
-
-
-def register(engine: Engine, asked: Request, fingerprint: str = "") -> Registered:
-    """With the overrides themselves as configs: what core makes of them does not matter here."""
-    cells = [(cell, cell.overrides) for cell in asked.study.cells("cpu")]
-    expansion = Expansion(asked, asked.spec(), asked.study.metrics("cpu"), cells)
-    with engine.begin() as connection:
-        return register_study(connection, expansion, launch_hash(asked, fingerprint))
+    return two_rows(name, **{"printed": PRINTED, "random_init": True, **changes})
 
 
 def count(engine: Engine, table: type) -> int:
@@ -68,7 +45,7 @@ def test_an_edited_caption_is_a_new_revision_of_the_same_runs(engine):
 
 
 def test_two_studies_share_the_runs_of_a_config_both_ask_for(engine):
-    first, second = register(engine, request()), register(engine, request("other", rows=MINIMAL["rows"][:1]))
+    first, second = register(engine, request()), register(engine, request("other", rows=TWO_ROWS["rows"][:1]))
     assert set(second.run_ids) < set(first.run_ids)
     assert count(engine, Config) == 3
 

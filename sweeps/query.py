@@ -1,0 +1,147 @@
+"""Questions to the database: SQL on a connection that cannot write, or a study as a tidy frame.
+
+python -m sweeps.query "select name, revision from sw_study"
+python -m sweeps.query study=masking_ratio format=csv to=masking_ratio.csv
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy import Engine, and_, select, text
+from sqlalchemy.exc import DBAPIError
+
+from sweeps import cli
+from sweeps.cli import UserError
+from sweeps.db import CellRow, Config, Result, RunRow, StudyRow
+from sweeps.identity import CODE_EPOCH
+from sweeps.study_files import close_matches
+
+USAGE = """usage: python -m sweeps.query "select ..." | study=NAME|all  [format=table|csv|json|parquet] [to=FILE]
+                              [db=sqlite:///results/ablations.sqlite]
+
+  "select ..."     any reading SQL; tables start with sw_ (sw_run, sw_result, sw_config, sw_study, ...)
+  study=NAME       one row a cell, seed and metric, with every option of its config as a column
+  format, to       how to write it and where (default: a table on the screen; parquet needs to=)
+
+examples:
+  python -m sweeps.query "select state, count(*) as runs from sw_run group by state"
+  python -m sweeps.query study=masking_ratio format=parquet to=masking_ratio.parquet"""
+
+OPTIONS = ("study", "format", "to", "db")
+FORMATS = ("table", "csv", "json", "parquet")
+
+
+def ask(engine: Engine, sql: str) -> pd.DataFrame:
+    """The rows of one reading statement. Raises UserError for one that writes or that the database cannot run."""
+    # text() reads ":name" as a parameter, and the driver "%": the statement is taken as it stands.
+    statement = text(sql.replace(":", r"\:"))
+    try:
+        with engine.connect() as connection:
+            result = connection.execute(statement)
+            if not result.returns_rows:
+                raise UserError(f"this statement gives no rows; only reading is possible here: {sql}")
+            return pd.DataFrame(result.fetchall(), columns=list(result.keys()))
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split())
+        if re.search(r"read-?only", reason, re.IGNORECASE):
+            raise UserError(f"this statement writes; the connection is read-only, nothing was changed: {sql}") from None
+        raise UserError(f"the database cannot run it: {reason}: {sql}") from None
+
+
+def tidy(engine: Engine, study: str) -> pd.DataFrame:
+    """One row a cell, seed and metric of a study's current revision (or of all), its config's options as columns.
+
+    A run without results has one row, without metric and value; a result that was not finite has no value.
+    """
+    query = (
+        select(
+            StudyRow.name.label("study"), CellRow.row_key, CellRow.col_key, RunRow.seed, RunRow.id.label("run_id"),
+            RunRow.state, Result.metric, Result.value, RunRow.cpu_seconds, RunRow.gpu_seconds, Config.json,
+        )
+        .join(CellRow, and_(CellRow.study_id == StudyRow.id, CellRow.revision == StudyRow.revision))
+        .join(Config, Config.id == CellRow.config_id)
+        .join(RunRow, and_(RunRow.config_id == Config.id, RunRow.code_epoch == CODE_EPOCH))
+        .outerjoin(Result, and_(Result.run_id == RunRow.id, Result.agg == "final"))
+        .order_by(StudyRow.name, CellRow.row_key, CellRow.col_key, RunRow.seed, Result.metric)
+    )  # fmt: skip
+    with engine.connect() as connection:
+        known = list(connection.scalars(select(StudyRow.name).order_by(StudyRow.name)))
+        if study != "all" and study not in known:
+            raise UserError(
+                f"study={study}: the database has no such study{close_matches(study, known)}; "
+                f"it has: {', '.join(known) or 'none yet'}"
+            )
+        rows = connection.execute(query if study == "all" else query.where(StudyRow.name == study)).all()
+    return pd.DataFrame([{key: v for key, v in row._mapping.items() if key != "json"} | row.json for row in rows])
+
+
+def as_text(frame: pd.DataFrame, kind: str) -> str:
+    """CSV, or JSON with a list of records; what is missing is empty, or null."""
+    if kind == "csv":
+        return frame.to_csv(index=False, lineterminator="\n")
+    return str(frame.to_json(orient="records", indent=1, force_ascii=False, double_precision=15)) + "\n"
+
+
+def as_table(frame: pd.DataFrame) -> Table:
+    table = Table(*(escape(str(column)) for column in frame.columns))
+    for row in frame.itertuples(index=False):
+        table.add_row(*(escape(shown(value)) for value in row))
+    return table
+
+
+def shown(value: object) -> str:
+    if value is None or (isinstance(value, float) and value != value):
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def write(frame: pd.DataFrame, kind: str, path: Path) -> None:
+    try:
+        if kind == "parquet":
+            frame.to_parquet(path, index=False)
+        else:
+            path.write_text(as_text(frame, "csv" if kind == "table" else kind), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"to={path}: cannot be written: {error.strerror}") from None
+
+
+def command(words: Sequence[str]) -> int:
+    # An option is a word, "=", and a value; SQL has spaces before its first "=".
+    statements = [word for word in words if not re.match(r"\w+=", word)]
+    arguments = cli.parse([word for word in words if word not in statements], OPTIONS)
+    kind = arguments.choice("format", FORMATS, "table")
+    study, to = arguments.values.get("study"), arguments.values.get("to")
+    if len(statements) + (study is not None) != 1:
+        raise UserError('ask one question: "select ..." or study=NAME')
+    if kind == "parquet" and to is None:
+        raise UserError("format=parquet is not for a screen; give to=FILE")
+    engine = cli.open_for_reading(arguments)
+    try:
+        frame = ask(engine, statements[0]) if study is None else tidy(engine, study)
+    finally:
+        engine.dispose()
+    if to is not None:
+        write(frame, kind, Path(to))
+        print(f"{len(frame)} rows in {to}")
+    elif kind == "table":
+        console = Console()
+        console.print(as_table(frame) if len(frame) else "no rows")
+    else:
+        sys.stdout.write(as_text(frame, kind))
+    return cli.OK
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return cli.run(command, arguments, USAGE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

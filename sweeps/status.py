@@ -1,0 +1,320 @@
+"""What is done, running, queued, failed: one study, all of them, or one run with where each attempt ran.
+
+python -m sweeps.status [study=...] [run=<id>] [watch=true]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy import Connection, Engine, and_, select
+
+from sweeps import cli, series
+from sweeps.cli import UserError
+from sweeps.db import Attempt, CellRow, Chunk, Config, Environment, Result, RunRow, StudyRow, database_now
+from sweeps.identity import CODE_EPOCH
+from sweeps.study_files import close_matches
+
+USAGE = """usage: python -m sweeps.status [study=...] [run=<id>] [watch=true] [db=sqlite:///results/ablations.sqlite]
+
+  (no option)      one line a study: done, running, queued, failed, diverged, missing
+  study=NAME       that study's running runs with step, speed and time left, and everything that is not done
+  run=ID           one run: its options, results, and every attempt's host, device, code, cost and error
+  watch=true       again every two seconds until Ctrl-C
+
+example: python -m sweeps.status study=masking_ratio watch=true"""
+
+OPTIONS = ("study", "run", "watch", "db")
+MISSING = "missing"
+STATES = ("done", "running", "queued", "failed", "diverged", "pruned", "cancelled", MISSING)
+REFRESH_S = 2.0
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "diverged": "magenta", MISSING: "yellow"}
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run that a study wants; `run_id` is None while nobody has registered it."""
+
+    label: str  # of the first cell that asks for it: "multi-block, 400 epochs, seed 0"
+    seed: int
+    num_steps: int
+    run_id: int | None = None
+    state: str = MISSING
+    step: int = 0
+    speed: float | None = None  # steps a second of the running attempt
+    loss: float | None = None  # last one recorded of a running run
+    error: str | None = None
+    worker: str | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        return (self.num_steps - self.step) / self.speed if self.speed else None
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """Every run that the current revision of a study asks for, in the table's order; shared runs once."""
+
+    name: str
+    study_id: int
+    num_cells: int
+    runs: list[RunStatus]
+
+    def counts(self) -> Counter[str]:
+        return Counter(run.state for run in self.runs)
+
+    def of(self, *states: str) -> list[RunStatus]:
+        return [run for run in self.runs if run.state in states]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Steps that are left over the speed of what runs now; None while nothing runs."""
+        speed = sum(run.speed or 0.0 for run in self.of("running"))
+        left = sum(run.num_steps - run.step for run in self.of("running", "queued", MISSING))
+        return left / speed if speed else None
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read(connection: Connection, name: str) -> StudyStatus:
+    """Raises UserError when the database has no study of that name."""
+    study = connection.execute(
+        select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == name)
+    ).one_or_none()
+    if study is None:
+        known = study_names(connection)
+        raise UserError(
+            f"study={name}: the database has no such study{close_matches(name, known)}; "
+            f"it has: {', '.join(known) or 'none yet'}"
+        )
+    cells = connection.execute(
+        select(CellRow.config_id, CellRow.display, Config.json["optim.steps"].as_integer().label("num_steps"))
+        .join(Config, Config.id == CellRow.config_id)
+        .where(CellRow.study_id == study.id, CellRow.revision == study.revision)
+    ).all()
+    cells = sorted(cells, key=lambda cell: (cell.display["row_order"], cell.display["col_order"]))
+    first: dict[int, Any] = {}
+    for cell in cells:
+        first.setdefault(cell.config_id, cell)
+    found = _read_runs(connection, list(first), study.spec["seeds"])
+    runs = [
+        _run_status(connection, cell, seed, found.get((config_id, seed)))
+        for config_id, cell in first.items()
+        for seed in study.spec["seeds"]
+    ]
+    return StudyStatus(name, study.id, len(cells), runs)
+
+
+def study_names(connection: Connection) -> list[str]:
+    return list(connection.scalars(select(StudyRow.name).order_by(StudyRow.name)))
+
+
+def _read_runs(connection: Connection, config_ids: list[int], seeds: list[int]) -> dict[tuple[int, int], Any]:
+    query = (
+        select(
+            RunRow.id, RunRow.config_id, RunRow.seed, RunRow.state, RunRow.owner, RunRow.checkpoint_step,
+            Attempt.error, Attempt.step, Attempt.resume_step, Attempt.started, Attempt.heartbeat,
+        )
+        .outerjoin(Attempt, and_(Attempt.run_id == RunRow.id, Attempt.n == RunRow.attempt))
+        .where(RunRow.config_id.in_(config_ids), RunRow.seed.in_(seeds), RunRow.code_epoch == CODE_EPOCH)
+    )  # fmt: skip
+    return {(row.config_id, row.seed): row for row in connection.execute(query)}
+
+
+def _run_status(connection: Connection, cell: Any, seed: int, row: Any) -> RunStatus:
+    label = ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"], f"seed {seed}"]))
+    num_steps = cell.num_steps or 0
+    if row is None:
+        return RunStatus(label, seed, num_steps)
+    step = row.step or row.checkpoint_step or 0
+    speed = None
+    if row.state == "running" and row.step and row.heartbeat and row.heartbeat > row.started:
+        speed = (row.step - (row.resume_step or 0)) / (row.heartbeat - row.started)
+    loss = _last_loss(connection, row.id) if row.state == "running" else None
+    return RunStatus(label, seed, num_steps, row.id, row.state, step, speed, loss, row.error, row.owner)
+
+
+def _last_loss(connection: Connection, run_id: int) -> float | None:
+    """The last value of the newest chunk: a curve is not read whole to show its end."""
+    packed = connection.scalar(
+        select(Chunk.values)
+        .where(Chunk.run_id == run_id, Chunk.metric == "loss")
+        .order_by(Chunk.attempt.desc(), Chunk.seq.desc())
+        .limit(1)
+    )
+    return None if packed is None else float(series.decode_values(packed)[-1])
+
+
+# ---- showing ---------------------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float | None) -> str:
+    """`42 s`, `3 min 05 s`, `2 h 10 min`; a dash for None."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
+
+
+def shown_loss(run: RunStatus) -> str:
+    return "–" if run.loss is None else f"{run.loss:.4g}"
+
+
+def overview(studies: Sequence[StudyStatus]) -> Table:
+    table = Table(title="Studies")
+    table.add_column("study")
+    for header in ("cells", "runs", *STATES, "time left"):
+        table.add_column(header, justify="right")
+    for study in studies:
+        counts = study.counts()
+        numbers = [f"[{STYLES.get(s, 'white')}]{counts[s]}[/]" if counts[s] else "·" for s in STATES]
+        table.add_row(
+            escape(study.name), str(study.num_cells), str(len(study.runs)), *numbers, duration(study.seconds_left)
+        )
+    return table
+
+
+def details(study: StudyStatus) -> Group:
+    """The study's line, what runs now, and everything else that is not done."""
+    parts: list[Table] = [overview([study])]
+    if running := study.of("running"):
+        table = Table("run", "cell", "step", "loss", "steps/s", "time left", "worker", title="Running")
+        for run in running:
+            speed = f"{run.speed:.2f}" if run.speed else "–"
+            table.add_row(
+                str(run.run_id), escape(run.label), f"{run.step} of {run.num_steps}", shown_loss(run), speed,
+                duration(run.seconds_left), escape(run.worker or "–"),
+            )  # fmt: skip
+        parts.append(table)
+    if others := study.of("failed", "diverged", "cancelled", "queued", MISSING):
+        table = Table("run", "cell", "state", "step", "error", title="Not done")
+        for run in others:
+            state = f"[{STYLES.get(run.state, 'white')}]{run.state}[/]"
+            table.add_row(str(run.run_id or "–"), escape(run.label), state, str(run.step), escape(run.error or ""))
+        parts.append(table)
+    return Group(*parts)
+
+
+def run_page(connection: Connection, run_id: int) -> Group:
+    """One run's options, results and attempts. Raises UserError when there is no such run."""
+    run = connection.execute(select(RunRow).where(RunRow.id == run_id)).one_or_none()
+    if run is None:
+        raise UserError(f"run={run_id}: the database has no such run; `python -m sweeps.status study=...` lists ids")
+    config = connection.execute(select(Config.json, Config.hash).where(Config.id == run.config_id)).one()
+    facts = Table("", "", title=f"Run {run_id}", show_header=False)
+    facts.add_row("state", run.state)
+    facts.add_row("seed", str(run.seed))
+    facts.add_row("config", config.hash[:12])
+    facts.add_row("cost", f"{duration(run.cpu_seconds)} CPU, {duration(run.gpu_seconds)} GPU")
+    for row in connection.execute(
+        select(StudyRow.name, CellRow.display)
+        .join(CellRow, and_(CellRow.study_id == StudyRow.id, CellRow.revision == StudyRow.revision))
+        .where(CellRow.config_id == run.config_id)
+    ):
+        labels = ", ".join(filter(None, [row.display["row_label"], row.display["col_label"]]))
+        facts.add_row("asked for by", escape(f"{row.name}: {labels}"))
+    parts: list[Table] = [facts]
+    results = connection.execute(select(Result).where(Result.run_id == run_id).order_by(Result.metric)).all()
+    if results:
+        table = Table("metric", "value", title="Results")
+        for result in results:
+            table.add_row(escape(result.metric), "not finite" if result.value is None else f"{result.value:.4g}")
+        parts.append(table)
+    parts += [_attempt_table(connection, attempt) for attempt in _attempts(connection, run_id)]
+    options = Table("option", "value", title="Options")
+    for key, value in sorted(config.json.items()):
+        options.add_row(escape(key), escape(str(value)))
+    return Group(*parts, options)
+
+
+def _attempts(connection: Connection, run_id: int) -> Sequence[Any]:
+    return connection.execute(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.n)).all()
+
+
+def _attempt_table(connection: Connection, attempt: Any) -> Table:
+    """Where and with what one attempt ran."""
+    packages = connection.scalar(select(Environment.packages).where(Environment.hash == attempt.env_hash)) or {}
+    now = connection.scalar(select(database_now())) or 0.0
+    named = ("torch", "timm", "numpy")
+    code = f"{(attempt.git_sha or 'unknown')[:12]}{' with local changes' if attempt.dirty else ''}"
+    memory = " ".join(
+        f"{size / 2**30:.2f} GiB{where}"
+        for size, where in ((attempt.peak_memory, ""), (attempt.peak_gpu_memory, " on the GPU"))
+        if size
+    )
+    rows = {
+        "outcome": attempt.outcome or "running",
+        "error": attempt.error,
+        "worker": attempt.worker,
+        "host": attempt.host,
+        "Slurm job": attempt.slurm_job,
+        "device": attempt.device,
+        "code": code,
+        "packages": ", ".join(f"{name} {packages[name]}" for name in named if name in packages),
+        "environment": (attempt.env_hash or "")[:12],
+        "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(attempt.started)),
+        "lasted": duration((attempt.ended or now) - attempt.started),
+        "steps": f"{attempt.resume_step or 0} to {attempt.step or 0}",
+        "cost": f"{duration(attempt.cpu_seconds)} CPU, {duration(attempt.gpu_seconds)} GPU",
+        "peak memory": memory,
+        **{str(key): value for key, value in (attempt.facts or {}).items()},
+    }
+    table = Table("", "", title=f"Attempt {attempt.n}", show_header=False)
+    for name, value in rows.items():
+        if value not in (None, ""):
+            table.add_row(escape(name), escape(f"{value:.4g}" if isinstance(value, float) else str(value)))
+    return table
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+
+def page(engine: Engine, study: str | None, run_id: int | None) -> Table | Group:
+    with engine.connect() as connection:
+        if run_id is not None:
+            return run_page(connection, run_id)
+        if study is not None and study != "all":
+            return details(read(connection, study))
+        return overview([read(connection, name) for name in study_names(connection)])
+
+
+def command(words: Sequence[str]) -> int:
+    arguments = cli.parse(words, OPTIONS)
+    study = arguments.values.get("study")
+    run_id = arguments.whole("run", 0, least=1) if "run" in arguments.values else None
+    engine = cli.open_for_reading(arguments)
+    console = Console()
+    try:
+        if not arguments.flag("watch"):
+            console.print(page(engine, study, run_id))
+            return cli.OK
+        with Live(page(engine, study, run_id), console=console, screen=console.is_terminal) as live:
+            while True:
+                time.sleep(REFRESH_S)
+                live.update(page(engine, study, run_id))
+    except KeyboardInterrupt:
+        return cli.OK
+    finally:
+        engine.dispose()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return cli.run(command, arguments, USAGE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+import io
+import json
+
+import pandas as pd
+import pytest
+from sqlalchemy import Engine
+
+from sweeps import query
+from sweeps.cli import OK, USER_ERROR
+from tests.sweeps.launched import finish_next, register, two_rows
+
+
+@pytest.fixture(autouse=True)
+def ratio(engine: Engine) -> None:
+    register(engine, two_rows())
+    finish_next(engine, {"ridge/digit_top1": 61.25})
+
+
+def answer(engine: Engine, *words: str) -> int:
+    return query.main([*words, f"db={engine.url}"])
+
+
+def test_sql_is_answered_as_csv(engine, capsys):
+    assert answer(engine, "select state, count(*) as n from sw_run group by state order by state", "format=csv") == OK
+    assert capsys.readouterr().out == "state,n\ndone,1\nqueued,3\n"
+
+
+def test_json_keeps_types_and_has_null_for_what_is_missing(engine, capsys):
+    answer(engine, "select id, owner, 0.1 as x from sw_run where id = 1", "format=json")
+    assert json.loads(capsys.readouterr().out) == [{"id": 1, "owner": None, "x": 0.1}]
+
+
+def test_csv_quotes_what_would_break_a_line(engine, capsys):
+    answer(engine, """select 'a,"b"' || char(10) || 'c' as "x,y" """, "format=csv")
+    assert pd.read_csv(io.StringIO(capsys.readouterr().out)).to_dict("list") == {"x,y": ['a,"b"\nc']}
+
+
+def test_a_table_shows_markup_as_it_is(engine, capsys):
+    answer(engine, "select '[red]x[/red]' as value")
+    assert "[red]x[/red]" in capsys.readouterr().out
+
+
+def test_colons_and_percent_signs_are_taken_as_they_stand(engine, capsys):
+    answer(engine, "select ':a' as colon, '50%' as percent where 'abc' like '%b%'", "format=csv")
+    assert capsys.readouterr().out == "colon,percent\n:a,50%\n"
+
+
+@pytest.mark.parametrize("sql", ["delete from sw_run", "update sw_run set state = 'done'", "drop table sw_run"])
+def test_a_statement_that_writes_is_refused_and_changes_nothing(engine, capsys, sql):
+    assert answer(engine, sql) == USER_ERROR
+    assert "read-only, nothing was changed" in capsys.readouterr().err
+    answer(engine, "select count(*) as n from sw_run where state = 'queued'", "format=csv")
+    assert capsys.readouterr().out == "n\n3\n"
+
+
+def test_a_wrong_statement_gives_the_database_s_reason(engine, capsys):
+    assert answer(engine, "select nonsense from sw_run") == USER_ERROR
+    assert "no such column: nonsense" in capsys.readouterr().err
+
+
+def test_a_study_is_a_tidy_frame_with_its_options(engine, capsys):
+    assert answer(engine, "study=ratio", "format=csv") == OK
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert len(frame) == 4
+    assert frame.loc[frame["state"] == "done", ["mask.ratio", "value"]].to_numpy().tolist() == [[0.5, 61.25]]
+
+
+def test_parquet_holds_what_csv_holds(engine, tmp_path, capsys):
+    answer(engine, "study=all", "format=parquet", f"to={tmp_path}/a.parquet")
+    assert "4 rows in" in capsys.readouterr().out
+    assert pd.read_parquet(tmp_path / "a.parquet")["value"].dropna().tolist() == [61.25]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "ask one question"),
+        (["select 1", "study=ratio"], "ask one question"),
+        (["study=ration"], "the database has no such study"),
+        (["select 1", "format=xml"], "format must be one of table, csv, json, parquet"),
+        (["select 1", "format=parquet"], "give to=FILE"),
+        (["select 1", "format=csv", "to=/dev/null/a.csv"], "cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(engine, capsys, words, message):
+    assert answer(engine, *words) == USER_ERROR
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,117 @@
+import io
+
+import pytest
+from rich.console import Console
+from sqlalchemy import Engine, select, update
+
+from sweeps import queue, series, status
+from sweeps.cli import USER_ERROR
+from sweeps.db import Attempt, RunRow
+from sweeps.queue import Usage
+from tests.sweeps.launched import finish_next, register, two_rows
+
+
+def read(engine: Engine, name: str = "ratio") -> status.StudyStatus:
+    with engine.connect() as connection:
+        return status.read(connection, name)
+
+
+def text(page: object) -> str:
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(page)
+    return console.export_text()
+
+
+def test_every_run_a_study_wants_is_counted_once_in_its_state(engine):
+    register(engine, two_rows())
+    finish_next(engine, {})
+    finish_next(engine, {}, outcome="diverged")
+    assert dict(read(engine).counts()) == {"done": 1, "diverged": 1, "queued": 2}
+
+
+def test_a_run_that_two_cells_share_is_one(engine):
+    row = {"key": "b", "set": {"mask.ratio": 0.5}}
+    register(engine, two_rows(rows=[{"key": "a", "set": {"mask.ratio": 0.5}}, row]))
+    assert (read(engine).num_cells, len(read(engine).runs)) == (2, 2)
+
+
+def test_a_running_run_shows_step_speed_loss_and_time_left(engine):
+    register(engine, two_rows())
+    with engine.begin() as connection:
+        claim = queue.claim(connection, "worker 1")
+        queue.hold(connection, claim, Usage(step=50))
+        started = connection.scalar(select(Attempt.started))
+        connection.execute(update(Attempt).values(heartbeat=started + 10, resume_step=0))
+        series.write(connection, [series.chunk_row(claim.run_id, 1, 0, "loss", [1, 2], [0.9, 0.25])])
+    run = read(engine).of("running")[0]
+    assert (run.step, run.num_steps, run.label) == (50, 100, "half, seed 0")
+    assert (run.speed, run.seconds_left, run.loss) == (pytest.approx(5.0), pytest.approx(10.0), 0.25)
+
+
+def test_the_time_left_of_a_study_counts_what_waits(engine):
+    register(engine, two_rows())
+    with engine.begin() as connection:
+        queue.hold(connection, queue.claim(connection, "worker 1"), Usage(step=50))
+        started = connection.scalar(select(Attempt.started))
+        connection.execute(update(Attempt).values(heartbeat=started + 10, resume_step=0))
+    assert read(engine).seconds_left == pytest.approx((50 + 3 * 100) / 5.0)
+
+
+def test_a_run_that_nobody_registered_is_missing(engine):
+    register(engine, two_rows())
+    with engine.begin() as connection:
+        connection.execute(RunRow.__table__.delete().where(RunRow.seed == 1))
+    assert dict(read(engine).counts()) == {"queued": 2, "missing": 2}
+
+
+def test_a_failed_run_shows_its_error(engine):
+    register(engine, two_rows())
+    with engine.begin() as connection:
+        queue.fail(connection, queue.claim(connection, "w"), "ValueError: [bold]no[/bold]", is_final=True)
+    assert "ValueError: [bold]no[/bold]" in text(status.details(read(engine)))
+
+
+def test_a_run_s_page_shows_where_each_attempt_ran_and_what_it_gave(engine):
+    register(engine, two_rows())
+    run_id = finish_next(engine, {"ridge/digit_top1": 61.25}, cpu_seconds=65.0, peak_memory=2**30)
+    with engine.connect() as connection:
+        page = text(status.run_page(connection, run_id))
+    for part in ("node1", "abc123 with local changes", "61.25", "1 min 05 s CPU", "1.00 GiB", "mask.ratio", "ratio: "):
+        assert part in page
+
+
+def test_the_overview_has_a_line_a_study(engine):
+    register(engine, two_rows())
+    register(engine, two_rows("other"))
+    page = text(status.page(engine, None, None))
+    assert "ratio" in page
+    assert "other" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study=ration"], "no such study (did you mean ratio?); it has: ratio"),
+        (["run=99"], "run=99: the database has no such run"),
+        (["run=one"], "run must be a whole number"),
+        (["stduy=ratio"], "stduy: unknown option (did you mean study?)"),
+        (["ratio"], "'ratio' is not of the form key=value"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(engine, capsys, words, message):
+    register(engine, two_rows())
+    assert status.main([*words, f"db={engine.url}"]) == USER_ERROR
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_database_is_not_made(tmp_path, capsys):
+    assert status.main([f"db=sqlite:///{tmp_path}/none.sqlite"]) == USER_ERROR
+    assert "there is no such file" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(None, "–"), (41.6, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
+def test_a_duration_is_shown_as_people_say_it(seconds, shown):
+    assert status.duration(seconds) == shown
