@@ -330,15 +330,20 @@ def fail(
     return state
 
 
+def is_ended(connection: Connection, claim: Claim, outcome: str) -> bool:
+    """Whether this very attempt has this very outcome already: a commit whose answer was lost on the way."""
+    written = connection.scalar(
+        select(Attempt.outcome).where(Attempt.run_id == claim.run_id, Attempt.n == claim.attempt)
+    )
+    return written == outcome
+
+
 def _still_mine(connection: Connection, claim: Claim, outcome: str, usage: Usage | None) -> bool:
     """False when this very ending is already written; raises Fenced when the run is another's."""
     try:
         hold(connection, claim, usage)
     except Fenced:
-        written = connection.scalar(
-            select(Attempt.outcome).where(Attempt.run_id == claim.run_id, Attempt.n == claim.attempt)
-        )
-        if written == outcome:
+        if is_ended(connection, claim, outcome):
             return False
         raise
     return True

@@ -1,0 +1,270 @@
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select, update
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sweeps import queue, series
+from sweeps.db import Attempt, Chunk, Result, RunRow
+from sweeps.journal import Journal, leftovers
+from sweeps.queue import Claim
+from sweeps.recorder import DatabaseRecorder
+
+Make = Callable[..., DatabaseRecorder]
+
+
+def claim_one(engine: Engine, worker: str = "w") -> Claim:
+    with engine.begin() as connection:
+        queue.register(connection, [({"mask": "random"}, 0)])
+        claim = queue.claim(connection, worker)
+    assert claim is not None
+    return claim
+
+
+@pytest.fixture
+def claim(engine: Engine) -> Claim:
+    return claim_one(engine)
+
+
+@pytest.fixture
+def make(engine: Engine, tmp_path: Path) -> Make:
+    def recorder(claim: Claim, **options: Any) -> DatabaseRecorder:
+        options = {"stop": threading.Event(), "sync_s": 0.02, "results_dir": tmp_path} | options
+        return DatabaseRecorder(engine, claim, tmp_path / "runs" / str(claim.run_id), **options)
+
+    return recorder
+
+
+def state(engine: Engine) -> tuple[str, str | None]:
+    with engine.begin() as connection:
+        run = connection.execute(select(RunRow.state, RunRow.attempt)).one()
+        return run.state, connection.scalar(select(Attempt.outcome).where(Attempt.n == run.attempt))
+
+
+def curve(engine: Engine, metric: str = "loss") -> dict[int, float]:
+    with engine.begin() as connection:
+        found = series.read(connection, 1, metric)
+    return dict(zip(found.steps.tolist(), found.values.tolist(), strict=True))
+
+
+def wait_for(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.01)
+
+
+def let_another_have_it(engine: Engine) -> Claim:
+    with engine.begin() as connection:
+        connection.execute(update(RunRow).values(lease_until=0.0))
+        other = queue.claim(connection, "another")
+    assert other is not None
+    return other
+
+
+def break_database(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE sw_run RENAME TO sw_away")
+
+
+def mend_database(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE sw_away RENAME TO sw_run")
+
+
+def test_a_finished_run_has_its_curve_its_results_and_its_state(engine: Engine, claim: Claim, make: Make) -> None:
+    with make(claim) as record:
+        for step in (1, 2, 3):
+            record.log(step, {"loss": 1 / step})
+        record.finish("done", {"knn/digit_top1": 90.0}, {"train_seconds": 2.0, "broken": float("nan")})
+    assert curve(engine) == {1: 1.0, 2: 0.5, 3: 1 / 3}
+    assert state(engine) == ("done", "done")
+    with engine.begin() as connection:
+        assert connection.execute(select(Result.metric, Result.value, Result.step)).all() == [
+            ("knn/digit_top1", 90.0, 3)
+        ]
+        assert connection.scalar(select(Attempt.facts)) == {"train_seconds": 2.0, "broken": None}
+    assert list(record.folder.glob("points/*")) == []
+
+
+def test_the_lease_is_renewed_while_the_trainer_is_busy(engine: Engine, make: Make) -> None:
+    claim = claim_one(engine)._replace(lease_s=0.4)
+    with make(claim, sync_s=30.0):  # renewed every quarter of a lease at the latest
+        time.sleep(1.0)
+        with engine.begin() as connection:
+            assert queue.expire(connection) == []
+
+
+def test_the_database_hears_of_the_step_a_run_is_at(engine: Engine, claim: Claim, make: Make) -> None:
+    def heard() -> int | None:
+        with engine.begin() as connection:
+            return connection.scalar(select(Attempt.step))
+
+    with make(claim) as record:
+        record.log(7, {"loss": 1.0})
+        wait_for(lambda: heard() == 7)
+
+
+def test_a_checkpoint_is_recorded_relative_to_the_results_folder(engine: Engine, claim: Claim, make: Make) -> None:
+    def stored() -> tuple[str | None, int | None]:
+        with engine.begin() as connection:
+            return tuple(connection.execute(select(RunRow.checkpoint, RunRow.checkpoint_step)).one())
+
+    with make(claim) as record:
+        record.checkpointed(40, record.folder / "step-40.pt")
+        wait_for(lambda: stored() == ("runs/1/step-40.pt", 40))
+
+
+def test_a_preempted_run_goes_back_into_the_queue(engine: Engine, claim: Claim, make: Make) -> None:
+    stop = threading.Event()
+    with make(claim, stop=stop) as record:
+        assert not record.should_stop()
+        stop.set()
+        assert record.should_stop()
+        record.finish("preempted", {}, {})
+    assert state(engine) == ("queued", "preempted")
+
+
+def test_a_worker_that_lost_its_lease_is_told_to_stop_and_writes_nothing(
+    engine: Engine, claim: Claim, make: Make
+) -> None:
+    with make(claim) as record:
+        let_another_have_it(engine)
+        record.log(1, {"loss": 1.0})
+        wait_for(record.should_stop)
+        record.finish("done", {"m": 1.0}, {})
+    assert record.outcome == "fenced"
+    assert state(engine) == ("running", None)
+    with engine.begin() as connection:
+        assert connection.scalar(select(func.count()).select_from(Result)) == 0
+        assert connection.scalar(select(func.count()).select_from(Chunk)) == 0
+
+
+def test_a_lease_lost_just_before_the_end_is_noticed_at_the_end(engine: Engine, claim: Claim, make: Make) -> None:
+    with make(claim, sync_s=60.0) as record:
+        record.log(1, {"loss": 1.0})
+        let_another_have_it(engine)
+        record.finish("done", {"m": 1.0}, {})
+    assert record.outcome == "fenced"
+    assert curve(engine) == {}
+
+
+def test_training_goes_on_while_the_database_is_away(
+    engine: Engine, claim: Claim, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with make(claim) as record:
+        break_database(engine)
+        for step in range(1, 6):
+            record.log(step, {"loss": float(step)})
+        wait_for(lambda: "does not answer" in caplog.text)
+        assert not record.should_stop()
+        mend_database(engine)
+        record.finish("done", {"m": 1.0}, {})
+    assert curve(engine) == {step: float(step) for step in range(1, 6)}
+    assert state(engine) == ("done", "done")
+
+
+def test_an_ending_waits_for_the_database(engine: Engine, claim: Claim, make: Make) -> None:
+    with make(claim, sync_s=60.0) as record:
+        break_database(engine)
+        timer = threading.Timer(0.5, mend_database, [engine])
+        timer.start()
+        record.finish("done", {"m": 1.0}, {})
+        timer.join()
+    assert state(engine) == ("done", "done")
+
+
+def test_what_a_killed_attempt_had_logged_is_sent_by_the_next(engine: Engine, claim: Claim, make: Make) -> None:
+    killed = make(claim, sync_s=60.0)  # never entered, never left: as SIGKILL leaves it
+    for step in (1, 2, 3):
+        killed.log(step, {"loss": 1.0})
+    torn = sorted(killed.folder.glob("points/*"))[-1]
+    torn.write_bytes(torn.read_bytes() + b'[4, {"lo')
+    with make(let_another_have_it(engine)) as record:
+        for step in (3, 4):
+            record.log(step, {"loss": 2.0})
+        record.finish("done", {}, {})
+    assert curve(engine) == {1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0}
+    assert list(record.folder.glob("points/*")) == []
+
+
+def test_sending_leftovers_twice_changes_nothing(engine: Engine, claim: Claim, make: Make) -> None:
+    killed = make(claim, sync_s=60.0)
+    killed.log(1, {"loss": 1.0})
+    path = next(killed.folder.glob("points/*"))
+    content = path.read_bytes()
+    for _ in range(2):  # killed again between the commit and the removal of the file
+        with make(let_another_have_it(engine)) as record:
+            record.finish("preempted", {}, {})
+        assert curve(engine) == {1: 1.0}
+        path.write_bytes(content)
+        with engine.begin() as connection:
+            queue.claim(connection, "next")
+
+
+def test_a_run_resumed_at_its_end_keeps_the_last_training_point(engine: Engine, claim: Claim, make: Make) -> None:
+    with make(claim) as record:
+        record.log(8, {"loss": 1.0})
+        record.checkpointed(8, record.folder / "step-8.pt")
+        record.finish("preempted", {}, {})
+    with engine.begin() as connection:
+        again = queue.claim(connection, "next")
+    assert again is not None
+    with make(again) as record:
+        record.log(8, {"knn/digit_top1": 90.0})
+        record.finish("done", {}, {})
+    assert curve(engine) == {8: 1.0}
+    assert curve(engine, "knn/digit_top1") == {8: 90.0}
+
+
+def test_tensorboard_shows_the_curve_without_doubling_back(engine: Engine, claim: Claim, make: Make) -> None:
+    with make(claim) as record:
+        for step in (1, 2, 3):
+            record.log(step, {"loss": 1.0})
+        record.finish("preempted", {}, {})
+    with engine.begin() as connection:
+        again = queue.claim(connection, "next")
+    assert again is not None
+    with make(again) as record:
+        for step in (3, 4):
+            record.log(step, {"loss": 2.0})
+        record.finish("done", {}, {})
+    board = EventAccumulator(str(record.folder / "events"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
+
+
+def test_a_call_of_log_takes_less_than_fifty_microseconds(engine: Engine, claim: Claim, make: Make) -> None:
+    metrics = {name: 0.1 for name in ("loss", "lr", "weight_decay", "ema_decay", "grad_norm")}
+    times = []
+    with make(claim, sync_s=60.0) as record:
+        for step in range(1000):
+            start = time.perf_counter()
+            record.log(step, metrics)
+            times.append(time.perf_counter() - start)
+    assert sorted(times)[len(times) // 2] < 50e-6  # the median: the machine may be busy
+
+
+def test_a_journals_points_come_back_from_disk(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, attempt=1)
+    journal.append(1, {"loss": 0.5})
+    closed = journal.rotate()
+    journal.append(2, {"loss": float("nan")})
+    journal.close()
+    assert closed is not None
+    found = leftovers(tmp_path, before=2)
+    assert [(g.attempt, g.seq, [step for step, _ in g.points]) for g in found] == [(1, 0, [1]), (1, 1, [2])]
+    assert found[0].points == closed.points
+    assert leftovers(tmp_path, before=1) == []
+
+
+def test_facts_of_any_kind_are_kept_as_json(engine: Engine, claim: Claim, make: Make) -> None:
+    with make(claim) as record:
+        record.finish("done", {}, {"path": Path("a/b"), "shares": [0.1, 0.2]})
+    with engine.begin() as connection:
+        assert json.loads(json.dumps(connection.scalar(select(Attempt.facts)))) == {"path": "a/b", "shares": [0.1, 0.2]}
