@@ -53,28 +53,30 @@ class Shape(NamedTuple):
             max(1, min(width, grid.w - self.margin)),
         )
 
-    def sizes(self, grid: Grid) -> list[Size]:
-        """Every size that can be drawn on `grid` when scale and aspect are independent, smallest area first.
-
-        With one shared draw, a subset of these.
-        """
+    def sizes(self, grid: Grid, *, shared: bool = False) -> list[Size]:
+        """Every size that can be drawn on `grid`, smallest area first; `shared`: with one draw for scale and aspect."""
         area = grid.h * grid.w
         found = set()
         for patches in range(int(self.scale_min * area + 1e-9), int(self.scale_max * area + 1e-9) + 1):
+            low, high = self.aspect_min, self.aspect_max
+            if shared and self.scale_max > self.scale_min:
+                low, high = self._aspect_at(patches / area), self._aspect_at((patches + 1) / area)
             if patches:
-                found |= {self._rounded(grid, patches, aspect) for aspect in self._aspects(patches)}
+                found |= {self._rounded(grid, patches, aspect) for aspect in one_of_each_rounding(patches, low, high)}
         return sorted(found or {Size(1, 1)}, key=lambda size: (size.area, size))
 
-    def _aspects(self, patches: int) -> list[float]:
-        """One aspect from each interval on which both rounded sides are constant, and the ends of the range."""
-        halves = [(side + 0.5) ** 2 for side in range(patches + 1)]
-        steps = sorted(
-            aspect
-            for aspect in {*(half / patches for half in halves), *(patches / half for half in halves)}
-            if self.aspect_min < aspect < self.aspect_max
-        )
-        edges = [self.aspect_min, *steps, self.aspect_max]
-        return [self.aspect_min, self.aspect_max, *((low + high) / 2 for low, high in pairwise(edges))]
+    def _aspect_at(self, scale: float) -> float:
+        """The aspect that goes with a scale, or the nearest one, where both come from one draw."""
+        draw = (scale - self.scale_min) / (self.scale_max - self.scale_min)
+        return self.aspect_min + min(max(draw, 0), 1) * (self.aspect_max - self.aspect_min)
+
+
+def one_of_each_rounding(patches: int, low: float, high: float) -> list[float]:
+    """One aspect from each interval of [low, high] on which both rounded sides are constant, and the two ends."""
+    halves = [(side + 0.5) ** 2 for side in range(patches + 1)]
+    changes = {*(half / patches for half in halves), *(patches / half for half in halves)}
+    edges = [low, *sorted(aspect for aspect in changes if low < aspect < high), high]
+    return [low, high, *((left + right) / 2 for left, right in pairwise(edges))]
 
 
 def check_range(name: str, low: float, high: float, *, limit: float) -> None:

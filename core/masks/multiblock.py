@@ -80,7 +80,7 @@ class MultiBlockMask(Mask):
         where = f"on grid {grid.t}x{grid.h}x{grid.w}"
         if self.exclusive_corners and min(grid.h, grid.w) < 2:
             raise ValueError(f"mask.exclusive_corners=true needs at least 2 rows and columns, {where} there are fewer")
-        targets, contexts = self.target_shape.sizes(grid), self.context_shape.sizes(grid)
+        targets, contexts = self.target_sizes(grid), self.context_sizes(grid)
         smallest, largest = targets[0].area, targets[-1].area
         if smallest <= self.min_keep:
             raise ValueError(
@@ -117,13 +117,21 @@ class MultiBlockMask(Mask):
     def context_shape(self) -> Shape:
         return Shape(self.context_scale_min, self.context_scale_max, 1, 1, int(self.exclusive_corners))
 
+    def target_sizes(self, grid: Grid) -> list[Size]:
+        """Every size a target block can have on `grid`, smallest first."""
+        return self.target_shape.sizes(grid, shared=self.shared_draw)
+
+    def context_sizes(self, grid: Grid) -> list[Size]:
+        """Every size the context block can have on `grid` before the targets are cut out, smallest first."""
+        return self.context_shape.sizes(grid)
+
     def least_context(self, grid: Grid) -> int:
         """Patches of a frame that every sample's context must have before `ragged` is applied."""
         if self.ragged is not Ragged.fixed:
             return self.min_keep + 1
         if self.context_share is not None:
             return max(self.min_keep + 1, round(self.context_share * grid.h * grid.w))
-        certain = self.context_shape.sizes(grid)[0].area - self.target_shape.sizes(grid)[-1].area
+        certain = self.context_sizes(grid)[0].area - self.target_sizes(grid)[-1].area
         return max(self.min_keep + 1, min(certain, _raw_lengths(self._key(), grid)[0]))
 
     def _key(self) -> tuple[object, ...]:
