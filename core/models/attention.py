@@ -28,15 +28,21 @@ class Attention(nn.Module):
         `attn_mask` [B, 1, 1, N] is added to the scores: 0 where a token may be seen, -inf where not.
         """
         assert not is_causal
-        b, n, d = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.num_heads, d // self.num_heads).permute(2, 0, 3, 1, 4).unbind(0)
-        q = q[:, :, skip:]
-        if x.device.type == "cpu":
-            mixed = explicit_attention(q, k, v, attn_mask)
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(b, n - skip, d))
+        out: Tensor = self.proj(attend(self.qkv(x), self.num_heads, attn_mask, skip))
         return out
+
+
+def attend(qkv: Tensor, num_heads: int, attn_mask: Tensor | None = None, skip: int = 0) -> Tensor:
+    """Mix the values of packed `qkv` [B, N, 3 D] for the tokens after the first `skip`: [B, N - skip, D]."""
+    b, n, d = qkv.shape
+    q, k, v = qkv.view(b, n, 3, num_heads, d // 3 // num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+    q = q[:, :, skip:]
+    # The flash kernel for CPU is the faster one forward, and several times the slower one backward.
+    if qkv.device.type == "cpu" and qkv.requires_grad:
+        mixed = explicit_attention(q, k, v, attn_mask)
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+    return mixed.transpose(1, 2).reshape(b, n - skip, d // 3)
 
 
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
