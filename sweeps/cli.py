@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from rich.console import Console
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -127,6 +128,12 @@ def writable_folder(path: str, name: str) -> Path:
     return folder
 
 
+def console() -> Console:
+    """For tables: as wide as the terminal, or wide enough to cut nothing where the output goes to a file or a pipe."""
+    found = Console()
+    return found if found.is_terminal else Console(width=240)
+
+
 def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None, usage: str) -> int:
     """`command`'s exit code; a mistake of the user becomes one line on stderr and exit code 2, never a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -148,6 +155,6 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None
 
 
 __all__ = [
-    "DEFAULT_DATABASE", "INCOMPLETE", "INTERRUPTED", "OK", "USER_ERROR", "Arguments", "UserError", "connect",
+    "DEFAULT_DATABASE", "INCOMPLETE", "INTERRUPTED", "OK", "USER_ERROR", "Arguments", "UserError", "connect", "console",
     "mask_url", "open_for_reading", "parse", "run", "writable_folder",
 ]  # fmt: skip

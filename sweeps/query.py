@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Engine, and_, select, text
@@ -132,7 +131,7 @@ def command(words: Sequence[str]) -> int:
         write(frame, kind, Path(to))
         print(f"{len(frame)} rows in {to}")
     elif kind == "table":
-        console = Console()
+        console = cli.console()
         console.print(as_table(frame) if len(frame) else "no rows")
     else:
         sys.stdout.write(as_text(frame, kind))

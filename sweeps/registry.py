@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
-from sweeps.db import CellRow, Paper, RunRow, StudyRow, insert_new
+from sweeps.db import CellRow, Config, Paper, RunRow, StudyRow, insert_new
 from sweeps.expand import Expansion, Request
 from sweeps.identity import CODE_EPOCH, canonical_json
 from sweeps.queue import register_configs, register_runs
@@ -41,19 +41,27 @@ def find_registered(connection: Connection, request: Request, spec_hash: str) ->
     if row is None:
         return None
     seeds = request.wanted_seeds
-    configs = set(
-        connection.scalars(
-            select(CellRow.config_id).where(CellRow.study_id == row.id, CellRow.revision == row.revision)
-        )
-    )
-    runs = connection.execute(
-        select(RunRow.id, RunRow.config_id, RunRow.seed).where(
-            RunRow.config_id.in_(configs), RunRow.seed.in_(seeds), RunRow.code_epoch == CODE_EPOCH
-        )
+    configs = select(CellRow.config_id).where(CellRow.study_id == row.id, CellRow.revision == row.revision).distinct()
+    runs = connection.scalars(
+        select(RunRow.id)
+        .where(RunRow.config_id.in_(configs), RunRow.seed.in_(seeds), RunRow.code_epoch == CODE_EPOCH)
+        .order_by(RunRow.id)
     ).all()
-    if len(runs) < len(configs) * len(seeds):
+    num_configs = connection.scalar(select(func.count()).select_from(configs.subquery())) or 0
+    if len(runs) < num_configs * len(seeds):
         return None
-    return Registered(row.id, request.instance, row.revision, seeds, sorted(run.id for run in runs))
+    return Registered(row.id, request.instance, row.revision, seeds, list(runs))
+
+
+def registered_configs(connection: Connection, request: Request, spec_hash: str) -> list[tuple[str, int]] | None:
+    """Config hash and steps of each cell of this very launch, or None when it is not in the database."""
+    rows = connection.execute(
+        select(Config.hash, Config.json["optim.steps"].as_integer())
+        .join(CellRow, CellRow.config_id == Config.id)
+        .join(StudyRow, and_(StudyRow.id == CellRow.study_id, StudyRow.revision == CellRow.revision))
+        .where(StudyRow.name == request.instance, StudyRow.spec_hash == spec_hash)
+    ).all()
+    return [(config, steps or 0) for config, steps in rows] or None
 
 
 def register_study(connection: Connection, expansion: Expansion, spec_hash: str) -> Registered:

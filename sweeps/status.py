@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -176,7 +176,7 @@ def shown_loss(run: RunStatus) -> str:
 
 def overview(studies: Sequence[StudyStatus]) -> Table:
     table = Table(title="Studies")
-    table.add_column("study")
+    table.add_column("study", no_wrap=True)
     for header in ("cells", "runs", *STATES, "time left"):
         table.add_column(header, justify="right")
     for study in studies:
@@ -297,7 +297,7 @@ def command(words: Sequence[str]) -> int:
     study = arguments.values.get("study")
     run_id = arguments.whole("run", 0, least=1) if "run" in arguments.values else None
     engine = cli.open_for_reading(arguments)
-    console = Console()
+    console = cli.console()
     try:
         if not arguments.flag("watch"):
             console.print(page(engine, study, run_id))

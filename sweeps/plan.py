@@ -1,0 +1,233 @@
+"""What launching a study would train, what others have trained already, and what finishing it will cost.
+
+python -m sweeps.plan study=masking_ratio
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy import Connection, Engine, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from sweeps import cli
+from sweeps.db import Config, RunRow
+from sweeps.expand import Request, expand, fingerprint
+from sweeps.identity import CODE_EPOCH, digest
+from sweeps.registry import launch_hash, registered_configs
+from sweeps.study import DEFAULT_SCALE, SCALES, names, read
+
+USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
+                             [db=sqlite:///results/ablations.sqlite]
+
+Nothing is trained and nothing is written. A run that several studies ask for counts once in the total.
+
+  cells, runs      places in the table; distinct runs (config x seed)
+  shared           of those, also asked for by another study of this plan
+  done             trained already, by whichever study
+  to finish        CPU-hours and GPU-hours of what is left, from the recorded cost of runs of the same config,
+                   else of the same study by step; "?" where nothing like it has ever been run
+
+example: python -m sweeps.plan study=all scale=cpu"""
+
+OPTIONS = ("study", "scale", "seeds", "db")
+RunKey = tuple[str, int]  # config hash, seed
+
+
+class Cost(NamedTuple):
+    cpu_seconds: float
+    gpu_seconds: float
+
+    def __add__(self, other: object) -> Cost:
+        assert isinstance(other, Cost)
+        return Cost(self.cpu_seconds + other.cpu_seconds, self.gpu_seconds + other.gpu_seconds)
+
+    def times(self, factor: float) -> Cost:
+        return Cost(self.cpu_seconds * factor, self.gpu_seconds * factor)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A study's cells and the runs they ask for: hash of the config and seed -> steps."""
+
+    name: str
+    num_cells: int
+    steps: dict[RunKey, int]
+
+
+class Recorded(NamedTuple):
+    """A run of the database."""
+
+    key: RunKey
+    state: str
+    steps: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Line:
+    """One study of the plan."""
+
+    name: str
+    num_cells: int
+    runs: frozenset[RunKey]
+    shared: int
+    done: frozenset[RunKey]
+    running: int
+    left: dict[RunKey, Cost | None]  # None: nothing like it was ever run
+
+
+# ---- what is wanted --------------------------------------------------------------------------------------------------
+
+
+def wanted(connection: Connection | None, request: Request, core: str) -> Wanted:
+    """From the database when this launch is in it as it would be written now, else by expanding the study."""
+    known = registered_configs(connection, request, launch_hash(request, core)) if connection is not None else None
+    if known is None:
+        configs = [config for _, config in expand(request).cells]
+        hashes = [(digest(config), int(config["optim.steps"])) for config in configs]
+    else:
+        hashes = known
+    steps = {(config, seed): steps for config, steps in hashes for seed in request.wanted_seeds}
+    return Wanted(request.instance, len(hashes), steps)
+
+
+# ---- what there is, what is left -------------------------------------------------------------------------------------
+
+
+def recorded(connection: Connection) -> list[Recorded]:
+    query = select(
+        Config.hash, RunRow.seed, RunRow.state, Config.json["optim.steps"].as_integer().label("steps"),
+        RunRow.cpu_seconds, RunRow.gpu_seconds,
+    ).join(Config, Config.id == RunRow.config_id).where(RunRow.code_epoch == CODE_EPOCH)  # fmt: skip
+    return [
+        Recorded((row.hash, row.seed), row.state, row.steps or 0, Cost(row.cpu_seconds, row.gpu_seconds))
+        for row in connection.execute(query)
+    ]
+
+
+def lines(studies: Sequence[Wanted], runs: Iterable[Recorded]) -> list[Line]:
+    """What each study has and still needs. A diverged or failed run is an outcome: launching does not repeat it."""
+    by_key = {run.key: run for run in runs}
+    found = []
+    for study in studies:
+        others = {key for other in studies if other is not study for key in other.steps}
+        states = {key: by_key[key].state if key in by_key else "missing" for key in study.steps}
+        left = [key for key, state in states.items() if state in ("missing", "queued", "running", "cancelled")]
+        costs = estimates(study, left, by_key)
+        found.append(
+            Line(
+                name=study.name,
+                num_cells=study.num_cells,
+                runs=frozenset(study.steps),
+                shared=len(others & study.steps.keys()),
+                done=frozenset(key for key, state in states.items() if state == "done"),
+                running=sum(state == "running" for state in states.values()),
+                left=costs,
+            )
+        )
+    return found
+
+
+def estimates(study: Wanted, left: Sequence[RunKey], runs: Mapping[RunKey, Recorded]) -> dict[RunKey, Cost | None]:
+    """Expected cost of each of `left`: the mean of its config's other seeds, else the study's cost a step."""
+    done = [runs[key] for key in study.steps if key in runs and runs[key].state == "done"]
+    by_config: dict[str, list[Cost]] = {}
+    for run in done:
+        by_config.setdefault(run.key[0], []).append(run.cost)
+    num_steps = sum(run.steps for run in done)
+    total = sum((run.cost for run in done), Cost(0.0, 0.0))
+
+    def estimate(key: RunKey) -> Cost | None:
+        if costs := by_config.get(key[0]):
+            return Cost(mean(c.cpu_seconds for c in costs), mean(c.gpu_seconds for c in costs))
+        return total.times(study.steps[key] / num_steps) if num_steps else None
+
+    return {key: estimate(key) for key in left}
+
+
+# ---- showing ---------------------------------------------------------------------------------------------------------
+
+
+def hours(costs: Iterable[Cost | None], *, gpu: bool) -> str:
+    """The sum, `?` when nothing of it is known, `> 1.2 h` when only a part is."""
+    listed = list(costs)
+    known = [cost for cost in listed if cost is not None]
+    if listed and not known:
+        return "?"
+    value = sum(cost.gpu_seconds if gpu else cost.cpu_seconds for cost in known) / 3600
+    return f"{'> ' if len(known) < len(listed) else ''}{value:.2f} h"
+
+
+def as_table(plan: Sequence[Line]) -> Table:
+    table = Table(title="Plan")
+    table.add_column("study", no_wrap=True)
+    for header in ("cells", "runs", "shared", "done", "running", "left", "CPU to finish", "GPU to finish"):
+        table.add_column(header, justify="right")
+    for line in plan:
+        numbers = [line.num_cells, len(line.runs), line.shared, len(line.done), line.running, len(line.left)]
+        costs = list(line.left.values())
+        table.add_row(escape(line.name), *map(str, numbers), hours(costs, gpu=False), hours(costs, gpu=True))
+    if len(plan) > 1:
+        runs = frozenset(key for line in plan for key in line.runs)
+        done = frozenset(key for line in plan for key in line.done)
+        left: dict[RunKey, Cost | None] = {}
+        for line in plan:  # an estimate from any study that asks for the run will do
+            left |= {key: cost or left.get(key) for key, cost in line.left.items()}
+        table.add_section()
+        table.add_row(
+            "all, shared runs once", str(sum(line.num_cells for line in plan)), str(len(runs)), "", str(len(done)), "",
+            str(len(left)), hours(left.values(), gpu=False), hours(left.values(), gpu=True),
+        )  # fmt: skip
+    return table
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+
+def existing(url: str) -> Engine | None:
+    """The database, or None where its file is not there yet: then everything is still to do."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    is_absent = (
+        parsed is not None and parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
+    )
+    return None if is_absent else cli.connect(url, read_only=True)
+
+
+def command(words: Sequence[str]) -> int:
+    arguments = cli.parse(words, OPTIONS, takes_overrides=True)
+    scale = arguments.choice("scale", SCALES, DEFAULT_SCALE)
+    stem = arguments.text("study", "all")
+    requests = [
+        Request(read(name), scale, arguments.overrides, tuple(arguments.seeds() or ()))
+        for name in (names() if stem == "all" else stem.split(","))
+    ]
+    core = fingerprint()
+    engine = existing(arguments.text("db", cli.DEFAULT_DATABASE))
+    if engine is None:
+        plan = lines([wanted(None, request, core) for request in requests], [])
+    else:
+        with engine.connect() as connection:
+            plan = lines([wanted(connection, request, core) for request in requests], recorded(connection))
+        engine.dispose()
+    cli.console().print(as_table(plan))
+    return cli.OK
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return cli.run(command, arguments, USAGE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
