@@ -25,6 +25,17 @@ def test_scores_equal_scikit_learns_ridge_classifier(alpha, num_train):
     assert torch.allclose(ours, torch.from_numpy(scores), atol=1e-6)
 
 
+def test_statistics_of_other_samples_leave_the_bias_unpenalised():
+    features = clusters(spread=0.8)
+    few = Samples(features.train[:15], features.train_labels["kind"][:15])
+    standardise = standardiser(features.train)
+    ours = fit_ridge(standardise, few, 4, [5.0])[0](features.test)
+    theirs = RidgeClassifier(alpha=5.0).fit(standardise(few.features).numpy(), few.labels.numpy())
+    assert torch.allclose(
+        ours, torch.from_numpy(theirs.decision_function(standardise(features.test).numpy())), atol=1e-6
+    )
+
+
 def test_top1_equals_scikit_learns_at_the_same_alpha():
     features = clusters(spread=0.8)
     scaler = StandardScaler().fit(features.train.double().numpy())
