@@ -195,7 +195,7 @@ def _recolor(pixels: Tensor, amounts: Tensor) -> Tensor:
     turn[:, 1, 2], turn[:, 2, 1] = -saturation * hue.sin(), saturation * hue.sin()
     matrix = (torch.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ) * (brightness * contrast)[:, None, None]
     # Contrast keeps the clip's mean luma, as brightness left it.
-    luma = torch.einsum("c,bcthw->b", _TO_YIQ[0].to(pixels), pixels).cpu() / pixels[0, 0].numel()
-    shift = ((1 - contrast) * brightness * luma).to(pixels.device)
+    luma = torch.einsum("c,bcthw->b", _TO_YIQ[0].to(pixels), pixels) / pixels[0, 0].numel()
+    shift = ((1 - contrast) * brightness).to(pixels.device) * luma
     colored = torch.einsum("bdc,bcthw->bdthw", matrix.to(pixels.device), pixels)
     return (colored + shift.view(-1, 1, 1, 1, 1)).clamp_(0, 255)

@@ -1,0 +1,42 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.data.arrays import cached_folder
+from core.data.moving_digits import MovingDigits
+
+
+def test_those_who_load_at_the_same_time_read_the_same(tmp_path):
+    def load_and_sum(_: int) -> int:
+        dataset = MovingDigits(num_train=64, size=16).load("train", tmp_path)
+        return int(dataset.fetch(torch.arange(64)).clips.sum())
+
+    with ThreadPoolExecutor(3) as pool:
+        sums = list(pool.map(load_and_sum, range(3)))
+    assert len(set(sums)) == 1
+    assert len(list((tmp_path / "moving_digits").iterdir())) == 1  # no drafts are left
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path):
+    def write(draft: Path) -> None:
+        (draft / "half.npy").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_folder(tmp_path / "cache" / "set", write)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def write_them(draft: Path) -> None:
+    (draft / "who").write_text("them")
+
+
+def test_a_folder_that_another_process_finished_first_is_kept(tmp_path):
+    def write(draft: Path) -> None:
+        (draft / "who").write_text("us")
+        cached_folder(tmp_path / "set", write_them)
+
+    assert (cached_folder(tmp_path / "set", write) / "who").read_text() == "them"
+    assert [item.name for item in tmp_path.iterdir()] == ["set"]
