@@ -1,0 +1,187 @@
+"""One study of the database as a tidy frame: what every table and figure is made of.
+
+A run that is missing, failed or diverged is a row like any other, with its state and no value, so that nothing
+downstream can average it away by not seeing it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Connection, Engine, and_, func, select
+
+from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow
+from sweeps.study import DEFAULT_SCALE, Study, parse
+
+MISSING = "missing"  # the state of a run that nobody has asked for yet
+_INSTANCE_KEYS = ("scale", "overrides")  # what a launch adds to the study file's content
+
+
+@dataclass(frozen=True)
+class Frame:
+    """`rows` has one row per (run, metric): every cell × seed × metric the study wants, whether or not it exists.
+
+    Columns of `rows`: study scale row_key col_key row_label col_label row_order col_order is_random_init config_id
+    seed run_id state error metric value git_sha dirty cpu_seconds gpu_seconds. `value` is NaN unless the run is
+    done. `configs` has one row a config (indexed by its id) and one column a dotted key; `tidy` joins the two.
+    """
+
+    name: str
+    study: Study
+    scale: str
+    seeds: list[int]
+    metrics: list[str]  # what the table shows, the main one first
+    rows: pd.DataFrame
+    configs: pd.DataFrame
+    digest: str  # 12 hex digits over all of the above
+
+    def tidy(self) -> pd.DataFrame:
+        """`rows` with every config key as a column (a key that is also a column of `rows` keeps the row's)."""
+        return self.rows.join(self.configs[self.configs.columns.difference(self.rows.columns)], on="config_id")
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row a (cell, seed): `rows` at the main metric."""
+        return self.rows[self.rows["metric"] == self.metrics[0]]
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """One row a place in the table, in the study's order."""
+        return self.runs.drop_duplicates(["row_key", "col_key"])
+
+
+def records(rows: pd.DataFrame) -> Iterable[Any]:
+    """Rows as named tuples, for the few that become words. pandas types their fields as anything it can hold."""
+    return rows.itertuples(index=False)
+
+
+def names(engine: Engine) -> list[str]:
+    """The studies the database holds, by name."""
+    with engine.connect() as connection:
+        return list(connection.scalars(select(StudyRow.name).order_by(StudyRow.name)))
+
+
+def load(engine: Engine, study_name: str) -> Frame:
+    """The current revision of a study. A fixed number of queries, whatever its size.
+
+    Raises ValueError when the database has no such study, naming those it has.
+    """
+    with engine.connect() as connection:
+        row = connection.execute(
+            select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == study_name)
+        ).one_or_none()
+        if row is None:
+            known = ", ".join(names(engine)) or "none yet; launch one first"
+            raise ValueError(f"study={study_name}: the database has no such study; it has: {known}")
+        study, scale, seeds, metrics = _instance(study_name, row.spec)
+        wanted = list(dict.fromkeys([*metrics, *figure_metrics(study)]))
+        raw = _read_runs(connection, row.id, row.revision, seeds, wanted)
+        configs = _read_configs(connection, row.id, row.revision)
+    rows = _complete(raw, seeds, wanted)
+    rows.insert(0, "study", study_name)
+    rows.insert(1, "scale", scale)
+    digest = _digest(row.spec, rows, configs)
+    return Frame(study_name, study, scale, seeds, metrics, rows, configs, digest)
+
+
+def figure_metrics(study: Study) -> list[str]:
+    """Metrics that only the figures show. A name with "/" is a metric; anything else is an axis or a config key."""
+    parts = [part for figure in study.figures for part in (figure, *figure.get("panels", []))]
+    named = [str(part[key]) for part in parts for key in ("metric", "x", "y") if key in part]
+    return [name for name in named if "/" in name]
+
+
+def _instance(name: str, spec: Mapping[str, Any]) -> tuple[Study, str, list[int], list[str]]:
+    """What was launched: the study as its file said then, at one scale, with the launch's seeds and metrics."""
+    stem = name.partition("@")[0]
+    study = parse({key: value for key, value in spec.items() if key not in _INSTANCE_KEYS}, Path(f"{stem}.yaml"))
+    scale = str(spec.get("scale", DEFAULT_SCALE))
+    return study, scale, study.seeds(scale), study.metrics(scale)
+
+
+# ---- queries -----------------------------------------------------------------------------------------------------
+
+
+def _read_runs(
+    connection: Connection, study_id: int, revision: int, seeds: list[int], metrics: list[str]
+) -> pd.DataFrame:
+    """Cells with their runs, each run's last attempt, and its final results: NULLs where there is none.
+
+    Runs of an older code epoch do not count once the study has newer ones: their numbers mean something else.
+    """
+    here = and_(CellRow.study_id == study_id, CellRow.revision == revision)
+    epoch = (
+        select(func.max(RunRow.code_epoch))
+        .join(CellRow, CellRow.config_id == RunRow.config_id)
+        .where(here, RunRow.seed.in_(seeds))
+        .scalar_subquery()
+    )
+    query = (
+        select(
+            CellRow.row_key, CellRow.col_key, CellRow.display, CellRow.config_id,
+            RunRow.seed, RunRow.id.label("run_id"), RunRow.state, RunRow.cpu_seconds, RunRow.gpu_seconds,
+            Attempt.error, Attempt.git_sha, Attempt.dirty, Result.metric, Result.value,
+        )
+        .outerjoin(
+            RunRow,
+            and_(RunRow.config_id == CellRow.config_id, RunRow.seed.in_(seeds), RunRow.code_epoch == epoch),
+        )
+        .outerjoin(Attempt, and_(Attempt.run_id == RunRow.id, Attempt.n == RunRow.attempt))
+        .outerjoin(
+            Result, and_(Result.run_id == RunRow.id, Result.agg == "final", Result.metric.in_(metrics))
+        )
+        .where(here)
+    )  # fmt: skip
+    result = connection.execute(query)
+    return pd.DataFrame(result.fetchall(), columns=list(result.keys()))
+
+
+def _read_configs(connection: Connection, study_id: int, revision: int) -> pd.DataFrame:
+    here = and_(CellRow.study_id == study_id, CellRow.revision == revision)
+    query = select(Config.id, Config.json).where(Config.id.in_(select(CellRow.config_id).where(here)))
+    found: dict[int, dict[str, Any]] = {row.id: row.json for row in connection.execute(query.order_by(Config.id))}
+    return pd.DataFrame.from_dict(found, orient="index").sort_index(axis="columns").rename_axis(index="config_id")
+
+
+# ---- shaping -----------------------------------------------------------------------------------------------------
+
+_RUN_COLUMNS = ["run_id", "state", "error", "git_sha", "dirty", "cpu_seconds", "gpu_seconds"]
+_DISPLAY_DEFAULTS = {"row_label": "", "col_label": "", "row_order": 0, "col_order": 0, "is_random_init": False}
+
+
+def _complete(raw: pd.DataFrame, seeds: list[int], metrics: list[str]) -> pd.DataFrame:
+    """Every cell × seed × metric in the study's order; runs and results joined on where they exist."""
+    cells = raw[["row_key", "col_key", "config_id", "display"]].drop_duplicates(["row_key", "col_key"])
+    for key, default in _DISPLAY_DEFAULTS.items():
+        cells[key] = [display.get(key, default) for display in cells["display"]]
+    cells = cells.drop(columns="display").sort_values(["row_order", "col_order", "row_key", "col_key"], kind="stable")
+
+    runs = raw.dropna(subset="run_id").astype({"run_id": "int64", "seed": "int64"})
+    values = runs.dropna(subset="metric")[["run_id", "metric", "value"]].drop_duplicates(["run_id", "metric"])
+    runs = runs.drop_duplicates("run_id")[["config_id", "seed", *_RUN_COLUMNS]]
+
+    rows = cells.merge(pd.DataFrame({"seed": seeds}, dtype="int64"), how="cross")
+    rows = rows.merge(runs, on=["config_id", "seed"], how="left")
+    rows = rows.merge(pd.DataFrame({"metric": metrics}), how="cross")
+    rows = rows.merge(values, on=["run_id", "metric"], how="left")
+    rows["state"] = rows["state"].astype(object).where(rows["state"].notna(), MISSING)
+    # A failed or diverged run may have logged a number on its way; it is not this cell's number.
+    rows["value"] = pd.to_numeric(rows["value"]).astype("float64").where(rows["state"] == "done")
+    for column in ("cpu_seconds", "gpu_seconds"):
+        rows[column] = rows[column].astype("float64")
+    return rows
+
+
+def _digest(spec: Mapping[str, Any], rows: pd.DataFrame, configs: pd.DataFrame) -> str:
+    """Over what is read, not over the file: a copied or vacuumed database, or one that also holds others, agrees."""
+    # Ids are where a row happens to lie; two databases with the same runs number them differently.
+    content = rows.drop(columns=["run_id", "config_id"])
+    text = json.dumps(spec, sort_keys=True) + content.to_csv(index=False, lineterminator="\n", float_format="%.17g")
+    text += json.dumps(sorted(json.dumps(c, sort_keys=True) for c in configs.to_dict("records")))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
