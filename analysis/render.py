@@ -1,0 +1,192 @@
+"""A table as Markdown, LaTeX and CSV. Every string of the table is escaped: labels come from study files and configs.
+
+The three show the same words and digits, but CSV, which gives full precision for whoever computes further.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+
+from analysis.stats import Estimate
+from analysis.tables import Cell, Column, Kind, Row, Table
+
+PRINTED_ONLY = "printed only"
+BASELINE = "baseline"
+
+
+def format_estimate(estimate: Estimate, *, digits: int, signed: bool = False) -> str:
+    """`61.4 ± 0.8`, `+1.2 ± 0.5`; the mean alone where one seed gives no interval."""
+    mean = f"{estimate.mean:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    return f"{mean} ± {estimate.half_width:.{digits}f}" if estimate.has_interval else mean
+
+
+def cell_text(cell: Cell, column: Column, *, digits: int) -> str:
+    """The words of one cell, not yet escaped."""
+    text = cell.text
+    if cell.estimate is not None:
+        text = format_estimate(cell.estimate, digits=digits, signed=column.kind is Kind.difference)
+    return f"{text} ({cell.note})" if cell.note else text
+
+
+def row_label(row: Row) -> str:
+    mark = BASELINE if row.is_baseline else PRINTED_ONLY if row.is_printed_only else ""
+    return f"{row.label} ({mark})" if mark else row.label
+
+
+def _lines(table: Table) -> list[list[str]]:
+    return [
+        [row_label(row)]
+        + [cell_text(cell, column, digits=table.digits) for cell, column in zip(row.cells, table.columns, strict=True)]
+        for row in table.rows
+    ]
+
+
+# ---- Markdown ----------------------------------------------------------------------------------------------------
+
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~$!#])")
+
+
+def escape_markdown(text: str) -> str:
+    """Show `text` as it is: no markup, no HTML, no table cell of its own, one line."""
+    text = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", text)
+
+
+def markdown(table: Table) -> str:
+    """A GitHub table under its title, with the notes and the provenance line below."""
+    header = [table.row_header, *(column.label for column in table.columns)]
+    body = [header, *_lines(table)]
+    lines = ["| " + " | ".join(escape_markdown(text) or " " for text in line) + " |" for line in body]
+    lines.insert(1, "|:--" + "|--:" * len(table.columns) + "|")
+    notes = [escape_markdown(note) for note in table.notes]
+    return "\n".join(
+        [
+            f"### {escape_markdown(table.caption)}",
+            "",
+            *lines,
+            "",
+            *(f"{note}  " for note in notes),  # two spaces: a line break
+            f"<sub>{escape_markdown(table.provenance)}</sub>",
+            "",
+        ]
+    )
+
+
+# ---- LaTeX -------------------------------------------------------------------------------------------------------
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': "''", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}",
+    "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "÷": r"$\div$", "·": r"$\cdot$", "→": r"$\to$",
+    "←": r"$\leftarrow$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "≠": r"$\neq$", "∞": r"$\infty$",
+    "√": r"$\surd$", "∈": r"$\in$", "°": r"$^{\circ}$", "µ": r"$\mu$", "…": r"\ldots{}", "–": "--", "—": "---",
+    "‘": "`", "’": "'", "“": "``", "”": "''", "\u00a0": "~", "²": "$^2$", "³": "$^3$", "ℓ": r"$\ell$",
+    "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "ε": r"$\epsilon$", "λ": r"$\lambda$",
+    "μ": r"$\mu$", "π": r"$\pi$", "ρ": r"$\rho$", "σ": r"$\sigma$", "τ": r"$\tau$", "φ": r"$\phi$", "ω": r"$\omega$",
+    "Δ": r"$\Delta$", "Σ": r"$\Sigma$",
+}  # fmt: skip
+
+
+def escape_latex(text: str) -> str:
+    """Show `text` as it is under pdfLaTeX with its default UTF-8 input.
+
+    A character pdfLaTeX would stop at is shown by its code point, visibly, instead of breaking the paper's build.
+    """
+    return "".join(_LATEX.get(character) or _latex_character(character) for character in _one_line(text))
+
+
+def _latex_character(character: str) -> str:
+    base, *accents = list(unicodedata.normalize("NFD", character))
+    # The default font encoding OT1 has every accent of Latin letters but the ogonek.
+    is_accented = len(accents) == 1 and base.isascii() and "À" <= character <= "ž" and accents[0] != "\u0328"
+    return (
+        character
+        if " " <= character <= "~" or is_accented or character in "ßæÆøØœŒłŁ"
+        else rf"\texttt{{U+{ord(character):04X}}}"
+    )
+
+
+def latex(table: Table) -> str:
+    """A `table` environment to `\\input`; needs booktabs, textcomp and xcolor. Printed-only rows are grey."""
+    lines = []
+    for row, line in zip(table.rows, _lines(table), strict=True):
+        cells = [escape_latex(text) for text in line]
+        if row.is_printed_only:
+            cells = [rf"\textcolor{{gray}}{{{cell}}}" for cell in cells]
+        if row.is_random_init:
+            lines.append(r"\midrule")
+        lines.append(" & ".join(cells) + r" \\")
+    header = [table.row_header, *(column.label for column in table.columns)]
+    notes = [escape_latex(text) for text in (*table.notes, table.provenance)]
+    label = re.sub(r"[^A-Za-z0-9.:-]", "-", table.name)
+    return "\n".join(
+        [
+            r"% \usepackage{booktabs,textcomp,xcolor}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape_latex(table.caption)}}}",
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+            r"\toprule",
+            " & ".join(escape_latex(text) for text in header) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\par\medskip",
+            rf"\parbox{{\linewidth}}{{\footnotesize {' '.join(notes)}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+# ---- CSV ---------------------------------------------------------------------------------------------------------
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def escape_csv(text: str) -> str:
+    """Text that a spreadsheet will not run as a formula: a leading apostrophe makes it a string there."""
+    is_number = re.fullmatch(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", text)
+    return "'" + text if text.lstrip(" ").startswith(_FORMULA) and not is_number else text
+
+
+def to_csv(table: Table) -> str:
+    """One line a row; an estimate is four columns (mean, low, high, seeds) at full precision, and what is missing
+    is named in its `.note` column. Every line carries study, scale and digest, so lines of several files can be mixed.
+    """
+    header = ["study", "scale", "digest", "row_key", "row", "kind"]
+    for column in table.columns:
+        parts = [""] if column.kind is Kind.printed else [".mean", ".low", ".high", ".seeds", ".note"]
+        header += [column.key + part for part in parts]
+    lines = [header]
+    for row in table.rows:
+        line = [table.name, table.scale, table.digest, row.key, row.label, _row_kind(row)]
+        for cell, column in zip(row.cells, table.columns, strict=True):
+            line += [cell.text] if column.kind is Kind.printed else _estimate_fields(cell)
+        lines.append(line)
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([[escape_csv(field) for field in line] for line in lines])
+    return buffer.getvalue()
+
+
+def _row_kind(row: Row) -> str:
+    if row.is_random_init:
+        return "random_init"
+    return "printed_only" if row.is_printed_only else "baseline" if row.is_baseline else "trained"
+
+
+def _estimate_fields(cell: Cell) -> list[str]:
+    if cell.estimate is None:
+        return ["", "", "", "", " ".join(filter(None, [cell.text, cell.note]))]
+    interval = [repr(cell.estimate.low), repr(cell.estimate.high)] if cell.estimate.has_interval else ["", ""]
+    return [repr(cell.estimate.mean), *interval, str(cell.estimate.num_seeds), cell.note]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,339 @@
+"""A study's table as data: rows, columns and cells, before anything is formatted. `render` turns it into text.
+
+No cell is bold and no row is starred. With three seeds most pairs of rows overlap, and a mark on the largest mean
+would say more than was measured; what a row gains is the difference column, whose interval either excludes zero or
+does not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+import pandas as pd
+
+from analysis.frame import Frame, records
+from analysis.stats import Estimate, mean_interval, paired_difference
+
+
+class Kind(Enum):
+    """What a column holds."""
+
+    value = "value"
+    difference = "difference"
+    printed = "printed"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column after the row label. `metric` and `col_key` say which runs it reads."""
+
+    key: str
+    label: str
+    kind: Kind
+    metric: str = ""
+    col_key: str | None = None  # None: the row's own column key (or the table has no second axis)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number, or the words that stand where it would be; `note` qualifies the number and is always shown."""
+
+    estimate: Estimate | None = None
+    text: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line. A printed-only row was never trained here; a random-init row was evaluated without training."""
+
+    key: str
+    label: str
+    cells: tuple[Cell, ...]
+    is_baseline: bool = False
+    is_random_init: bool = False
+    is_printed_only: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """All that is drawn, and nothing else is read to draw it."""
+
+    name: str
+    title: str
+    caption: str
+    digits: int
+    row_header: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    provenance: str
+    digest: str
+    scale: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a line of the table reads its runs: with the metrics as columns, each column level is its own line."""
+
+    row_key: str
+    col_key: str | None
+    label: str
+    is_random_init: bool = False
+
+
+@dataclass
+class _Source:
+    """The frame, indexed once, so that building a table looks at every row of it a constant number of times."""
+
+    frame: Frame
+    cells: dict[tuple[str, str, str], pd.DataFrame] = field(init=False)
+
+    def __post_init__(self) -> None:
+        keys = ["row_key", "col_key", "metric"]
+        self.cells = {key: rows for key, rows in self.frame.rows.groupby(keys, sort=False)}  # type: ignore[misc]
+
+    def runs(self, row_key: str, col_key: str, metric: str) -> pd.DataFrame | None:
+        """One row a seed, or None where the study has no such cell."""
+        return self.cells.get((row_key, col_key, metric))
+
+
+def build(frame: Frame) -> Table:
+    """Lay the study out as its `table:` section says.
+
+    With `columns: columns` (the default when the study has a second axis) a column is a level of that axis and holds
+    the main metric; with `columns: metrics` a column is a metric and each level of a second axis is a line of its own.
+    """
+    source = _Source(frame)
+    by_level = bool(frame.study.columns) and frame.study.table.get("columns", "columns") == "columns"
+    places = _places(frame, by_level)
+    columns = _columns(frame, places, by_level)
+    rows = [_trained_row(source, place, columns) for place in places]
+    if frame.study.printed:
+        rows += [_printed_only_row(frame, level.key, level.label, columns) for level in frame.study.printed.rows]
+    return Table(
+        name=frame.name,
+        title=frame.study.title,
+        caption=str(frame.study.table.get("caption") or frame.study.title),
+        digits=frame.study.table["digits"],
+        row_header=frame.study.row_axis or "row",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        notes=tuple(_notes(frame, columns, rows)),
+        provenance=provenance(frame),
+        digest=frame.digest,
+        scale=frame.scale,
+    )
+
+
+# ---- layout ------------------------------------------------------------------------------------------------------
+
+
+def _places(frame: Frame, by_level: bool) -> list[_Place]:
+    cells = frame.cells
+    if by_level:
+        # A random-init cell may stand in one column only; it is still one line.
+        lines = cells.drop_duplicates("row_key")
+        places = [_Place(c.row_key, None, c.row_label, c.is_random_init) for c in records(lines)]
+    else:
+        places = [
+            _Place(c.row_key, c.col_key, ", ".join(filter(None, [c.row_label, c.col_label])), c.is_random_init)
+            for c in records(cells)
+        ]
+    return sorted(places, key=lambda place: place.is_random_init)  # stable: the study's order, reference last
+
+
+def _columns(frame: Frame, places: list[_Place], by_level: bool) -> list[Column]:
+    has_difference = len(places) > 1
+    columns: list[Column] = []
+    if by_level:
+        metric = frame.metrics[0]
+        for level in frame.study.columns:
+            columns.append(Column(level.key, level.label, Kind.value, metric, level.key))
+            if has_difference:
+                columns.append(
+                    Column(f"{level.key}.difference", f"Δ {level.label}", Kind.difference, metric, level.key)
+                )
+            if level.key in _printed_keys(frame):
+                columns.append(Column(f"{level.key}.printed", f"printed: {level.label}", Kind.printed, "", level.key))
+        return columns
+    for number, metric in enumerate(frame.metrics):
+        columns.append(Column(metric, metric, Kind.value, metric))
+        if has_difference and number == 0:
+            columns.append(Column(f"{metric}.difference", "Δ baseline", Kind.difference, metric))
+    if frame.study.columns and _printed_keys(frame):
+        columns.append(Column("printed", f"printed: {_printed_metric(frame)}", Kind.printed))
+    elif frame.study.printed:
+        columns += [
+            Column(f"{key}.printed", f"printed: {key or _printed_metric(frame)}", Kind.printed, "", key)
+            for key in _printed_keys(frame)
+        ]
+    return columns
+
+
+def _printed_keys(frame: Frame) -> list[str]:
+    """Column keys the paper prints numbers for: levels of the second axis, or names of quantities, or just ""."""
+    values = frame.study.printed.values.values() if frame.study.printed else ()
+    return list(dict.fromkeys(key for value in values for key in value))
+
+
+def _printed_metric(frame: Frame) -> str:
+    return (frame.study.printed.metric if frame.study.printed else "") or "value"
+
+
+# ---- cells -------------------------------------------------------------------------------------------------------
+
+
+def _trained_row(source: _Source, place: _Place, columns: list[Column]) -> Row:
+    frame = source.frame
+    is_baseline = frame.study.baseline == place.row_key
+    cells = tuple(_cell(source, place, column, is_baseline) for column in columns)
+    return Row(place.row_key, place.label, cells, is_baseline, place.is_random_init)
+
+
+def _cell(source: _Source, place: _Place, column: Column, is_baseline: bool) -> Cell:
+    frame = source.frame
+    if column.kind is Kind.printed:
+        return _printed_cell(frame, place, column)
+    col_key = column.col_key if column.col_key is not None else (place.col_key or "")
+    runs = source.runs(place.row_key, col_key, column.metric)
+    if runs is None:
+        return Cell(text="–")
+    if column.kind is Kind.value:
+        return value_cell(runs)
+    if is_baseline:
+        return Cell(text="baseline")
+    baseline = source.runs(frame.study.baseline, col_key, column.metric)
+    return Cell(text="–") if baseline is None else difference_cell(runs, baseline)
+
+
+def value_cell(runs: pd.DataFrame) -> Cell:
+    """Mean over the seeds that finished. One that did not is named in the note, so no partial mean looks whole."""
+    values = runs["value"].dropna()
+    if values.empty:
+        return Cell(text=_outcome(runs))
+    note = ""
+    if len(values) < len(runs):
+        note = _share(len(values), len(runs)) + "".join(f", {count}" for count in _bad_states(runs))
+    elif len(values) == 1:
+        note = "1 seed"
+    return Cell(mean_interval(values.tolist()), note=note)
+
+
+def difference_cell(runs: pd.DataFrame, baseline: pd.DataFrame) -> Cell:
+    """Paired difference to the baseline over shared seeds; "–" with its reason when fewer than two are shared."""
+    arm, reference = (part.set_index("seed")["value"].dropna() for part in (runs, baseline))
+    num_shared = len(arm.index.intersection(reference.index))
+    if num_shared < 2:
+        return Cell(text="–", note=f"{num_shared} shared seed{'s' if num_shared != 1 else ''}")
+    note = "" if num_shared == len(runs) else _share(num_shared, len(runs))
+    return Cell(paired_difference(arm, reference), note=note)
+
+
+def _outcome(runs: pd.DataFrame) -> str:
+    """What happened where no seed gave a number: "diverged (3/3 seeds)", "missing (2/3 seeds), failed (1/3 seeds)"."""
+    states = runs["state"].where(runs["state"] != "done", "not recorded")
+    counts = states.value_counts(sort=False)
+    return ", ".join(f"{state} ({_share(int(n), len(runs))})" for state, n in counts.items())
+
+
+def _bad_states(runs: pd.DataFrame) -> list[str]:
+    states = runs.loc[runs["value"].isna(), "state"]
+    counts = states.where(states != "done", "not recorded").value_counts(sort=False)
+    return [f"{n} {state}" for state, n in counts.items()]
+
+
+def _share(num_done: int, num_wanted: int) -> str:
+    return f"{num_done}/{num_wanted} seeds"
+
+
+# ---- printed values ----------------------------------------------------------------------------------------------
+
+
+def _printed_cell(frame: Frame, place: _Place, column: Column) -> Cell:
+    printed = frame.study.printed
+    col_key = column.col_key if column.col_key is not None else (place.col_key or "")
+    value = printed.values.get(place.row_key, {}).get(col_key) if printed else None
+    return Cell(text="" if value is None else str(value))
+
+
+def _printed_only_row(frame: Frame, key: str, label: str, columns: list[Column]) -> Row:
+    place = _Place(key, None, label)
+    cells = tuple(
+        _printed_cell(frame, place, column) if column.kind is Kind.printed else Cell(text="–") for column in columns
+    )
+    return Row(key, label, cells, is_printed_only=True)
+
+
+# ---- below the table ---------------------------------------------------------------------------------------------
+
+
+def _notes(frame: Frame, columns: list[Column], rows: list[Row]) -> list[str]:
+    seeds, study = ", ".join(map(str, frame.seeds)), frame.study
+    shown = list(dict.fromkeys(column.metric for column in columns if column.kind is Kind.value))
+    notes = [f"{', '.join(shown)}: mean ± half-width of the 95 % t-interval over seeds {seeds}."]
+    if any(column.kind is Kind.difference for column in columns):
+        label = next(level.label for level in study.rows if level.key == study.baseline)
+        notes.append(
+            f"Δ: mean difference in {shown[0]} to the baseline ({label}) over shared seeds, with its 95 % interval, "
+            "not corrected for the number of rows."
+        )
+    if study.printed and any(column.kind is Kind.printed for column in columns):
+        source = study.printed.source or " ".join(study.source.values()) or "the paper"
+        notes.append(f"Printed: {_printed_metric(frame)}, {source}; other data and scale than ours.")
+    if any(row.is_printed_only for row in rows):
+        notes.append("Rows marked as printed only were not trained here.")
+    unaveraged = _unaveraged(frame)
+    return [*notes, unaveraged] if unaveraged else notes
+
+
+def _unaveraged(frame: Frame, limit: int = 8) -> str:
+    """Name the runs that have no number, so that a reader can look each one up."""
+    runs = frame.runs
+    without = runs[runs["state"] != "done"]
+    named = [
+        ", ".join(filter(None, [run.row_label, run.col_label])) + f", seed {run.seed}: {run.state}"
+        for run in records(without.head(limit))
+    ]
+    if len(without) > limit:
+        named.append(f"and {len(without) - limit} more")
+    return f"Not averaged: {'; '.join(named)}." if named else ""
+
+
+def provenance(frame: Frame) -> str:
+    """Where the numbers came from: digest of what was read, runs, seeds, code, scale and cost of distinct runs."""
+    runs = frame.runs
+    trained = runs.dropna(subset="run_id").drop_duplicates("run_id")
+    done = trained[trained["state"] == "done"]
+    # Cells that share a config share its runs: the default row is trained once and counted once.
+    num_wanted = len(runs.drop_duplicates(["config_id", "seed"]))
+    seeds = ", ".join(map(str, frame.seeds))
+    parts = [
+        f"database digest {frame.digest}",
+        f"{len(done)} of {num_wanted} runs",
+        f"seeds {seeds}",
+        _code(done),
+        f"scale {frame.scale}",
+        f"{hours(trained['cpu_seconds'])} CPU-hours",
+        f"{hours(trained['gpu_seconds'])} GPU-hours",
+    ]
+    return " · ".join(parts)
+
+
+def _code(done: pd.DataFrame) -> str:
+    shas = sorted({str(sha)[:12] for sha in done["git_sha"].dropna() if sha})
+    if not shas:
+        return "git unknown"
+    text = f"git {', '.join(shas)}" + (" (mixed)" if len(shas) > 1 else "")
+    return text + (" with uncommitted changes" if done["dirty"].fillna(False).astype(bool).any() else "")
+
+
+def hours(seconds: pd.Series[float]) -> str:
+    """Three significant digits, in hours: a smoke study costs 0.002, a paper study 1430."""
+    total = float(seconds.fillna(0).sum()) / 3600
+    if total == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(total)))
+    return f"{total:.{decimals}f}"

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+
+import pytest
+from sqlalchemy import Engine
+
+from analysis import render, tables
+from analysis.frame import load
+from analysis.stats import Estimate
+from tests.analysis.conftest import MAIN, ROWS, Laboratory
+
+HOSTILE = "<script>alert(1)</script> \\input{/etc/passwd} | `x` $y$ & 5% #1 _a_ ~ ^ {z}"
+
+
+def hostile_table(laboratory: Laboratory, label: str) -> tables.Table:
+    rows = [
+        {"key": "good", "label": "good", "set": {"mask": "a"}},
+        {"key": "bad", "label": label, "set": {"mask": "b"}},
+    ]
+    printed = {"metric": label, "source": label, "values": {"good": 1.0}}
+    laboratory.study("hostile", {**ROWS, "title": label, "rows": rows, "printed": printed, "table": {}})
+    for seed in (0, 1, 2):
+        laboratory.run("hostile", "good", seed, {MAIN: 60.0 + seed})
+        laboratory.run("hostile", "bad", seed, {MAIN: 61.0 - seed})
+    return tables.build(load(laboratory.engine, "hostile"))
+
+
+@pytest.mark.parametrize(
+    ("estimate", "digits", "signed", "text"),
+    [
+        (Estimate(61.44, 60.64, 62.24, 3), 1, False, "61.4 ± 0.8"),
+        (Estimate(1.25, 0.75, 1.75, 3), 2, True, "+1.25 ± 0.50"),
+        (Estimate(-1.25, -1.75, -0.75, 3), 1, True, "−1.2 ± 0.5"),
+        (Estimate(5.0, math.nan, math.nan, 1), 1, False, "5.0"),
+    ],
+)
+def test_a_number_is_shown_with_its_interval(estimate: Estimate, digits: int, signed: bool, text: str) -> None:
+    assert render.format_estimate(estimate, digits=digits, signed=signed) == text
+
+
+# ---- Markdown
+
+
+def test_markdown_has_a_line_a_row_and_every_line_the_same_cells(engine: Engine) -> None:
+    table = tables.build(load(engine, "masking_ratio"))
+    lines = [line for line in render.markdown(table).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(table.rows)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.columns) + 2}
+    assert "| 0.9 (baseline) | 84.2 ± 7.9 | baseline | 83.1 |" in render.markdown(table)
+
+
+def test_markdown_ends_with_the_provenance_line(engine: Engine) -> None:
+    table = tables.build(load(engine, "masking_ratio"))
+    assert render.markdown(table).rstrip().endswith(f"<sub>{table.provenance}</sub>")
+
+
+def test_hostile_strings_are_words_in_markdown(laboratory: Laboratory) -> None:
+    text = render.markdown(hostile_table(laboratory, HOSTILE + "\n\n# heading"))
+    assert "<script" not in text and "&lt;script&gt;" in text
+    assert not re.search(r"(?<!\\)[`$*]", text)
+    assert not any(line.startswith("# ") for line in text.splitlines())
+
+
+# ---- LaTeX
+
+
+def test_latex_is_a_booktabs_table_with_balanced_braces(engine: Engine) -> None:
+    for name in ("masking_ratio", "ijepa_masking"):
+        table = tables.build(load(engine, name))
+        text = render.latex(table)
+        assert_latex(text, num_columns=len(table.columns) + 1)
+        assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
+
+
+def test_hostile_strings_are_words_in_latex(laboratory: Laboratory) -> None:
+    table = hostile_table(laboratory, HOSTILE + " \x07 中 ą é ħ \u202e \" ' ` ±")
+    text = render.latex(table)
+    assert_latex(text, num_columns=len(table.columns) + 1)
+    assert r"\input" not in text and r"\textbackslash{}input\{/etc/passwd\}" in text
+    assert r"\texttt{U+4E2D}" in text and r"\texttt{U+0007}" in text and r"\texttt{U+202E}" in text
+    assert "é" in text and "ą" not in text and "ħ" not in text
+
+
+def assert_latex(text: str, *, num_columns: int) -> None:
+    """What a build would stop at: an open environment or brace, a cell too many, an active character, a new command."""
+    lines = text.splitlines()
+    assert lines[0].startswith("%") and not any("%" in line.replace(r"\%", "") for line in lines[1:])
+    opened: list[str] = []
+    for verb, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if verb == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert not opened
+    plain = re.sub(r"\\[\\{}$&#_%]", "", text)
+    depth = 0
+    for character in plain:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    assert depth == 0
+    assert plain.count("$") % 2 == 0 and "_" not in re.sub(r"\\label\{.*\}", "", plain) and "#" not in plain
+    assert "^" not in re.sub(r"\$[^$]*\$", "", plain)
+    rows = [line for line in lines if line.endswith(r" \\")]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {num_columns - 1}
+    commands = {"pm", "Delta", "cdot", "textbackslash", "textless", "textgreater", "textasciitilde", "textbar",
+                "textasciicircum", "textasciigrave", "textquotesingle", "texttt", "textcolor"}  # fmt: skip
+    layout = {"begin", "end", "centering", "caption", "label", "toprule", "midrule", "bottomrule", "par", "medskip",
+              "parbox", "linewidth", "footnotesize"}  # fmt: skip
+    assert set(re.findall(r"\\([A-Za-z]+)", "\n".join(lines[1:]))) <= commands | layout
+
+
+# ---- CSV
+
+
+def test_csv_holds_full_precision_and_names_what_is_missing(engine: Engine) -> None:
+    frame = load(engine, "ijepa_masking")
+    lines = {line["row_key"]: line for line in csv.DictReader(io.StringIO(render.to_csv(tables.build(frame))))}
+    values = frame.runs.groupby("row_key")["value"].mean()
+    assert float(lines["multiblock"][f"{MAIN}.mean"]) == values["multiblock"]
+    assert lines["block"][f"{MAIN}.seeds"] == "1"
+    assert lines["block"][f"{MAIN}.note"] == "1/3 seeds, 1 diverged, 1 missing"
+    assert lines["random"][f"{MAIN}.mean"] == "" and lines["random"][f"{MAIN}.note"] == "failed (3/3 seeds)"
+    assert lines["dino"]["kind"] == "printed_only" and lines["dino"][".printed"] == "70.0"
+    assert {line["digest"] for line in lines.values()} == {frame.digest}
+
+
+def test_no_csv_field_is_a_formula(laboratory: Laboratory) -> None:
+    table = hostile_table(laboratory, '=HYPERLINK("http://x","y"), z')
+    fields = [field for line in csv.reader(io.StringIO(render.to_csv(table))) for field in line]
+    assert '\'=HYPERLINK("http://x","y"), z' in fields
+    assert all(field[:1] not in "=+@\t\r" for field in fields if field)
+    assert float(next(f for f in fields if f.startswith("-"))) < 0  # a negative number stays a number
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "  =1"])
+def test_a_text_that_a_spreadsheet_would_run_is_quoted(text: str) -> None:
+    assert render.escape_csv(text) == "'" + text
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+2", "-1e-05", "plain", "a=b", "", "–"])
+def test_numbers_and_plain_words_are_left_alone(text: str) -> None:
+    assert render.escape_csv(text) == text

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine
+
+from analysis import tables
+from analysis.frame import load
+from analysis.render import cell_text
+from analysis.stats import mean_interval
+from analysis.tables import Table
+from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory, grid_value
+
+
+def text(table: Table, row: str, column: str) -> str:
+    number = [c.label for c in table.columns].index(column)
+    cells = next(r.cells for r in table.rows if r.key == row)
+    return cell_text(cells[number], table.columns[number], digits=table.digits)
+
+
+@pytest.fixture
+def rows_table(engine: Engine) -> Table:
+    return tables.build(load(engine, "ijepa_masking"))
+
+
+@pytest.fixture
+def grid_table(engine: Engine) -> Table:
+    return tables.build(load(engine, "masking_ratio"))
+
+
+def test_a_cell_is_the_mean_and_interval_of_its_seeds(grid_table: Table) -> None:
+    expected = mean_interval([grid_value(0.75, 600, seed) for seed in (0, 1, 2)])
+    assert text(grid_table, "0.75", "full length") == f"{expected.mean:.1f} ± {expected.half_width:.1f}"
+
+
+def test_a_difference_is_paired_by_seed_and_within_its_column(grid_table: Table) -> None:
+    pairs = [grid_value(0.5, 300, seed) - grid_value(0.9, 300, seed) for seed in (0, 1, 2)]
+    expected = mean_interval(pairs)
+    assert text(grid_table, "0.5", "Δ half length") == f"−{-expected.mean:.1f} ± {expected.half_width:.1f}"
+    assert text(grid_table, "0.9", "Δ half length") == "baseline"
+
+
+def test_columns_are_the_levels_of_the_second_axis_each_with_difference_and_printed(grid_table: Table) -> None:
+    assert [column.label for column in grid_table.columns] == [
+        "half length", "Δ half length", "printed: half length", "full length", "Δ full length", "printed: full length",
+    ]  # fmt: skip
+    assert text(grid_table, "0.9", "printed: full length") == "84.4"
+    assert text(grid_table, "0.5", "printed: full length") == ""
+
+
+def test_metrics_can_be_the_columns_of_a_grid_with_a_line_a_cell(laboratory: Laboratory) -> None:
+    laboratory.study("grid", {**GRID, "table": {"columns": "metrics"}})
+    table = tables.build(load(laboratory.engine, "grid"))
+    assert [c.label for c in table.columns] == [MAIN, "Δ baseline", "collapse/rankme", "printed: K400 top-1"]
+    assert len(table.rows) == (3 + 1) * 2
+    assert table.rows[0].label == "0.5, half length"
+    assert table.rows[5].cells[3].text == "84.4"
+
+
+def test_the_random_init_row_stands_in_every_table(rows_table: Table, grid_table: Table) -> None:
+    assert text(rows_table, "random_init", MAIN) == "49.00 ± 2.48"
+    assert text(grid_table, "random_init", "half length") == text(grid_table, "random_init", "full length")
+    assert [row.is_random_init for row in grid_table.rows] == [False, False, False, True]
+
+
+def test_a_partial_mean_says_so_and_names_what_happened(rows_table: Table) -> None:
+    assert text(rows_table, "block", MAIN) == "60.00 (1/3 seeds, 1 diverged, 1 missing)"
+    assert text(rows_table, "block", "Δ baseline") == "– (1 shared seed)"
+
+
+def test_a_row_that_failed_is_shown_as_failed(rows_table: Table) -> None:
+    assert text(rows_table, "random", MAIN) == "failed (3/3 seeds)"
+    assert "random (0.6), seed 2: failed" in " ".join(rows_table.notes)
+
+
+def test_a_study_without_runs_is_shown_as_missing(laboratory: Laboratory) -> None:
+    laboratory.study("rows", ROWS)
+    table = tables.build(load(laboratory.engine, "rows"))
+    assert text(table, "block", MAIN) == "missing (3/3 seeds)"
+    assert "0 of 12 runs" in table.provenance and "git unknown" in table.provenance
+
+
+def test_a_metric_nobody_recorded_is_not_a_blank(laboratory: Laboratory) -> None:
+    laboratory.study("rows", ROWS)
+    for seed in (0, 1, 2):
+        laboratory.run("rows", "block", seed, {MAIN: 1.0 + seed})
+    table = tables.build(load(laboratory.engine, "rows"))
+    assert text(table, "block", "knn/digit_top1") == "not recorded (3/3 seeds)"
+
+
+def test_one_seed_has_no_interval_and_says_one_seed(laboratory: Laboratory) -> None:
+    laboratory.study("rows", {**ROWS, "seeds": [4]})
+    laboratory.run("rows", "block", 4, {MAIN: 61.25})
+    assert text(tables.build(load(laboratory.engine, "rows")), "block", MAIN) == "61.25 (1 seed)"
+
+
+def test_printed_only_rows_come_last_and_hold_no_number_of_ours(rows_table: Table) -> None:
+    row = rows_table.rows[-1]
+    assert row.is_printed_only and row.label == "DINO"
+    assert [cell.text for cell in row.cells] == ["–", "–", "–", "70.0"]
+
+
+def test_a_paper_that_prints_two_numbers_a_row_has_two_printed_columns(laboratory: Laboratory) -> None:
+    values = {"block": {"top-1": 20.2, "context ratio": 0.4}}
+    laboratory.study("rows", {**ROWS, "printed": {"metric": "linear", "values": values}})
+    table = tables.build(load(laboratory.engine, "rows"))
+    assert text(table, "block", "printed: top-1") == "20.2"
+    assert text(table, "block", "printed: context ratio") == "0.4"
+
+
+def test_provenance_counts_distinct_runs_seeds_code_and_cost(rows_table: Table, grid_table: Table) -> None:
+    assert f"database digest {grid_table.digest}" in grid_table.provenance
+    assert "21 of 21 runs" in grid_table.provenance  # 18 trained, 3 random-init shared by both columns
+    assert "seeds 0, 1, 2" in grid_table.provenance and "scale cpu" in grid_table.provenance
+    hours = (9 * 30 + 9 * 60 + 3 * 60) / 3600
+    assert f"{hours:.3f} CPU-hours · 0 GPU-hours" in grid_table.provenance
+    assert "(mixed)" not in grid_table.provenance
+    assert f"git {'a' * 12}, {'b' * 12} (mixed)" in rows_table.provenance
+
+
+def test_two_scales_are_two_tables(laboratory: Laboratory) -> None:
+    laboratory.study("rows", ROWS)
+    laboratory.study("rows@smoke", {**ROWS, "scales": {"smoke": {"optim.batch_size": 2}}}, "smoke")
+    laboratory.run("rows@smoke", "block", 0, {MAIN: 1.0})
+    assert "0 of 12 runs" in tables.build(load(laboratory.engine, "rows")).provenance
+    table = tables.build(load(laboratory.engine, "rows@smoke"))
+    assert table.scale == "smoke" and "1 of 12 runs" in table.provenance
