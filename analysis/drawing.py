@@ -1,0 +1,254 @@
+"""Draw what `figures.plot` found. Nothing is computed here but places on the page."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from analysis.figures import FLAT, Panel, Plot, levels
+from analysis.frame import records
+from analysis.theme import MARKERS, PALETTE, REFERENCE, png, settings, svg
+
+PANEL_WIDTH, PANEL_HEIGHT, LEGEND_WIDTH = 3.6, 3.1, 1.2  # inches
+
+
+def images(plot: Plot) -> dict[str, bytes]:
+    """The figure as {"svg": ..., "png": ...}; the same plot gives the same bytes."""
+    with mpl.rc_context(cast(Any, settings())):
+        figure = draw(plot)
+        return {"svg": svg(figure), "png": png(figure)}
+
+
+def draw(plot: Plot) -> Figure:
+    """One row of panels, one legend beside them. Call it within `theme.settings()`."""
+    has_legend = bool((plot.points["hue"] != "").any()) or not plot.references.empty
+    num_marks = max(len(_of(plot.points, number)) for number in range(len(plot.panels)))
+    is_flat = plot.panels[0].kind in FLAT
+    width = PANEL_WIDTH * len(plot.panels) + LEGEND_WIDTH * has_legend
+    height = 1.3 + 0.3 * num_marks if is_flat else PANEL_HEIGHT
+    figure = Figure(figsize=(width, height), layout="constrained")
+    all_axes: list[Axes] = []
+    for number, panel in enumerate(plot.panels):
+        axes = figure.add_subplot(1, len(plot.panels), number + 1, sharey=_shared(all_axes, plot, panel))
+        all_axes.append(axes)
+        # Every panel gives a hue level the same colour, also one that shows only some of the levels.
+        groups = _groups(_of(plot.points, number), levels(plot.points["hue"]))
+        _DRAWING[panel.kind](axes, panel, groups)
+        _reference(axes, panel, _of(plot.references, number))
+        _label(axes, panel, is_shared=any(axes.get_shared_y_axes().joined(axes, other) for other in all_axes[:-1]))
+    figure.suptitle(plot.title, fontsize=11)
+    if has_legend:
+        _legend(figure, plot, all_axes)
+    if plot.note:
+        figure.supxlabel(textwrap.fill(plot.note, int(width * 17)), fontsize=7.5, x=0.01, ha="left")
+    return figure
+
+
+def _shared(drawn: list[Axes], plot: Plot, panel: Panel) -> Axes | None:
+    """The axes whose y this panel shares: the same rows, or the same metric in the same unit."""
+    if not drawn:
+        return None
+    if panel.kind in FLAT:
+        return drawn[0]
+    return None if panel.is_printed or panel.metric != plot.panels[0].metric else drawn[0]
+
+
+def _of(points: pd.DataFrame, number: int) -> pd.DataFrame:
+    return points[points["panel"] == number]
+
+
+def _label(axes: Axes, panel: Panel, *, is_shared: bool) -> None:
+    if panel.kind in FLAT:
+        axes.set(xlabel=panel.ylabel, ylabel=panel.xlabel)  # the values lie along x
+    else:
+        axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
+    axes.set_title(panel.title)
+    if is_shared:
+        axes.set_ylabel("")
+        axes.tick_params(labelleft=False)
+    axes.grid(axis="x" if panel.kind in FLAT else "y", visible=True)
+    axes.grid(axis="y" if panel.kind in FLAT else "x", visible=False)
+
+
+def _reference(axes: Axes, panel: Panel, reference: pd.DataFrame) -> None:
+    """The untrained encoder, as a dashed line with its interval behind everything."""
+    for row in records(reference.dropna(subset="mean")):
+        line, span = (axes.axvline, axes.axvspan) if panel.kind in FLAT else (axes.axhline, axes.axhspan)
+        line(row.mean, color=REFERENCE, linestyle=(0, (4, 3)), linewidth=1.1, zorder=1, label="random init")
+        if np.isfinite(row.low):
+            span(row.low, row.high, color=REFERENCE, alpha=0.08, linewidth=0, zorder=0)
+
+
+# ---- lines and marks ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The points of one hue level and how that level is drawn."""
+
+    points: pd.DataFrame
+    label: str
+    color: str
+    marker: str
+
+
+def _groups(points: pd.DataFrame, hues: Sequence[Any]) -> list[_Group]:
+    return [
+        _Group(points[points["hue"] == hue], _name(hue), PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)])
+        for i, hue in enumerate(hues)
+    ]
+
+
+def _lines(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> None:
+    to_place = _place_x(axes, panel, groups)
+    for group in groups:
+        points = group.points.assign(x=to_place(group.points["x"])).dropna(subset="mean").sort_values("x")
+        if points.empty:
+            continue
+        sns.lineplot(
+            x=points["x"], y=points["mean"], ax=axes, color=group.color, linestyle="--" if panel.is_printed else "-",
+            marker=group.marker, markeredgecolor=group.color, errorbar=None, label=group.label or None, legend=False,
+        )  # fmt: skip
+        _marks(axes, points, group, hollow=panel.is_printed)
+        if len(points) > 1:
+            axes.fill_between(points["x"], points["low"], points["high"], color=group.color, alpha=0.13, linewidth=0)
+        else:
+            _error_bars(axes, points, group)
+
+
+def _scatter(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> None:
+    to_place = _place_x(axes, panel, groups)
+    for group in groups:
+        points = group.points.assign(x=to_place(group.points["x"])).dropna(subset=["mean", "x"])
+        _error_bars(axes, points, group)
+        _marks(axes, points, group, hollow=panel.is_printed, label=group.label or None)
+
+
+def _marks(axes: Axes, points: pd.DataFrame, group: _Group, *, hollow: bool, label: str | None = None) -> None:
+    """Filled where every seed is in; hollow where some are missing, and for printed numbers."""
+    whole = (points["num_seeds"] >= points["num_wanted"]) & (not hollow)
+    faces = [group.color if is_whole else "white" for is_whole in whole]
+    axes.scatter(
+        points["x"], points["mean"], c=faces, edgecolors=group.color, marker=group.marker, s=28, zorder=4, label=label
+    )
+
+
+def _error_bars(axes: Axes, points: pd.DataFrame, group: _Group) -> None:
+    margin = ((points["high"] - points["low"]) / 2).fillna(0)
+    axes.errorbar(
+        points["x"], points["mean"], yerr=margin, color=group.color, linestyle="none", elinewidth=1, capsize=2, zorder=3
+    )
+
+
+def _place_x(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> Callable[[pd.Series[Any]], pd.Series[float]]:
+    """Numbers where they are, ticks on them if they fit; words side by side in the study's order."""
+    found = levels([value for group in groups for value in group.points["x"]])
+    if not all(isinstance(value, float | int) for value in found):
+        axes.set_xticks(range(len(found)), [textwrap.fill(_name(level), 14) for level in found])
+        axes.set_xlim(-0.4, len(found) - 0.6)
+        return lambda x: x.map({level: place for place, level in enumerate(found)}).astype("float64")
+    if panel.is_log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    if _ticks_fit(found, is_log=panel.is_log):
+        axes.set_xticks(found)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    axes.margins(x=0.08)
+    return lambda x: x.astype("float64")
+
+
+def _ticks_fit(values: Sequence[float], *, is_log: bool) -> bool:
+    if len(values) < 2 or (is_log and min(values) <= 0):
+        return False
+    places = np.log(values) if is_log else np.asarray(values, dtype=np.float64)
+    return len(values) <= 7 and float(np.diff(places).min()) >= 0.1 * float(np.ptp(places))
+
+
+# ---- bars and points ---------------------------------------------------------------------------------------------
+
+
+def _flat(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> None:
+    """Rows from the top, hue levels side by side within a row; intervals as whiskers."""
+    column = "x" if len(groups) > 1 else "label"
+    rows = levels([row for group in groups for row in group.points[column]])
+    step = 0.78 / max(1, len(groups))
+    for number, group in enumerate(groups):
+        points = group.points.dropna(subset="mean")
+        offset = (number - (len(groups) - 1) / 2) * step
+        places = points[column].map({row: place for place, row in enumerate(rows)}).astype("float64") + offset
+        if panel.kind == "bar" and not panel.is_printed:
+            _bars(axes, points, places, group, height=0.92 * step)
+        else:
+            swapped = points.assign(x=points["mean"], mean=places)
+            _marks(axes, swapped, group, hollow=panel.is_printed, label=group.label)
+            axes.margins(x=0.12)
+        if not panel.is_printed:
+            margin = ((points["high"] - points["low"]) / 2).fillna(0)
+            color = REFERENCE if panel.kind == "bar" else group.color
+            axes.errorbar(
+                points["mean"],
+                places,
+                xerr=margin,
+                color=color,
+                linestyle="none",
+                elinewidth=1.1,
+                capsize=2.5,
+                zorder=3,
+            )
+    axes.set_yticks(range(len(rows)), [textwrap.fill(_name(row), 32) for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def _bars(axes: Axes, points: pd.DataFrame, places: pd.Series[float], group: _Group, *, height: float) -> None:
+    whole = points["num_seeds"] >= points["num_wanted"]
+    colors = [group.color if is_whole else "white" for is_whole in whole]
+    axes.barh(
+        places, points["mean"], height=height, color=colors, edgecolor=group.color, linewidth=1, zorder=2,
+        label=group.label,
+    )  # fmt: skip
+
+
+_DRAWING: dict[str, Callable[[Axes, Panel, Sequence[_Group]], None]] = {
+    "line": _lines,
+    "scatter": _scatter,
+    "bar": _flat,
+    "point": _flat,
+}
+
+
+# ---- words -------------------------------------------------------------------------------------------------------
+
+
+def _legend(figure: Figure, plot: Plot, all_axes: list[Axes]) -> None:
+    handles: dict[str, Any] = {}
+    for axes in all_axes[::-1]:  # the first panel's marks win over the printed panel's
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles[label] = handle
+    order = [_name(level) for level in levels(plot.points["hue"]) if _name(level) in handles]
+    order += [label for label in handles if label not in order]
+    figure.legend(
+        [handles[label] for label in order], order, title=plot.panels[0].hue_label or None, loc="outside right center"
+    )
+
+
+def _name(level: Any) -> str:
+    return compact(level) if isinstance(level, float | int) and not isinstance(level, bool) else str(level)
+
+
+def compact(value: float) -> str:
+    """0.75, 400, 12.8k, 1.2M: short enough for an axis."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= max(size, 1e4):  # four digits are as short as "9.8k"
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.4g}" if abs(value) >= 1000 else f"{value:.3g}"

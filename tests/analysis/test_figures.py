@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import matplotlib as mpl
+import pytest
+from matplotlib.figure import Figure
+from sqlalchemy import Engine
+
+from analysis import drawing, figures, theme
+from analysis.frame import Frame, load
+from analysis.stats import mean_interval
+from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory, grid_value
+
+
+@pytest.fixture
+def grid(engine: Engine) -> Frame:
+    return load(engine, "masking_ratio")
+
+
+@pytest.fixture
+def rows(engine: Engine) -> Frame:
+    return load(engine, "ijepa_masking")
+
+
+def figure_of(frame: Frame, name: str) -> figures.Plot:
+    return figures.plot(frame, next(figure for figure in frame.study.figures if figure["name"] == name))
+
+
+def drawn(plot: figures.Plot) -> Figure:
+    with mpl.rc_context(theme.settings()):
+        figure = drawing.draw(plot)
+        theme.png(figure)  # lays the page out
+        return figure
+
+
+def test_a_point_is_the_mean_and_interval_of_its_cell(grid: Frame) -> None:
+    points = figure_of(grid, "curve").points
+    point = points[(points["panel"] == 0) & (points["hue"] == "0.75") & (points["x"] == 600)].iloc[0]
+    expected = mean_interval([grid_value(0.75, 600, seed) for seed in (0, 1, 2)])
+    assert (point["mean"], point["low"], point["high"]) == pytest.approx((expected.mean, expected.low, expected.high))
+
+
+def test_the_right_panel_of_masking_ratio_counts_encoded_tokens(grid: Frame) -> None:
+    points = figure_of(grid, "curve").points
+    right = points[points["panel"] == 1].set_index(["row_key", "col_key"])["x"]
+    assert right["0.9", "long"] == pytest.approx(600 * 64 * 0.1)
+    assert right["0.5", "short"] == pytest.approx(300 * 64 * 0.5)
+    assert len(right) == 6
+
+
+def test_random_init_is_a_reference_and_not_a_point(grid: Frame) -> None:
+    plot = figure_of(grid, "curve")
+    assert "random_init" not in set(plot.points["row_key"])
+    ours = plot.references[plot.references["panel"] == 0]
+    assert ours["mean"].tolist() == pytest.approx([49.0])
+
+
+def test_printed_numbers_have_a_panel_of_their_own(grid: Frame, rows: Frame) -> None:
+    for plot, expected in ((figure_of(grid, "curve"), [83.1, 84.4]), (figure_of(rows, "bars"), [54.2, 20.2, 17.6])):
+        last = len(plot.panels) - 1
+        assert [panel.is_printed for panel in plot.panels] == [False] * last + [True]
+        assert plot.points.loc[plot.points["panel"] == last, "mean"].tolist() == expected
+
+
+def test_one_printed_number_is_no_line(laboratory: Laboratory) -> None:
+    laboratory.study("grid", {**GRID, "printed": {"metric": "top-1", "values": {"0.9": {"long": 84.4}}}})
+    assert len(figure_of(load(laboratory.engine, "grid"), "curve").panels) == 2
+
+
+def test_what_is_incomplete_is_named_below_the_figure(rows: Frame, grid: Frame) -> None:
+    assert figure_of(rows, "bars").note == "Hollow or absent: block (0.6): 1/3 seeds; random (0.6): 0/3 seeds"
+    assert figure_of(grid, "curve").note == ""
+
+
+def test_a_metric_can_be_the_x_axis(grid: Frame) -> None:
+    points = figures.plot(grid, {"name": "f", "kind": "scatter", "x": "collapse/rankme"}).points
+    assert points["x"].tolist() == pytest.approx((points["mean"] / 4).tolist())
+
+
+def test_hours_are_those_of_the_runs(grid: Frame) -> None:
+    points = figure_of(grid, "hours").points.set_index(["row_key", "col_key"])
+    assert points.loc[("0.5", "long"), "x"] == pytest.approx(60 / 3600)
+
+
+@pytest.mark.parametrize("name", ["mask.ratioo", "__import__('os')", "optim.steps * 2"])
+def test_an_unknown_axis_is_an_error_naming_what_is_allowed(grid: Frame, name: str) -> None:
+    with pytest.raises(ValueError, match=r"masking_ratio: figure axis .* allowed beside those: mask.ratio, length"):
+        figures.plot(grid, {"name": "f", "x": name})
+
+
+def test_a_formula_whose_keys_the_runs_lack_says_which(rows: Frame) -> None:
+    with pytest.raises(ValueError, match=r"needs mask\.ratio"):
+        figures.plot(rows, {"name": "f", "x": "encoded_tokens"})
+
+
+def test_numbers_are_ordered_by_size_and_words_by_the_study() -> None:
+    assert figures.levels([0.9, 0.5, 0.75, 0.5]) == [0.5, 0.75, 0.9]
+    assert figures.levels(["tube", "block", "tube"]) == ["tube", "block"]
+
+
+# ---- drawing
+
+
+def test_the_line_drawn_is_the_points(grid: Frame) -> None:
+    plot = figure_of(grid, "curve")
+    lines = [line for line in drawn(plot).axes[0].lines if line.get_label() == "0.5"]
+    points = plot.points[(plot.points["panel"] == 0) & (plot.points["hue"] == "0.5")]
+    assert [list(line.get_ydata()) for line in lines] == [points["mean"].tolist()]
+
+
+def test_a_bar_of_missing_seeds_is_hollow_and_one_of_none_is_absent(rows: Frame) -> None:
+    bars = drawn(figure_of(rows, "bars")).axes[0].containers[0]
+    assert [round(bar.get_width(), 2) for bar in bars] == [71.33, 60.0]
+    assert [bar.get_facecolor()[:3] == (1.0, 1.0, 1.0) for bar in bars] == [False, True]
+
+
+def test_a_level_has_one_colour_in_every_panel(grid: Frame) -> None:
+    all_axes = drawn(figure_of(grid, "curve")).axes
+    colors = [{line.get_color() for line in axes.lines if line.get_label() == "0.9"} for axes in all_axes]
+    assert colors[0] == colors[1] == colors[2] and len(colors[0]) == 1
+
+
+@pytest.mark.parametrize(("study", "name"), [("masking_ratio", "curve"), ("ijepa_masking", "bars")])
+def test_no_two_tick_labels_overlap(engine: Engine, study: str, name: str) -> None:
+    for axes in drawn(figure_of(load(engine, study), name)).axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high and t.label1.get_visible()]
+            boxes = [tick.label1.get_window_extent() for tick in ticks if tick.label1.get_text()]
+            assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize("kind", ["line", "bar", "point", "scatter"])
+def test_every_kind_gives_the_same_bytes_twice_and_valid_svg(rows: Frame, kind: str) -> None:
+    x = {"x": "knn/digit_top1"} if kind == "scatter" else {}
+    first, second = (drawing.images(figures.plot(rows, {"name": "f", "kind": kind, **x})) for _ in range(2))
+    assert first == second
+    assert first["png"].startswith(b"\x89PNG")
+    assert ElementTree.fromstring(first["svg"]).tag.endswith("svg")
+    assert b"<dc:date>" not in first["svg"]
+
+
+def test_a_study_without_runs_is_an_empty_figure_that_says_so(laboratory: Laboratory) -> None:
+    laboratory.study("rows", ROWS)
+    plot = figure_of(load(laboratory.engine, "rows"), "bars")
+    assert "multi-block: 0/3 seeds" in plot.note
+    assert drawing.images(plot)["svg"]
+
+
+def test_a_hostile_label_is_drawn_as_it_is(laboratory: Laboratory) -> None:
+    level = {"key": "a", "label": "<script>$x^{</script>", "set": {"mask": "a"}}
+    laboratory.study("rows", {**ROWS, "rows": [level], "printed": {"metric": "m"}, "title": "$\\frac{<b>"})
+    laboratory.run("rows", "a", 0, {MAIN: 1.0})
+    content = drawing.images(figure_of(load(laboratory.engine, "rows"), "bars"))["svg"]
+    assert b"<script" not in content and b"<b>" not in content
