@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from analysis import report
+from analysis.report import Options, contents, main, parse, write
+from sweeps.db import open_database
+from tests.analysis.conftest import MAIN, ROWS, Laboratory
+
+
+@pytest.fixture(scope="module")
+def written(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder as the command leaves it; do not edit it."""
+    folder = tmp_path_factory.mktemp("results")
+    assert main([f"db=sqlite:///{filled}", f"results_dir={folder}"]) == 0
+    return folder
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_every_study_has_its_tables_figures_and_a_line_in_the_index(written: Path) -> None:
+    names = [*(f"tables/ijepa_masking.{s}" for s in ("csv", "md", "tex")), "tables/index.md"]
+    names += [f"tables/masking_ratio.{s}" for s in ("csv", "md", "tex")]
+    for figure in ("ijepa_masking-bars", "ijepa_masking-dots", "masking_ratio-curve", "masking_ratio-hours"):
+        names += [f"figures/{figure}.png", f"figures/{figure}.svg"]
+    assert sorted(snapshot(written)) == sorted(names)
+    index = (written / "tables/index.md").read_text()
+    assert "| [ijepa\\_masking](ijepa_masking.md) | Which mask? | cpu | 7 of 12 |" in index
+    assert "[curve](../figures/masking_ratio-curve.svg)" in index
+
+
+@pytest.fixture(scope="module")
+def elsewhere(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a copied database by a process of its own, which fails if it loaded torch or core."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(filled, folder / "copy.sqlite")
+    code = "import sys; from analysis.report import main; code = main(sys.argv[1:]); "
+    code += "sys.exit(code or bool({'torch', 'core'} & {*sys.modules}))"
+    command = [sys.executable, "-c", code, "db=sqlite:///copy.sqlite", "results_dir=results"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(report.__file__).parent.parent), "PYTHONHASHSEED": "7"}
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+    return folder / "results"
+
+
+def test_a_copied_database_gives_the_same_bytes_without_torch(written: Path, elsewhere: Path) -> None:
+    assert snapshot(elsewhere) == snapshot(written)
+
+
+def test_check_passes_on_what_was_written_and_names_a_hand_edit(
+    filled: Path, written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(written, tmp_path / "results")
+    arguments = [f"db=sqlite:///{filled}", f"results_dir={tmp_path / 'results'}", "check=true", "study=ijepa_masking"]
+    assert main(arguments) == 0
+    edited = tmp_path / "results/tables/ijepa_masking.md"
+    edited.write_text(edited.read_text().replace("71.33", "81.33"))
+    (tmp_path / "results/figures/ijepa_masking-dots.svg").unlink()
+    before = snapshot(tmp_path / "results")
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{edited}: differs from the database",
+        f"{tmp_path / 'results/figures/ijepa_masking-dots.svg'}: missing",
+    ]
+    assert snapshot(tmp_path / "results") == before  # check writes nothing
+
+
+def test_check_of_all_names_a_file_that_no_study_gives(
+    filled: Path, written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(written, tmp_path / "results")
+    stray = tmp_path / "results/tables/renamed.md"
+    stray.write_text("old")
+    assert main([f"db=sqlite:///{filled}", f"results_dir={tmp_path / 'results'}", "check=true"]) == 1
+    assert capsys.readouterr().out == f"{stray}: not in the database\n"
+
+
+def test_writing_again_leaves_unchanged_files_alone(engine: Engine, tmp_path: Path) -> None:
+    paths = write(engine, ["ijepa_masking"], tmp_path)
+    times = [path.stat().st_mtime_ns for path in paths]
+    assert write(engine, ["ijepa_masking"], tmp_path) == paths
+    assert [path.stat().st_mtime_ns for path in paths] == times
+
+
+def test_a_study_with_an_instance_name_is_written_under_it(laboratory: Laboratory) -> None:
+    laboratory.study("rows@data=image_folder", {**ROWS, "figures": []})
+    assert "tables/rows@data=image_folder.tex" in contents(laboratory.engine, ["rows@data=image_folder"])
+
+
+def test_a_new_run_changes_the_table(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.study("rows", {**ROWS, "figures": []})
+    write(laboratory.engine, ["rows"], tmp_path)
+    assert "61.00 (1/3 seeds" not in (tmp_path / "tables/rows.md").read_text()
+    laboratory.run("rows", "block", 0, {MAIN: 61.0})
+    write(laboratory.engine, ["rows"], tmp_path)
+    assert "61.00 (1/3 seeds" in (tmp_path / "tables/rows.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("studdy=all", "studdy: unknown option (did you mean study?); options: study, db, results_dir, check"),
+        ("all", "'all' is not of the form key=value; options: study, db, results_dir, check"),
+        ("check=yes", "check must be true or false, got 'yes'"),
+        ("study=nothing", "study=nothing: the database has no such study; it has: ijepa_masking, masking_ratio"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, message: str
+) -> None:
+    assert main([f"db=sqlite:///{filled}", f"results_dir={tmp_path / 'r'}", argument]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("content", [None, "not a database, but long enough to be taken for one" * 20, ""])
+def test_a_database_that_cannot_be_read_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
+) -> None:
+    path = tmp_path / "none.sqlite"
+    if content is not None:
+        path.write_text(content)
+    assert main([f"db=sqlite:///{path}", f"results_dir={tmp_path / 'r'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: db=sqlite:///{path}: ") and error.count("\n") == 1
+    assert not (tmp_path / "r").exists()
+
+
+def test_help_says_what_each_option_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name}=" in shown for name in Options.__dataclass_fields__)
+
+
+def test_options_have_the_defaults_help_names() -> None:
+    options = parse([])
+    for name, value in (("study", options.study), ("db", options.db), ("results_dir", options.results_dir)):
+        assert f"  {name}={value} " in report.HELP
+
+
+def test_a_database_of_a_newer_program_is_refused(
+    filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "newer.sqlite"
+    shutil.copy(filled, path)
+    engine = open_database(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("update sw_alembic_version set version_num = '9999'")
+    engine.dispose()
+    assert main([f"db=sqlite:///{path}", f"results_dir={tmp_path / 'r'}"]) == 2
+    assert "newer" in capsys.readouterr().err
