@@ -93,19 +93,20 @@ class Meter:
     """What this process uses from now on: CPU seconds, seconds on the GPU, peak memory of host and GPU."""
 
     def __init__(self, device: str = "auto") -> None:
-        self.is_gpu = is_gpu(device)
+        # Asked for here: the current card is a thread's own, and `usage` is called from another thread.
+        self.gpu = torch.cuda.current_device() if is_gpu(device) else None
         self.clock, self.cpu = time.monotonic(), _cpu_seconds()
         reset_peak_memory()
-        if self.is_gpu:
-            torch.cuda.reset_peak_memory_stats()
+        if self.gpu is not None:
+            torch.cuda.reset_peak_memory_stats(self.gpu)
 
     def usage(self, step: int | None = None) -> Usage:
         return Usage(
             step=step,
             cpu_seconds=_cpu_seconds() - self.cpu,
-            gpu_seconds=time.monotonic() - self.clock if self.is_gpu else 0.0,
+            gpu_seconds=time.monotonic() - self.clock if self.gpu is not None else 0.0,
             peak_memory=peak_memory(),
-            peak_gpu_memory=torch.cuda.max_memory_allocated() if self.is_gpu else None,
+            peak_gpu_memory=torch.cuda.max_memory_allocated(self.gpu) if self.gpu is not None else None,
         )
 
 

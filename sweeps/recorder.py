@@ -86,7 +86,7 @@ class DatabaseRecorder:
         self.usage, self.sync_s, self.patience_s = usage, min(sync_s, claim.lease_s / 4), patience_s
         self.stop, self.fenced, self.closing = stop, threading.Event(), threading.Event()
         self.outcome: str | None = None
-        self.step: int | None = None
+        self.step = claim.checkpoint_step  # last step known to be reached: where an error happened, twice or not
         self.resume_step: int | None = None
         self._checkpoint: tuple[int, str] | None = None
         self._journal = Journal(folder, claim.attempt)

@@ -1,0 +1,238 @@
+"""Who starts workers: `inline` (this process) or `local` (processes of this machine, restarted when they die).
+
+An executor is called with what to do (`Job`) and returns when none of its runs is queued or running any more, when it
+was asked to stop, or when its workers keep dying. It learns how things stand from the database alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess, SpawnProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweeps import queue
+from sweeps.db import FINAL_STATES, RunRow, open_database
+from sweeps.owner import reap
+from sweeps.queue import LEASE_S
+from sweeps.recorder import patiently
+from sweeps.statements import in_scope
+
+log = logging.getLogger(__name__)
+TICK_S = 0.3
+MOST_CRASHES = 5  # of workers in a row, without a run that ended in between
+GRACE_S = 120.0  # for workers to finish their step and checkpoint when asked to stop
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs to finish: those in scope of `study` (an id) and `seeds`, or all that are queued."""
+
+    url: str
+    results_dir: Path
+    study: int | None = None
+    seeds: Sequence[int] | None = None
+    lease_s: float = LEASE_S
+    runtime: Mapping[str, Any] = field(default_factory=dict)  # runtime.* of every run, without `dir`
+    # `build` and `train` of sweeps.worker.work in place of core's; importable functions, as processes are sent them.
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    preload: Sequence[str] = ("sweeps.worker", "timm")  # imported once, before the first worker process is forked
+
+
+class Ended(NamedTuple):
+    """Why an executor returned; all False when every run has ended one way or another."""
+
+    was_interrupted: bool = False  # asked to stop by a signal
+    gave_up: bool = False  # workers kept dying: the log says how
+
+
+Executor = Callable[..., Ended]
+
+
+def inline(job: Job, *, workers: int = 1, on_tick: Callable[[], None] = lambda: None) -> Ended:
+    """Train in this very process; `on_tick` is called from a thread of its own. `workers` must be 1."""
+    if workers != 1:
+        raise ValueError(f"workers={workers}: executor=inline trains in one process; use executor=local or workers=1")
+    # core and torch (3 s) are imported where runs are trained, not by every command that knows executors.
+    worker = importlib.import_module("sweeps.worker")
+    over = threading.Event()
+    ticker = threading.Thread(target=_tick, args=(on_tick, over), daemon=True)
+    ticker.start()
+    engine = open_database(job.url)
+    try:
+        with worker.stop_on_signals() as stop:
+            worker.work(engine, _work_of(worker, job, wait=True), stop=stop, **job.functions)
+    finally:
+        over.set()
+        ticker.join()
+        engine.dispose()
+    on_tick()
+    return Ended(was_interrupted=stop.is_set())
+
+
+def _tick(on_tick: Callable[[], None], over: threading.Event) -> None:
+    while not over.wait(TICK_S):
+        on_tick()
+
+
+def local(job: Job, *, workers: int = 2, on_tick: Callable[[], None] = lambda: None) -> Ended:
+    """Train in `workers` processes of this machine, each with its share of the cores; `on_tick` runs here.
+
+    Processes are forked from a server that has imported torch and timm once, so starting one costs little; each takes
+    run after run until none can be claimed. One that dies is replaced (its run is queued again at once), up to
+    MOST_CRASHES in a row. SIGTERM, SIGUSR2 and Ctrl-C are passed on as SIGTERM, and waited for.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    pool = _Pool(job, workers)
+    stop = threading.Event()
+    handlers = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    }
+    engine = open_database(job.url)
+    crashes, ended_before = 0, -1
+    try:
+        while not stop.is_set():
+            left, ended = patiently(engine, functools.partial(_look, job), stop=stop)
+            on_tick()
+            crashes = pool.sweep() + (crashes if ended == ended_before else 0)
+            ended_before = ended
+            if left.num_queued + left.num_running == 0:
+                break
+            if crashes >= MOST_CRASHES:
+                log.error("%d workers in a row died without finishing a run: giving up", crashes)
+                return Ended(gave_up=True)
+            can_claim = left.num_queued > 0 and left.wait_s == 0
+            if can_claim and len(pool.processes) < workers:
+                pool.start()
+                continue
+            pool.wait(TICK_S)
+        return Ended(was_interrupted=stop.is_set())
+    finally:
+        pool.stop()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        # Where the database is what went wrong, the runs' leases will end.
+        with suppress(SQLAlchemyError), engine.begin() as connection:
+            reap(connection)
+        engine.dispose()
+
+
+def _look(job: Job, connection: Connection) -> tuple[queue.Pending, int]:
+    """What is left in scope, once the runs of dead workers and ended leases are back in the queue; and what ended."""
+    reap(connection)
+    scope = in_scope(RunRow, job.study, job.seeds)
+    ended = connection.scalar(select(func.count()).where(RunRow.state.in_(FINAL_STATES), *scope))
+    return queue.pending(connection, study=job.study, seeds=job.seeds), int(ended or 0)
+
+
+class _Pool:
+    """The worker processes of one launcher."""
+
+    def __init__(self, job: Job, size: int) -> None:
+        self.job, self.size = job, size
+        method = "forkserver" if sys.platform == "linux" else "spawn"
+        self.context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            self.context.set_forkserver_preload(list(job.preload))
+        self.processes: dict[int, ForkServerProcess | SpawnProcess] = {}  # slot -> process
+
+    def start(self) -> None:
+        slot = next(slot for slot in range(self.size) if slot not in self.processes)
+        # Not daemonic: a worker may need loader processes of its own.
+        process = self.context.Process(target=_serve, args=(self.job, slot, self.size), name=f"worker {slot}")
+        process.start()
+        self.processes[slot] = process
+
+    def sweep(self) -> int:
+        """Forget the processes that ended; returns how many of them died."""
+        num_died = 0
+        for slot, process in list(self.processes.items()):
+            if process.is_alive():
+                continue
+            process.join()
+            del self.processes[slot]
+            if process.exitcode:
+                num_died += 1
+                log.warning("%s (process %d) died: %s", process.name, process.pid, _cause(process.exitcode))
+            process.close()
+        return num_died
+
+    def wait(self, timeout_s: float) -> None:
+        """Until a process ends, at most `timeout_s`."""
+        sentinels = [process.sentinel for process in self.processes.values()]
+        if sentinels:
+            wait(sentinels, timeout_s)
+        else:
+            threading.Event().wait(timeout_s)
+
+    def stop(self) -> None:
+        """Ask every process to give its run back, wait for it, and kill what does not listen."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.join(GRACE_S)
+            if process.is_alive():
+                log.warning("%s does not stop: killed; its run goes on from its last checkpoint", process.name)
+                process.kill()
+                process.join()
+        self.processes.clear()
+
+
+def _cause(exit_code: int) -> str:
+    if exit_code == -signal.SIGKILL:
+        return "killed by SIGKILL (the system does that when memory runs out)"
+    return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+
+
+def _serve(job: Job, slot: int, num_slots: int) -> None:
+    """A worker process: take runs until none can be claimed, the launcher is gone, or a signal says stop."""
+    # As in `inline`; here both are already imported by the fork server.
+    worker, torch = importlib.import_module("sweeps.worker"), importlib.import_module("torch")
+    torch.set_num_threads(threads_per_worker(num_slots))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(slot % torch.cuda.device_count())
+    with worker.stop_on_signals() as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher too, which tells us once
+        launcher = multiprocessing.parent_process()
+        if launcher is not None:
+            threading.Thread(target=_follow, args=(launcher.sentinel, stop), daemon=True).start()
+        engine = open_database(job.url)
+        worker.work(engine, _work_of(worker, job, wait=False), stop=stop, **job.functions)
+        engine.dispose()
+
+
+def _follow(sentinel: int, stop: threading.Event) -> None:
+    """A worker whose launcher was killed gives its run back instead of training on unwatched."""
+    wait([sentinel])
+    stop.set()
+
+
+def threads_per_worker(num_workers: int) -> int:
+    """An equal share of the cores this process may use; more threads than cores make every one of them slower."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // num_workers)
+
+
+def _work_of(worker: Any, job: Job, *, wait: bool) -> Any:
+    return worker.Work(
+        job.results_dir, study=job.study, seeds=job.seeds, lease_s=job.lease_s, wait=wait, runtime=job.runtime
+    )
+
+
+EXECUTORS: dict[str, Executor] = {"inline": inline, "local": local}

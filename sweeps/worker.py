@@ -1,0 +1,234 @@
+"""Claim a run, train it with core, record it, repeat until there is nothing to claim.
+
+    python -m sweeps.worker db=postgresql://... [results_dir=results] [study=<instance name>] [wait=true]
+
+joins a sweep from any machine that sees the database; whoever shares `results_dir` can resume each other's runs.
+SIGTERM, SIGUSR2 or Ctrl-C: the step is finished, the checkpoint written, the run given back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.config import ConfigError, Run, from_flat
+from core.trainer import train
+from core.types import Recorder
+from sweeps import cli, queue
+from sweeps.db import Environment as EnvironmentRow
+from sweeps.db import StudyRow, insert_new, upgrade
+from sweeps.identity import canonical_json
+from sweeps.owner import reap, worker_name
+from sweeps.provenance import Meter, attempt_columns, environment
+from sweeps.queue import LEASE_S, Claim
+from sweeps.recorder import DatabaseRecorder, patiently
+
+log = logging.getLogger(__name__)
+POLL_S = 1.0  # how often a waiting worker looks for work
+USAGE = """usage: python -m sweeps.worker [db=...] [results_dir=results] [study=...] [key=value ...]
+
+Joins a sweep: claims runs from the database one after the other until none can be claimed.
+
+  db=sqlite:///results/ablations.sqlite | postgresql://user@host/name
+  results_dir=results     checkpoints go to results_dir/runs; share it between machines to resume each other's runs
+  study=<name>            only this study's runs (default: whatever is queued)
+  lease_s=300             after this long without a sign of life a run is given to another worker
+  threads=0               CPU threads of torch (0: torch's choice)
+  device=auto|cpu|cuda
+  wait=false|true         stay while other workers' runs may still come back to the queue"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Which runs a worker takes, and what it gives them."""
+
+    results_dir: Path
+    study: int | None = None  # an id: only runs of its current cells
+    seeds: Sequence[int] | None = None
+    lease_s: float = LEASE_S
+    wait: bool = False  # while runs in scope are queued or running, though none can be claimed now
+    runtime: Mapping[str, Any] = field(default_factory=dict)  # runtime.* of every run, without `dir`
+
+
+def work(
+    engine: Engine,
+    what: Work,
+    *,
+    stop: threading.Event,
+    build: Callable[..., Run] = from_flat,
+    train: Callable[[Run, Recorder], None] = train,
+) -> Counter[str]:
+    """Train what can be claimed; returns how many runs ended how (done, failed, preempted, fenced, ...).
+
+    Returns when nothing can be claimed (with `what.wait`: when nothing is left) or `stop` is set. An error of a run
+    is recorded with the run; errors of the database are raised once it has been away for longer than patience.
+    """
+    device = str(what.runtime.get("device", "auto"))
+    columns, worker = attempt_columns(device), worker_name()
+    outcomes: Counter[str] = Counter()
+    seen = environment()
+    rows = [{"hash": seen.hash, "packages": seen.packages}]
+    patiently(engine, functools.partial(insert_new, table=EnvironmentRow, rows=rows), stop=stop)
+    take = functools.partial(
+        queue.claim, worker=worker, lease_s=what.lease_s, study=what.study, seeds=what.seeds, provenance=columns
+    )
+    while not stop.is_set():
+        claim = patiently(engine, take, stop=stop)
+        if claim is not None:
+            outcomes[attempt(engine, claim, what, stop=stop, build=build, train=train)] += 1
+            continue
+        if patiently(engine, reap, stop=stop):
+            continue
+        left = patiently(engine, functools.partial(queue.pending, study=what.study, seeds=what.seeds), stop=stop)
+        if not what.wait or left.num_queued + left.num_running == 0:
+            break
+        stop.wait(min(max(left.wait_s, 0.05), POLL_S))
+    return outcomes
+
+
+def attempt(
+    engine: Engine,
+    claim: Claim,
+    what: Work,
+    *,
+    stop: threading.Event,
+    build: Callable[..., Run] = from_flat,
+    train: Callable[[Run, Recorder], None] = train,
+) -> str:
+    """Train one claimed run to whatever its outcome is, and record it."""
+    meter = Meter(str(what.runtime.get("device", "auto")))
+    folder = run_folder(what.results_dir, claim)
+    runtime = {**what.runtime, "dir": str(folder)}
+    with DatabaseRecorder(engine, claim, folder, results_dir=what.results_dir, stop=stop, usage=meter.usage) as record:
+        error, is_final = "", False
+        try:
+            train(build(claim.config, seed=claim.seed, runtime=runtime), record)
+        except Exception as caught:
+            # What the run raised is its outcome; what the database raised at its ending is not.
+            if record.outcome is not None or isinstance(caught, SQLAlchemyError):
+                raise
+            error, is_final = describe(caught), isinstance(caught, ConfigError)
+            keep_traceback(folder, claim, caught)
+        if error:
+            log.error("run %d, attempt %d: %s (see %s)", claim.run_id, claim.attempt, error, folder / "errors.txt")
+            record.fail(error, is_final=is_final)
+        elif record.outcome is None:
+            record.fail("RuntimeError: the trainer returned without an outcome", is_final=True)
+    if error.startswith("out_of_memory") and torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the next run of this process starts with an empty card
+    assert record.outcome is not None
+    return record.outcome
+
+
+def describe(error: BaseException) -> str:
+    """One line that is the same whenever the same thing goes wrong: no addresses, and no amounts of memory."""
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out_of_memory: GPU"
+    if isinstance(error, MemoryError) or re.search(r"out of memory|can't allocate memory", text, re.IGNORECASE):
+        return "out_of_memory: host"
+    return re.sub(r"0x[0-9a-fA-F]+", "0x…", f"{type(error).__name__}: {text}")[:500]
+
+
+def keep_traceback(folder: Path, claim: Claim, error: BaseException) -> None:
+    with (folder / "errors.txt").open("a", encoding="utf-8") as file:
+        file.write(f"---- attempt {claim.attempt} on {claim.worker}\n{''.join(traceback.format_exception(error))}\n")
+
+
+def run_folder(results_dir: Path, claim: Claim) -> Path:
+    """The folder of a run, one for all its attempts: ``results_dir/runs/<run id>``, made if missing.
+
+    `run.json` in it says whose it is. Where another database's run of that number left a folder, ours is
+    ``<run id>-2`` and so on: a checkpoint of another run must never be resumed.
+    """
+    owner = canonical_json({"config": claim.config_hash, "seed": claim.seed, "registered": claim.created})
+    for name in _folder_names(claim.run_id):
+        folder = results_dir / "runs" / name
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            (folder / "run.json").write_text(owner, encoding="utf-8")
+        marker = folder / "run.json"
+        if marker.exists() and marker.read_text(encoding="utf-8") == owner:
+            return folder
+    raise AssertionError("unreachable: names do not end")
+
+
+def _folder_names(run_id: int) -> Iterator[str]:
+    yield str(run_id)
+    number = 2
+    while True:
+        yield f"{run_id}-{number}"
+        number += 1
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM, SIGUSR2 (Slurm's warning) and Ctrl-C set. A second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(words: Sequence[str]) -> int:
+    options = cli.parse(words, ("db", "results_dir", "study", "seeds", "lease_s", "threads", "device", "wait"))
+    lease_s = options.number("lease_s", LEASE_S, above=0)
+    threads = options.whole("threads", 0, least=0)
+    device = options.choice("device", ("auto", "cpu", "cuda"), "auto")
+    results_dir = cli.writable_folder(options.text("results_dir", "results"), "results_dir")
+    engine = cli.connect(options.text("db", cli.DEFAULT_DATABASE), read_only=False)
+    try:
+        upgrade(engine)
+    except ValueError as error:
+        raise cli.UserError(str(error)) from None
+    study = options.values.get("study")
+    what = Work(
+        results_dir,
+        study=None if study is None else study_id(engine, study),
+        seeds=options.seeds(),
+        lease_s=lease_s,
+        wait=options.flag("wait"),
+        runtime={"threads": threads, "device": device},
+    )
+    with stop_on_signals() as stop:
+        outcomes = work(engine, what, stop=stop)
+    print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "nothing to claim")
+    return cli.INTERRUPTED if stop.is_set() else cli.OK
+
+
+def study_id(engine: Engine, name: str) -> int:
+    with engine.begin() as connection:
+        known = dict(connection.execute(select(StudyRow.name, StudyRow.id)).tuples().all())
+    if name not in known:
+        raise cli.UserError(f"study={name}: not in this database; it has: {', '.join(sorted(known)) or 'none'}")
+    return known[name]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.exit(cli.run(main, None, USAGE))

@@ -1,0 +1,129 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, select
+
+from sweeps import queue
+from sweeps.db import Attempt, Result, RunRow
+from sweeps.executors import EXECUTORS, Ended, Job, inline, local, threads_per_worker
+from sweeps.owner import is_dead
+from tests.sweeps.counting import FUNCTIONS, NUM_STEPS
+
+LAUNCHER = """
+import sys
+from pathlib import Path
+from sweeps.executors import Job, local
+from tests.sweeps.counting import FUNCTIONS
+job = Job(sys.argv[1], Path(sys.argv[2]), lease_s=60.0, functions=FUNCTIONS, preload=["sweeps.worker"])
+print(local(job, workers=2), flush=True)
+"""
+
+
+def add(engine: Engine, *seeds: int, **config: Any) -> list[int]:
+    with engine.begin() as connection:
+        return queue.register(connection, [(config, seed) for seed in seeds or (0,)])
+
+
+@pytest.fixture
+def job(url: str, tmp_path: Path) -> Job:
+    return Job(url, tmp_path / "results", functions=FUNCTIONS, preload=["sweeps.worker"])
+
+
+def states(engine: Engine) -> Counter[str]:
+    with engine.begin() as connection:
+        return Counter(connection.scalars(select(RunRow.state)))
+
+
+def outcomes(engine: Engine) -> Counter[str | None]:
+    with engine.begin() as connection:
+        return Counter(connection.scalars(select(Attempt.outcome)))
+
+
+def test_inline_trains_everything_and_ticks(engine: Engine, job: Job) -> None:
+    add(engine, 0, 1)
+    ticks: list[int] = []
+    assert inline(job, on_tick=lambda: ticks.append(1)) == Ended()
+    assert states(engine) == {"done": 2}
+    assert ticks
+
+
+def test_inline_has_one_worker(job: Job) -> None:
+    with pytest.raises(ValueError, match="workers=2: executor=inline trains in one process"):
+        inline(job, workers=2)
+
+
+def test_an_executor_comes_back_at_once_when_nothing_is_left(engine: Engine, job: Job) -> None:
+    for name in EXECUTORS:
+        start = time.perf_counter()
+        assert EXECUTORS[name](job, workers=1) == Ended()
+        assert time.perf_counter() - start < 2.0
+
+
+def test_two_processes_share_the_runs(engine: Engine, job: Job) -> None:
+    add(engine, *range(8), step_s=0.02)
+    assert local(job, workers=2) == Ended()
+    assert states(engine) == {"done": 8}
+    with engine.begin() as connection:
+        assert len(set(connection.scalars(select(Attempt.worker)))) == 2
+        assert connection.scalar(select(func.count()).select_from(Result)) == 8
+
+
+def test_a_worker_that_died_is_replaced_and_its_run_goes_on_at_once(engine: Engine, job: Job) -> None:
+    add(engine, breaks="die")
+    add(engine, 1)
+    start = time.perf_counter()
+    assert local(job, workers=1) == Ended()
+    assert time.perf_counter() - start < 60  # no waiting for the lease of 300 s
+    assert states(engine) == {"done": 2}
+    assert outcomes(engine) == {"lost": 1, "done": 2}
+    trained = (job.results_dir / "runs" / "1" / "trained").read_text().split()
+    assert trained == ["1", "2", "3", "4", "5", *(str(step) for step in range(5, NUM_STEPS + 1))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_launcher_that_ends_takes_its_workers_along_and_loses_nothing(
+    engine: Engine, job: Job, number: signal.Signals
+) -> None:
+    add(engine, 0, 1, step_s=0.3)
+    root = Path(__file__).parents[2]
+    arguments = [sys.executable, "-c", LAUNCHER, job.url, str(job.results_dir)]
+    with subprocess.Popen(arguments, cwd=root, stdout=subprocess.PIPE, text=True) as launcher:
+        deadline = time.monotonic() + 60
+        while states(engine)["running"] < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with engine.begin() as connection:
+            workers = set(connection.scalars(select(RunRow.owner)))
+        os.kill(launcher.pid, number)
+        output = launcher.communicate(timeout=60)[0]
+    while not all(is_dead(str(worker)) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert states(engine) == {"queued": 2}
+    assert outcomes(engine) == {"preempted": 2}
+    if number == signal.SIGTERM:
+        assert output.strip() == "Ended(was_interrupted=True, gave_up=False)"
+    assert local(job, workers=2) == Ended()
+    assert states(engine) == {"done": 2}
+
+
+@pytest.mark.slow
+def test_workers_that_keep_dying_are_given_up(engine: Engine, job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    add(engine)
+    broken = replace(job, functions={"unknown": FUNCTIONS["train"]})
+    assert local(broken, workers=2) == Ended(gave_up=True)
+    assert "died without finishing a run" in caplog.text
+    assert states(engine) == {"queued": 1}
+
+
+def test_workers_share_the_cores() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert threads_per_worker(1) == cores
+    assert threads_per_worker(10 * cores) == 1

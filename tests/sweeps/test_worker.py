@@ -1,0 +1,193 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select, update
+
+from sweeps import queue, series
+from sweeps.db import Attempt, Environment, Event, Result, RunRow
+from sweeps.owner import is_dead, worker_name
+from sweeps.worker import Work, run_folder, stop_on_signals, work
+from tests.sweeps.counting import FUNCTIONS, NUM_STEPS
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def add(engine: Engine, *seeds: int, **config: Any) -> list[int]:
+    with engine.begin() as connection:
+        return queue.register(connection, [(config, seed) for seed in seeds or (0,)])
+
+
+def go(engine: Engine, results: Path, *, stop: threading.Event | None = None, **options: Any) -> Counter[str]:
+    return work(engine, Work(results, **options), stop=stop or threading.Event(), **FUNCTIONS)  # type: ignore[arg-type]
+
+
+def outcomes(engine: Engine) -> list[str | None]:
+    with engine.begin() as connection:
+        return list(connection.scalars(select(Attempt.outcome).order_by(Attempt.run_id, Attempt.n)))
+
+
+def states(engine: Engine) -> list[str]:
+    with engine.begin() as connection:
+        return list(connection.scalars(select(RunRow.state).order_by(RunRow.id)))
+
+
+def errors(engine: Engine) -> list[str | None]:
+    with engine.begin() as connection:
+        return list(connection.scalars(select(Attempt.error).order_by(Attempt.n)))
+
+
+def forget_the_waits(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(update(RunRow).values(not_before=0.0))
+
+
+def test_a_worker_trains_everything_and_stops(engine: Engine, results: Path) -> None:
+    add(engine, 0, 1, 2)
+    assert go(engine, results) == {"done": 3}
+    with engine.begin() as connection:
+        assert list(connection.scalars(select(Result.value).order_by(Result.run_id))) == [10.0, 11.0, 12.0]
+        curve = series.read(connection, 1, "count")
+    assert curve.steps.tolist() == list(range(1, NUM_STEPS + 1))
+
+
+def test_an_attempt_says_where_and_with_what_it_ran(engine: Engine, results: Path) -> None:
+    add(engine)
+    go(engine, results)
+    with engine.begin() as connection:
+        row = connection.execute(select(Attempt.__table__)).one()
+        packages = connection.scalar(select(Environment.packages).where(Environment.hash == row.env_hash))
+    assert row.worker == worker_name()
+    assert row.host and row.device and row.peak_memory > 0 and row.cpu_seconds > 0
+    assert packages is not None and {"torch", "python", "SQLAlchemy"} <= {*packages, "SQLAlchemy"}
+
+
+def test_a_stopped_worker_gives_its_run_back_and_the_next_goes_on_from_there(engine: Engine, results: Path) -> None:
+    add(engine, step_s=0.05)
+    stop = threading.Event()
+    timer = threading.Timer(0.2, stop.set)
+    timer.start()
+    assert go(engine, results, stop=stop) == {"preempted": 1}
+    assert states(engine) == ["queued"]
+    assert go(engine, results) == {"done": 1}
+    trained = (results / "runs" / "1" / "trained").read_text().split()
+    assert trained == [str(step) for step in range(1, NUM_STEPS + 1)]  # no step twice
+    with engine.begin() as connection:
+        assert series.read(connection, 1, "count").values.tolist() == list(range(1, NUM_STEPS + 1))
+
+
+def test_an_error_is_recorded_and_tried_again_later(engine: Engine, results: Path) -> None:
+    add(engine, breaks="once")
+    assert go(engine, results) == {"failed": 1}
+    assert states(engine) == ["queued"]
+    forget_the_waits(engine)
+    assert go(engine, results) == {"done": 1}
+    assert outcomes(engine) == ["failed", "done"]
+    assert "went wrong" in (results / "runs" / "1" / "errors.txt").read_text()
+
+
+def test_the_same_error_again_makes_the_run_failed(engine: Engine, results: Path) -> None:
+    add(engine, breaks="always")
+    go(engine, results)
+    forget_the_waits(engine)
+    go(engine, results)
+    assert states(engine) == ["failed"]
+    assert errors(engine) == ["ValueError: something at 0x… went wrong"] * 2
+
+
+def test_a_failing_run_does_not_keep_the_others_from_training(engine: Engine, results: Path) -> None:
+    add(engine, breaks="always")
+    add(engine, 0, 1)
+    assert go(engine, results) == {"failed": 1, "done": 2}
+
+
+def test_running_out_of_memory_is_named(engine: Engine, results: Path) -> None:
+    add(engine, breaks="memory")
+    go(engine, results)
+    assert errors(engine) == ["out_of_memory: host"]
+
+
+def test_a_config_that_cannot_be_built_fails_at_once(engine: Engine, results: Path) -> None:
+    add(engine, breaks="config")
+    go(engine, results)
+    assert states(engine) == ["failed"]
+    assert errors(engine) == ["ConfigError: breaks must not be config"]
+
+
+def test_a_diverged_run_is_an_outcome(engine: Engine, results: Path) -> None:
+    add(engine, breaks="diverge")
+    assert go(engine, results) == {"diverged": 1}
+    assert states(engine) == ["diverged"]
+
+
+def test_a_waiting_worker_takes_what_a_dead_one_held(engine: Engine, results: Path) -> None:
+    add(engine)
+    with engine.begin() as connection:
+        queue.claim(connection, worker_name().rpartition("-")[0] + "-0")  # this process id, but another start
+    assert go(engine, results, wait=True) == {"done": 1}
+    assert outcomes(engine) == ["lost", "done"]
+
+
+def test_a_worker_that_does_not_wait_leaves_what_another_holds(engine: Engine, results: Path) -> None:
+    add(engine)
+    with engine.begin() as connection:
+        queue.claim(connection, "elsewhere")
+    assert go(engine, results) == {}
+
+
+def test_a_process_that_ended_is_dead_and_a_living_one_is_not() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        name = worker_name(process.pid)
+        assert not is_dead(name)
+        process.kill()
+        process.wait()
+        assert is_dead(name)
+    assert not is_dead("another-host/boot-1/1-1")
+
+
+def test_a_folder_of_another_databases_run_is_never_resumed(engine: Engine, results: Path) -> None:
+    add(engine)
+    with engine.begin() as connection:
+        claim = queue.claim(connection, "w")
+    assert claim is not None
+    mine = run_folder(results, claim)
+    assert run_folder(results, claim._replace(attempt=2)) == mine == results / "runs" / "1"
+    other = claim._replace(config_hash="another")
+    assert run_folder(results, other) == run_folder(results, other) == results / "runs" / "1-2"
+    (results / "runs" / "1-3").mkdir()  # a process died before it could write whose it is
+    assert run_folder(results, claim._replace(seed=5)) == results / "runs" / "1-4"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_asks_to_stop_and_the_handlers_are_put_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        assert stop.wait(5)
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_interrupts() -> None:
+    with pytest.raises(KeyboardInterrupt), stop_on_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_audit_tells_the_story_of_a_run(engine: Engine, results: Path) -> None:
+    add(engine, breaks="once")
+    go(engine, results)
+    forget_the_waits(engine)
+    go(engine, results)
+    with engine.begin() as connection:
+        kinds = list(connection.scalars(select(Event.kind).order_by(Event.id)))
+    assert kinds == ["claimed", "failed", "claimed", "done"]
