@@ -69,9 +69,9 @@ def _of(points: pd.DataFrame, number: int) -> pd.DataFrame:
 
 def _label(axes: Axes, panel: Panel, *, is_shared: bool) -> None:
     if panel.kind in FLAT:
-        axes.set(xlabel=panel.ylabel, ylabel=panel.xlabel)  # the values lie along x
+        axes.set(xlabel=_wrapped(panel.ylabel), ylabel=_wrapped(panel.xlabel))  # the values lie along x
     else:
-        axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
+        axes.set(xlabel=_wrapped(panel.xlabel), ylabel=_wrapped(panel.ylabel))
     axes.set_title(panel.title)
     if is_shared:
         axes.set_ylabel("")
@@ -80,11 +80,15 @@ def _label(axes: Axes, panel: Panel, *, is_shared: bool) -> None:
     axes.grid(axis="y" if panel.kind in FLAT else "x", visible=False)
 
 
+def _wrapped(label: str) -> str:
+    return textwrap.fill(label, 44)  # about the width of a panel, and its height
+
+
 def _reference(axes: Axes, panel: Panel, reference: pd.DataFrame) -> None:
-    """The untrained encoder, as a dashed line with its interval behind everything."""
+    """The untrained encoder: a dashed line over bars and under marks, its interval behind everything."""
     for row in records(reference.dropna(subset="mean")):
         line, span = (axes.axvline, axes.axvspan) if panel.kind in FLAT else (axes.axhline, axes.axhspan)
-        line(row.mean, color=REFERENCE, linestyle=(0, (4, 3)), linewidth=1.1, zorder=1, label="random init")
+        line(row.mean, color=REFERENCE, linestyle=(0, (4, 3)), linewidth=1.1, zorder=2.5, label="random init")
         if np.isfinite(row.low):
             span(row.low, row.high, color=REFERENCE, alpha=0.08, linewidth=0, zorder=0)
 

@@ -76,7 +76,9 @@ def plot(frame: Frame, figure: Mapping[str, Any]) -> Plot:
         paper = frame.study.printed
         assert paper is not None
         label = "" if panels[0].kind == "line" and frame.study.columns else panels[0].xlabel
-        panels.append(replace(panels[0], title="as printed", xlabel=label, ylabel=paper.metric, is_printed=True))
+        quantity = "" if frame.study.columns else _printed_quantity(paper)
+        metric = f"{paper.metric} ({quantity})" if quantity else paper.metric
+        panels.append(replace(panels[0], title="as printed", xlabel=label, ylabel=metric, is_printed=True))
         parts.append(printed)
     points = pd.concat(parts, ignore_index=True)
     references = points[points["is_random_init"]].drop_duplicates("panel")

@@ -81,9 +81,10 @@ def load(engine: Engine, study_name: str) -> Frame:
             raise ValueError(f"study={study_name}: the database has no such study; it has: {known}")
         study, scale, seeds, metrics = _instance(study_name, row.spec)
         wanted = list(dict.fromkeys([*metrics, *figure_metrics(study)]))
+        cells = _read_cells(connection, row.id, row.revision)
         raw = _read_runs(connection, row.id, row.revision, seeds, wanted)
         configs = _read_configs(connection, row.id, row.revision)
-    rows = _complete(raw, seeds, wanted)
+    rows = _complete(cells, raw, seeds, wanted)
     rows.insert(0, "study", study_name)
     rows.insert(1, "scale", scale)
     digest = _digest(row.spec, rows, configs)
@@ -108,10 +109,23 @@ def _instance(name: str, spec: Mapping[str, Any]) -> tuple[Study, str, list[int]
 # ---- queries -----------------------------------------------------------------------------------------------------
 
 
+def _read_cells(connection: Connection, study_id: int, revision: int) -> pd.DataFrame:
+    """The study's places with their display, in the study's order."""
+    here = and_(CellRow.study_id == study_id, CellRow.revision == revision)
+    found = connection.execute(
+        select(CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display).where(here)
+    ).fetchall()
+    cells = pd.DataFrame(
+        [(*cell[:3], *(cell.display.get(key, default) for key, default in _DISPLAY.items())) for cell in found],
+        columns=["row_key", "col_key", "config_id", *_DISPLAY],
+    )
+    return cells.sort_values(["row_order", "col_order", "row_key", "col_key"], kind="stable")
+
+
 def _read_runs(
     connection: Connection, study_id: int, revision: int, seeds: list[int], metrics: list[str]
 ) -> pd.DataFrame:
-    """Cells with their runs, each run's last attempt, and its final results: NULLs where there is none.
+    """The study's runs with each one's last attempt and its final results: a row a result, or one without.
 
     Runs of an older code epoch do not count once the study has newer ones: their numbers mean something else.
     """
@@ -124,19 +138,18 @@ def _read_runs(
     )
     query = (
         select(
-            CellRow.row_key, CellRow.col_key, CellRow.display, CellRow.config_id,
-            RunRow.seed, RunRow.id.label("run_id"), RunRow.state, RunRow.cpu_seconds, RunRow.gpu_seconds,
-            Attempt.error, Attempt.git_sha, Attempt.dirty, Result.metric, Result.value,
-        )
-        .outerjoin(
-            RunRow,
-            and_(RunRow.config_id == CellRow.config_id, RunRow.seed.in_(seeds), RunRow.code_epoch == epoch),
+            RunRow.config_id, RunRow.seed, RunRow.id.label("run_id"), RunRow.state, RunRow.cpu_seconds,
+            RunRow.gpu_seconds, Attempt.error, Attempt.git_sha, Attempt.dirty, Result.metric, Result.value,
         )
         .outerjoin(Attempt, and_(Attempt.run_id == RunRow.id, Attempt.n == RunRow.attempt))
         .outerjoin(
             Result, and_(Result.run_id == RunRow.id, Result.agg == "final", Result.metric.in_(metrics))
         )
-        .where(here)
+        .where(
+            RunRow.config_id.in_(select(CellRow.config_id).where(here)),
+            RunRow.seed.in_(seeds),
+            RunRow.code_epoch == epoch,
+        )
     )  # fmt: skip
     result = connection.execute(query)
     return pd.DataFrame(result.fetchall(), columns=list(result.keys()))
@@ -152,17 +165,12 @@ def _read_configs(connection: Connection, study_id: int, revision: int) -> pd.Da
 # ---- shaping -----------------------------------------------------------------------------------------------------
 
 _RUN_COLUMNS = ["run_id", "state", "error", "git_sha", "dirty", "cpu_seconds", "gpu_seconds"]
-_DISPLAY_DEFAULTS = {"row_label": "", "col_label": "", "row_order": 0, "col_order": 0, "is_random_init": False}
+_DISPLAY = {"row_label": "", "col_label": "", "row_order": 0, "col_order": 0, "is_random_init": False}
 
 
-def _complete(raw: pd.DataFrame, seeds: list[int], metrics: list[str]) -> pd.DataFrame:
+def _complete(cells: pd.DataFrame, raw: pd.DataFrame, seeds: list[int], metrics: list[str]) -> pd.DataFrame:
     """Every cell × seed × metric in the study's order; runs and results joined on where they exist."""
-    cells = raw[["row_key", "col_key", "config_id", "display"]].drop_duplicates(["row_key", "col_key"])
-    for key, default in _DISPLAY_DEFAULTS.items():
-        cells[key] = [display.get(key, default) for display in cells["display"]]
-    cells = cells.drop(columns="display").sort_values(["row_order", "col_order", "row_key", "col_key"], kind="stable")
-
-    runs = raw.dropna(subset="run_id").astype({"run_id": "int64", "seed": "int64"})
+    runs = raw.astype({"run_id": "int64", "seed": "int64", "config_id": "int64"})
     values = runs.dropna(subset="metric")[["run_id", "metric", "value"]].drop_duplicates(["run_id", "metric"])
     runs = runs.drop_duplicates("run_id")[["config_id", "seed", *_RUN_COLUMNS]]
 

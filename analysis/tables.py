@@ -8,13 +8,14 @@ does not.
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
 
 import pandas as pd
 
 from analysis.frame import Frame, records
-from analysis.stats import Estimate, mean_interval, paired_difference
+from analysis.stats import Estimate, mean_interval, paired_interval
 
 
 class Kind(Enum):
@@ -85,18 +86,35 @@ class _Place:
 
 
 @dataclass
+class Runs:
+    """What became of one cell's seeds for one metric."""
+
+    values: dict[int, float] = field(default_factory=dict)  # by seed; only runs that gave a number
+    without: list[str] = field(default_factory=list)  # the states of the others
+
+    @property
+    def num_wanted(self) -> int:
+        return len(self.values) + len(self.without)
+
+
+@dataclass
 class _Source:
-    """The frame, indexed once, so that building a table looks at every row of it a constant number of times."""
+    """The frame, indexed in one pass, however many cells it has."""
 
     frame: Frame
-    cells: dict[tuple[str, str, str], pd.DataFrame] = field(init=False)
+    cells: dict[tuple[str, str, str], Runs] = field(init=False)
 
     def __post_init__(self) -> None:
-        keys = ["row_key", "col_key", "metric"]
-        self.cells = {key: rows for key, rows in self.frame.rows.groupby(keys, sort=False)}  # type: ignore[misc]
+        self.cells = defaultdict(Runs)
+        for row in records(self.frame.rows[["row_key", "col_key", "metric", "seed", "state", "value"]]):
+            runs = self.cells[row.row_key, row.col_key, row.metric]
+            if math.isnan(row.value):
+                runs.without.append("not recorded" if row.state == "done" else row.state)
+            else:
+                runs.values[row.seed] = row.value
 
-    def runs(self, row_key: str, col_key: str, metric: str) -> pd.DataFrame | None:
-        """One row a seed, or None where the study has no such cell."""
+    def runs(self, row_key: str, col_key: str, metric: str) -> Runs | None:
+        """None where the study has no such cell."""
         return self.cells.get((row_key, col_key, metric))
 
 
@@ -209,40 +227,25 @@ def _cell(source: _Source, place: _Place, column: Column, is_baseline: bool) -> 
     return Cell(text="–") if baseline is None else difference_cell(runs, baseline)
 
 
-def value_cell(runs: pd.DataFrame) -> Cell:
+def value_cell(runs: Runs) -> Cell:
     """Mean over the seeds that finished. One that did not is named in the note, so no partial mean looks whole."""
-    values = runs["value"].dropna()
-    if values.empty:
-        return Cell(text=_outcome(runs))
-    note = ""
-    if len(values) < len(runs):
-        note = _share(len(values), len(runs)) + "".join(f", {count}" for count in _bad_states(runs))
-    elif len(values) == 1:
-        note = "1 seed"
-    return Cell(mean_interval(values.tolist()), note=note)
+    num_done, num_wanted = len(runs.values), runs.num_wanted
+    states = Counter(runs.without)
+    if not runs.values:
+        return Cell(text=", ".join(f"{state} ({_share(n, num_wanted)})" for state, n in states.items()))
+    note = "1 seed" if num_wanted == 1 else ""
+    if states:
+        note = ", ".join([_share(num_done, num_wanted), *(f"{n} {state}" for state, n in states.items())])
+    return Cell(mean_interval(list(runs.values.values())), note=note)
 
 
-def difference_cell(runs: pd.DataFrame, baseline: pd.DataFrame) -> Cell:
+def difference_cell(runs: Runs, baseline: Runs) -> Cell:
     """Paired difference to the baseline over shared seeds; "–" with its reason when fewer than two are shared."""
-    arm, reference = (part.set_index("seed")["value"].dropna() for part in (runs, baseline))
-    num_shared = len(arm.index.intersection(reference.index))
+    num_shared = len(runs.values.keys() & baseline.values.keys())
     if num_shared < 2:
         return Cell(text="–", note=f"{num_shared} shared seed{'s' if num_shared != 1 else ''}")
-    note = "" if num_shared == len(runs) else _share(num_shared, len(runs))
-    return Cell(paired_difference(arm, reference), note=note)
-
-
-def _outcome(runs: pd.DataFrame) -> str:
-    """What happened where no seed gave a number: "diverged (3/3 seeds)", "missing (2/3 seeds), failed (1/3 seeds)"."""
-    states = runs["state"].where(runs["state"] != "done", "not recorded")
-    counts = states.value_counts(sort=False)
-    return ", ".join(f"{state} ({_share(int(n), len(runs))})" for state, n in counts.items())
-
-
-def _bad_states(runs: pd.DataFrame) -> list[str]:
-    states = runs.loc[runs["value"].isna(), "state"]
-    counts = states.where(states != "done", "not recorded").value_counts(sort=False)
-    return [f"{n} {state}" for state, n in counts.items()]
+    note = "" if num_shared == runs.num_wanted else _share(num_shared, runs.num_wanted)
+    return Cell(paired_interval(runs.values, baseline.values), note=note)
 
 
 def _share(num_done: int, num_wanted: int) -> str:

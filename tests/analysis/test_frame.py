@@ -88,7 +88,7 @@ def test_the_number_of_queries_does_not_grow_with_the_study(engine: Engine) -> N
     statements: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     load(engine, "masking_ratio")
-    assert sum(statement.startswith("SELECT") for statement in statements) == 3
+    assert sum(statement.startswith("SELECT") for statement in statements) == 4
 
 
 def test_the_digest_is_of_the_content_and_not_of_the_file(filled: Path, tmp_path: Path, engine: Engine) -> None:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
 
 from analysis import report
 from analysis.report import Options, contents, main, parse, write
@@ -75,19 +74,23 @@ def test_check_passes_on_what_was_written_and_names_a_hand_edit(
 
 
 def test_check_of_all_names_a_file_that_no_study_gives(
-    filled: Path, written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    laboratory: Laboratory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(written, tmp_path / "results")
+    laboratory.study("rows", {**ROWS, "figures": []})
+    arguments = [f"db={laboratory.engine.url}", f"results_dir={tmp_path / 'results'}"]
+    assert main(arguments) == 0
     stray = tmp_path / "results/tables/renamed.md"
     stray.write_text("old")
-    assert main([f"db=sqlite:///{filled}", f"results_dir={tmp_path / 'results'}", "check=true"]) == 1
+    capsys.readouterr()
+    assert main([*arguments, "check=true"]) == 1
     assert capsys.readouterr().out == f"{stray}: not in the database\n"
 
 
-def test_writing_again_leaves_unchanged_files_alone(engine: Engine, tmp_path: Path) -> None:
-    paths = write(engine, ["ijepa_masking"], tmp_path)
+def test_writing_again_leaves_unchanged_files_alone(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.study("rows", {**ROWS, "figures": ROWS["figures"][:1]})
+    paths = write(laboratory.engine, ["rows"], tmp_path)
     times = [path.stat().st_mtime_ns for path in paths]
-    assert write(engine, ["ijepa_masking"], tmp_path) == paths
+    assert write(laboratory.engine, ["rows"], tmp_path) == paths
     assert [path.stat().st_mtime_ns for path in paths] == times
 
 
