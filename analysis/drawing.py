@@ -13,7 +13,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from analysis.figures import FLAT, Panel, Plot, levels
 from analysis.frame import records
@@ -212,6 +212,7 @@ def _flat(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> None:
             )
     axes.set_yticks(range(len(rows)), [textwrap.fill(_name(row), 32) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5))  # the ticks of two panels meet between them
 
 
 def _bars(axes: Axes, points: pd.DataFrame, places: pd.Series[float], group: _Group, *, height: float) -> None:
