@@ -4,26 +4,32 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import Engine, inspect, select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from sweeps.db import VERSION_TABLE, Base, Config, database_now, mask_url, migrations, open_database, upgrade
+from tests.sweeps.conftest import BOTH
+from tests.sweeps.postgres import PostgresServer
 
 
+@BOTH
 def test_upgrade_makes_every_table_from_nothing(engine: Engine) -> None:
     assert set(inspect(engine).get_table_names()) == {*Base.metadata.tables, VERSION_TABLE}
 
 
+@BOTH
 def test_the_migrations_make_what_the_tables_say(engine: Engine) -> None:
     with engine.begin() as connection:
         command.check(migrations(connection))  # raises when a revision is missing
 
 
+@BOTH
 def test_the_migrations_can_be_undone(engine: Engine) -> None:
     with engine.begin() as connection:
         command.downgrade(migrations(connection), "base")
     assert inspect(engine).get_table_names() == [VERSION_TABLE]
 
 
+@BOTH
 def test_upgrading_twice_changes_nothing(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(Config.__table__.insert().values(hash="a", hash_version=1, json={}))
@@ -32,10 +38,11 @@ def test_upgrading_twice_changes_nothing(engine: Engine) -> None:
         assert connection.execute(select(Config.hash)).scalars().all() == ["a"]
 
 
+@BOTH
 def test_a_database_of_a_newer_schema_is_refused(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    with pytest.raises(ValueError, match=r"db=sqlite.*schema '9999' is newer"):
+    with pytest.raises(ValueError, match=r"db=(sqlite|postgresql):.*schema '9999' is newer"):
         upgrade(engine)
 
 
@@ -67,6 +74,22 @@ def test_four_processes_may_open_and_upgrade_at_once(url: str) -> None:
         thread.join()
     assert failures == []
     assert inspect(open_database(url)).has_table("sw_run")
+
+
+def test_processes_may_open_and_upgrade_an_empty_server_database_at_once(postgres: PostgresServer) -> None:
+    url = postgres.new_database()
+    threads = [threading.Thread(target=lambda: upgrade(open_database(url))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()  # pytest turns an exception in a thread into a failure
+    assert inspect(open_database(url)).has_table("sw_run")
+
+
+def test_a_read_only_engine_of_a_server_refuses_writes(postgres: PostgresServer, upgraded_template: str) -> None:
+    reader = open_database(postgres.new_database(upgraded_template), read_only=True)
+    with reader.begin() as connection, pytest.raises(DBAPIError, match="read-only transaction"):
+        connection.execute(Config.__table__.insert().values(hash="a", hash_version=1, json={}))
 
 
 def test_a_read_only_engine_refuses_writes(url: str, engine: Engine) -> None:

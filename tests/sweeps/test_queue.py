@@ -11,7 +11,9 @@ from sweeps import queue
 from sweeps.db import Alias, Attempt, CellRow, Config, Event, Result, RunRow, StudyRow, open_database
 from sweeps.identity import digest
 from sweeps.queue import Claim, Fenced, Usage
+from tests.sweeps.conftest import BOTH
 
+pytestmark = BOTH
 A, B = {"mask": "random", "mask.ratio": 0.5}, {"mask": "random", "mask.ratio": 0.9}
 
 

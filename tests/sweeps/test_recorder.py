@@ -14,6 +14,8 @@ from sweeps.db import Attempt, Chunk, Result, RunRow
 from sweeps.journal import Journal, leftovers
 from sweeps.queue import Claim
 from sweeps.recorder import DatabaseRecorder
+from tests.sweeps.conftest import BOTH
+from tests.sweeps.postgres import PostgresServer
 
 Make = Callable[..., DatabaseRecorder]
 
@@ -77,6 +79,7 @@ def mend_database(engine: Engine) -> None:
         connection.exec_driver_sql("ALTER TABLE sw_away RENAME TO sw_run")
 
 
+@BOTH
 def test_a_finished_run_has_its_curve_its_results_and_its_state(engine: Engine, claim: Claim, make: Make) -> None:
     with make(claim) as record:
         for step in (1, 2, 3):
@@ -110,6 +113,7 @@ def test_the_database_hears_of_the_step_a_run_is_at(engine: Engine, claim: Claim
         wait_for(lambda: heard() == 7)
 
 
+@BOTH
 def test_a_checkpoint_is_recorded_relative_to_the_results_folder(engine: Engine, claim: Claim, make: Make) -> None:
     def stored() -> tuple[str | None, int | None]:
         with engine.begin() as connection:
@@ -120,6 +124,7 @@ def test_a_checkpoint_is_recorded_relative_to_the_results_folder(engine: Engine,
         wait_for(lambda: stored() == ("runs/1/step-40.pt", 40))
 
 
+@BOTH
 def test_a_preempted_run_goes_back_into_the_queue(engine: Engine, claim: Claim, make: Make) -> None:
     stop = threading.Event()
     with make(claim, stop=stop) as record:
@@ -130,6 +135,7 @@ def test_a_preempted_run_goes_back_into_the_queue(engine: Engine, claim: Claim, 
     assert state(engine) == ("queued", "preempted")
 
 
+@BOTH
 def test_a_worker_that_lost_its_lease_is_told_to_stop_and_writes_nothing(
     engine: Engine, claim: Claim, make: Make
 ) -> None:
@@ -179,6 +185,23 @@ def test_an_ending_waits_for_the_database(engine: Engine, claim: Claim, make: Ma
     assert state(engine) == ("done", "done")
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_run_outlives_a_restart_of_the_database_server(
+    engine: Engine, claim: Claim, make: Make, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with make(claim) as record:
+        record.log(1, {"loss": 1.0})
+        postgres.stop()
+        record.log(2, {"loss": 2.0})
+        wait_for(lambda: "does not answer" in caplog.text)
+        timer = threading.Timer(0.5, postgres.start)
+        timer.start()
+        record.finish("done", {"m": 1.0}, {})
+        timer.join()
+    assert curve(engine) == {1: 1.0, 2: 2.0}
+    assert state(engine) == ("done", "done")
+
+
 def test_what_a_killed_attempt_had_logged_is_sent_by_the_next(engine: Engine, claim: Claim, make: Make) -> None:
     killed = make(claim, sync_s=60.0)  # never entered, never left: as SIGKILL leaves it
     for step in (1, 2, 3):
@@ -193,6 +216,7 @@ def test_what_a_killed_attempt_had_logged_is_sent_by_the_next(engine: Engine, cl
     assert list(record.folder.glob("points/*")) == []
 
 
+@BOTH
 def test_sending_leftovers_twice_changes_nothing(engine: Engine, claim: Claim, make: Make) -> None:
     killed = make(claim, sync_s=60.0)
     killed.log(1, {"loss": 1.0})

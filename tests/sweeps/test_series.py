@@ -6,6 +6,7 @@ from sqlalchemy import Engine, func, insert, select
 
 from sweeps import queue, series
 from sweeps.db import Attempt, Chunk
+from tests.sweeps.conftest import BOTH
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ def test_chunks_join_into_one_curve(engine: Engine, run_id: int) -> None:
     assert read(engine, run_id) == {1: 0.9, 2: 0.8, 3: 0.7}
 
 
+@BOTH
 def test_recording_a_chunk_twice_changes_nothing(engine: Engine, run_id: int) -> None:
     for _ in range(2):
         write(engine, run_id, 1, [1, 2], [0.9, 0.8])
@@ -58,6 +60,7 @@ def test_recording_a_chunk_twice_changes_nothing(engine: Engine, run_id: int) ->
         assert connection.scalar(select(func.count()).select_from(Chunk)) == 1
 
 
+@BOTH
 def test_a_later_attempt_replaces_what_it_trained_again(engine: Engine, run_id: int) -> None:
     write(engine, run_id, 1, [1, 2, 3, 4, 5, 6], [1.0] * 6)
     write(engine, run_id, 2, [4, 5], [2.0] * 2)
