@@ -10,9 +10,10 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from sweeps.db import mask_url, open_database
+from sweeps.db import open_database
 from sweeps.study_files import StudyError, close_matches
 
 DEFAULT_DATABASE = "sqlite:///results/ablations.sqlite"
@@ -113,6 +114,15 @@ def connect(url: str, *, read_only: bool) -> Engine:
         raise UserError(str(error)) from None
 
 
+def is_absent(url: str) -> bool:
+    """Whether the database is a file that is not there yet."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return False  # opening it will say what is wrong
+    return parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
+
+
 def writable_folder(path: str, name: str) -> Path:
     """The folder, once it is sure that it can be made and written to; leaves nothing behind when it cannot."""
     folder = Path(path)
@@ -152,9 +162,3 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         sys.stderr.close()
         return OK
-
-
-__all__ = [
-    "DEFAULT_DATABASE", "INCOMPLETE", "INTERRUPTED", "OK", "USER_ERROR", "Arguments", "UserError", "connect", "console",
-    "mask_url", "open_for_reading", "parse", "run", "writable_folder",
-]  # fmt: skip

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.cli import UserError
+from sweeps.cli import Arguments, UserError
 from sweeps.identity import CODE_EPOCH
-from sweeps.study import Cell, Study, format_override, instance_name, merge
+from sweeps.study import DEFAULT_SCALE, SCALES, Cell, Study, format_override, instance_name
 from sweeps.study_files import close_matches
 
 LABEL = "{label}"  # in a metric: the data set's first label name
@@ -30,6 +30,19 @@ class Request:
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     name: str = ""  # replaces what the instance's name says of scale and overrides
+    runtime: tuple[str, ...] = ()  # runtime.key=value: where things are on this machine; no part of the instance
+
+    @classmethod
+    def of(cls, study: Study, arguments: Arguments) -> Request:
+        """What the command line asks of a study: scale, seeds, name, and overrides."""
+        return cls(
+            study=study,
+            scale=arguments.choice("scale", SCALES, DEFAULT_SCALE),
+            overrides=tuple(word for word in arguments.overrides if not word.startswith("runtime.")),
+            seeds=tuple(arguments.seeds() or ()),
+            name=arguments.text("name", ""),
+            runtime=tuple(word for word in arguments.overrides if word.startswith("runtime.")),
+        )
 
     @property
     def instance(self) -> str:
@@ -86,7 +99,8 @@ def expand(request: Request) -> Expansion:
             if label is None:
                 label = next(iter(check(run).classes), "")
         except ConfigError as error:
-            is_typed = any(str(error).startswith(word.partition("=")[0]) for word in request.overrides)
+            typed = [word.partition("=")[0] for word in (*request.overrides, *request.runtime)]
+            is_typed = any(str(error).startswith(key) for key in typed)
             raise UserError(str(error) if is_typed else f"{where}: {place(cell)}: {error}") from None
         shown = resolve(study.metrics(request.scale), label, where)
         for metric in [*shown, *figure_metrics(study, label)]:
@@ -111,8 +125,6 @@ def check_overrides(request: Request) -> None:
         key = word.partition("=")[0]
         if key == "seed":
             raise UserError(f"{word}: a study runs several seeds; give seeds=[0,1,2]")
-        if key.startswith("runtime."):
-            raise UserError(f"{word}: runtime options are not a study's; workers choose them, see workers= and device")
         if key in varied:
             raise UserError(f"{word}: {request.study.path} varies {key} from row to row; edit the file to change it")
 
@@ -123,7 +135,11 @@ def words(overrides: Mapping[str, Any], request: Request) -> list[str]:
     given = {key: value for key, _, value in (word.partition("=") for word in request.overrides)}
     if texts.get("optim.steps") == "0":  # the free row stays untrained, however long the others train
         given.pop("optim.steps", None)
-    return [f"scale={request.scale}", *(f"{key}={value}" for key, value in merge(texts, given).items())]
+    # data=image_folder on the command line leaves behind what the file says of its own data set.
+    other = [group for group, choice in given.items() if "." not in group and texts.get(group) != choice]
+    texts = {key: value for key, value in texts.items() if key.split(".")[0] not in other or key.startswith("evals.")}
+    merged = [f"{key}={value}" for key, value in (texts | given).items()]
+    return [f"scale={request.scale}", *merged, *request.runtime]
 
 
 def resolve(metrics: Sequence[str], label: str, where: Path) -> list[str]:

@@ -8,22 +8,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Connection, Engine, select
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Connection, select
 
 from sweeps import cli
 from sweeps.db import Config, RunRow
 from sweeps.expand import Request, expand, fingerprint
 from sweeps.identity import CODE_EPOCH, digest
 from sweeps.registry import launch_hash, registered_configs
-from sweeps.study import DEFAULT_SCALE, SCALES, names, read
+from sweeps.study import names, read
 
 USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
                              [db=sqlite:///results/ablations.sqlite]
@@ -38,7 +35,7 @@ Nothing is trained and nothing is written. A run that several studies ask for co
 
 example: python -m sweeps.plan study=all scale=cpu"""
 
-OPTIONS = ("study", "scale", "seeds", "db")
+OPTIONS = ("study", "scale", "seeds", "name", "db")
 RunKey = tuple[str, int]  # config hash, seed
 
 
@@ -193,31 +190,15 @@ def as_table(plan: Sequence[Line]) -> Table:
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
-def existing(url: str) -> Engine | None:
-    """The database, or None where its file is not there yet: then everything is still to do."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        parsed = None
-    is_absent = (
-        parsed is not None and parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
-    )
-    return None if is_absent else cli.connect(url, read_only=True)
-
-
 def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS, takes_overrides=True)
-    scale = arguments.choice("scale", SCALES, DEFAULT_SCALE)
     stem = arguments.text("study", "all")
-    requests = [
-        Request(read(name), scale, arguments.overrides, tuple(arguments.seeds() or ()))
-        for name in (names() if stem == "all" else stem.split(","))
-    ]
+    requests = [Request.of(read(name), arguments) for name in (names() if stem == "all" else stem.split(","))]
     core = fingerprint()
-    engine = existing(arguments.text("db", cli.DEFAULT_DATABASE))
-    if engine is None:
+    if cli.is_absent(arguments.text("db", cli.DEFAULT_DATABASE)):  # then everything is still to do
         plan = lines([wanted(None, request, core) for request in requests], [])
     else:
+        engine = cli.open_for_reading(arguments)
         with engine.connect() as connection:
             plan = lines([wanted(connection, request, core) for request in requests], recorded(connection))
         engine.dispose()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.cli import UserError
-from sweeps.expand import Request, expand, fingerprint
+from sweeps.expand import Request, expand, fingerprint, words
 from sweeps.study import Study, parse, read
 
 MINIMAL = {
@@ -37,6 +37,16 @@ def test_an_override_reaches_every_cell():
     assert {config["encoder.depth"] for _, config in cells} == {1}
 
 
+def test_another_data_set_on_the_command_line_drops_the_options_of_the_file_s_own():
+    base = {"method": "mae", "data": "moving_digits", "data.num_train": 7, "evals.ridge.num_layers": 2}
+    asked = Request(study(base=base), "smoke", ("data=npz", "data.path=x", "evals=[ridge]"))
+    found = words(asked.study.cells("smoke")[0].overrides, asked)
+    assert found == [
+        "scale=smoke", "method=mae", "evals.ridge.num_layers=2", "mask.ratio=0.5", "data=npz", "data.path=x",
+        "evals=[ridge]",
+    ]  # fmt: skip
+
+
 def test_a_metric_is_named_after_the_data_s_own_label():
     expansion = expand(Request(study(), "smoke"))
     assert expansion.metrics == ["ridge/digit_top1"]
@@ -50,6 +60,14 @@ def test_the_stored_spec_is_a_study_that_resolves_the_same_way():
     again = parse({key: value for key, value in spec.items() if key not in ("scale", "overrides")}, Path("ratio.yaml"))
     assert (again.seeds("smoke"), again.metrics("smoke")) == ([3], ["knn/digit_top1"])
     assert again.cells("smoke") == request.study.cells("smoke")
+
+
+def test_runtime_options_are_checked_but_no_part_of_a_config():
+    plain, here = expand(Request(study(), "smoke")), expand(Request(study(), "smoke", runtime=("runtime.threads=2",)))
+    assert here.cells == plain.cells
+    assert here.request.instance == plain.request.instance
+    with pytest.raises(UserError, match=r"^runtime.thraeds: unknown; did you mean runtime.threads"):
+        expand(Request(study(), "smoke", runtime=("runtime.thraeds=2",)))
 
 
 def test_seeds_of_the_command_line_replace_the_study_s():
@@ -76,7 +94,6 @@ def test_seeds_of_the_command_line_replace_the_study_s():
         ({}, ("encoder.patch=5",), r"encoder.patch"),
         ({}, ("mask.ratio=0.6",), "varies mask.ratio from row to row"),
         ({}, ("seed=1",), r"give seeds=\[0,1,2\]"),
-        ({}, ("runtime.device=cpu",), "runtime options are not a study's"),
     ],
 )
 def test_a_study_that_cannot_run_dies_in_one_line(changes, overrides, message):

@@ -1,0 +1,222 @@
+"""From a study file to its table: train what is missing, record every run, write the table and the figures.
+
+python -m sweeps.launch study=masking_ratio
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.logging import RichHandler
+from sqlalchemy import Engine
+
+from sweeps import cli, queue, status
+from sweeps.cli import Arguments, UserError
+from sweeps.db import upgrade
+from sweeps.executors import EXECUTORS, Job, threads_per_worker
+from sweeps.expand import Request, expand, fingerprint
+from sweeps.progress import Progress
+from sweeps.queue import LEASE_S
+from sweeps.registry import Registered, find_registered, launch_hash, register_study
+from sweeps.status import StudyStatus
+from sweeps.study import read
+
+USAGE = """usage: python -m sweeps.launch study=NAME [key=value ...]
+
+Trains the runs of a study that the database does not have yet, then prints and writes its table and figures.
+Safe to run again, also while it runs elsewhere: it goes on where it stopped, and a finished study is only printed.
+
+  study=NAME           a file under studies/ by its name, or a path to a .yaml
+  scale=cpu            smoke (seconds), cpu (minutes on 2 cores), gpu (an hour or two on one), paper (as printed)
+  workers=N            processes training at once (default: one a core, or one a GPU)
+  executor=local       local (processes of this machine) or inline (this very process)
+  db=sqlite:///results/ablations.sqlite     or postgresql://user@host/name
+  results_dir=results  tables/, figures/ and runs/ (checkpoints, TensorBoard events) are written in it
+  seeds=[0,1,2]        instead of the study's own
+  lease_s=300          after this long without a sign of life a run is given to another worker
+  retry=true           try failed runs again
+  name=WORD            what the table is called when options are overridden (default: the overrides)
+  runtime.KEY=VALUE    where and how runs are computed: runtime.device=cuda, runtime.cache=..., runtime.data_root=...
+  any.key=VALUE        overrides that option in every cell: another study instance, with a table of its own
+
+Ctrl-C once: every worker finishes its step, writes a checkpoint and gives its run back.
+
+examples:
+  python -m sweeps.launch study=masking_ratio
+  python -m sweeps.launch study=ijepa_masking_strategy workers=2 seeds=[0,1,2,3,4]
+  python -m sweeps.launch study=ijepa_targets data=image_folder data.path=clothing_small_96 data.size=64"""
+
+OPTIONS = ("study", "scale", "workers", "executor", "db", "results_dir", "seeds", "lease_s", "retry", "name")
+WAITING = (status.MISSING, "queued", "running", "cancelled")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A command line, checked as far as it can be without the database and core."""
+
+    request: Request
+    job: Job  # without the study's id, which the database gives
+    executor: str
+    workers: int  # 0: as many as make sense
+    retry: bool
+
+
+def parse(words: Sequence[str]) -> Launch:
+    """Raises UserError or StudyError naming the option, its value and what is allowed."""
+    arguments = cli.parse(words, OPTIONS, takes_overrides=True)
+    if "study" not in arguments.values:
+        raise UserError("study is missing: which one? `python -m sweeps.launch --help` shows how")
+    request = Request.of(read(arguments.values["study"]), arguments)
+    executor, workers = _executor(arguments)
+    runtime = dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime)
+    if "dir" in runtime:
+        raise UserError("runtime.dir: every run has a folder of its own under results_dir; set results_dir=")
+    job = Job(
+        url=arguments.text("db", cli.DEFAULT_DATABASE),
+        results_dir=cli.writable_folder(arguments.text("results_dir", "results"), "results_dir"),
+        seeds=request.wanted_seeds,
+        lease_s=arguments.number("lease_s", LEASE_S, above=0),
+        runtime=runtime,
+    )
+    return Launch(request, job, executor, workers, arguments.flag("retry"))
+
+
+def _executor(arguments: Arguments) -> tuple[str, int]:
+    executor = arguments.text("executor", "local")
+    if executor not in EXECUTORS:
+        raise UserError(f"executor must be one of {', '.join(EXECUTORS)}, got {executor!r}")
+    workers = arguments.whole("workers", 1 if executor == "inline" else 0, least=1)
+    if executor == "inline" and workers != 1:
+        raise UserError(f"workers={workers}: executor=inline trains in one process; use executor=local or workers=1")
+    return executor, workers
+
+
+# ---- registering -----------------------------------------------------------------------------------------------------
+
+
+def register(engine: Engine, request: Request) -> Registered:
+    """The study in the database, expanded through core only when this very launch is not there yet.
+
+    Everything that can be wrong with a study is found before anything is written.
+    """
+    key = launch_hash(request, fingerprint())
+    with engine.connect() as connection:
+        known = find_registered(connection, request, key)
+    if known is not None and not _is_waiting(read_status(engine, known.name)):
+        return known
+    expansion = expand(request)
+    with engine.begin() as connection:
+        return register_study(connection, expansion, key)
+
+
+def _is_waiting(study: StudyStatus) -> bool:
+    return bool(study.of(*WAITING))
+
+
+def read_status(engine: Engine, name: str) -> StudyStatus:
+    with engine.connect() as connection:
+        return status.read(connection, name)
+
+
+def open_for_launching(launch: Launch) -> Engine:
+    """The database, its schema up to date; the study is expanded first where the database would have to be made."""
+    if cli.is_absent(launch.job.url):
+        expand(launch.request)  # a mistake in the study leaves no empty database behind
+    engine = cli.connect(launch.job.url, read_only=False)
+    try:
+        upgrade(engine)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return engine
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def default_workers(num_waiting: int) -> int:
+    """One a core, each with one thread: two such finish more small runs than one with two. Never more than runs."""
+    return max(1, min(threads_per_worker(1), num_waiting))
+
+
+def train(engine: Engine, launch: Launch, registered: Registered) -> bool:
+    """Start workers on what is left of the study; False when the person asked to stop first."""
+    left = read_status(engine, registered.name).of(*WAITING)
+    job = dataclasses.replace(launch.job, study=registered.study_id)
+    with Progress(engine, registered.name) as progress:
+        logging.basicConfig(
+            level=logging.WARNING,
+            format="%(message)s",
+            handlers=[RichHandler(console=progress.console, show_path=False)],
+        )
+        ended = EXECUTORS[launch.executor](
+            job, workers=launch.workers or default_workers(len(left)), on_tick=progress.update
+        )
+    return not ended.was_interrupted
+
+
+# ---- the end ---------------------------------------------------------------------------------------------------------
+
+
+def write_report(engine: Engine, name: str, results_dir: Path) -> None:
+    """The study's table on the screen, and its tables and figures under `results_dir`."""
+    # seaborn and scipy take 2 s to import: not before training, and not for --help or a mistake in the command.
+    from analysis.report import write
+
+    paths = write(engine, [name], results_dir)
+    for path in paths:
+        if path == results_dir / "tables" / f"{name}.md":
+            cli.console().print(path.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+    shown = ", ".join(str(path) for path in paths if path.stem != "index")
+    print(f"written: {shown}")
+
+
+def verdict(study: StudyStatus, words: Sequence[str]) -> int:
+    """0 when every run has ended with numbers or has diverged; else what is missing, on stderr, and 1."""
+    for run in study.of("diverged"):
+        print(f"diverged at step {run.step}: {run.label}", file=sys.stderr)
+    lacking = study.of("failed", "pruned", *WAITING)
+    for run in lacking:
+        reason = f": {run.error}" if run.error and run.state == "failed" else ""
+        print(f"{run.state}: {run.label} (run {run.run_id or '–'}){reason}", file=sys.stderr)
+    if not lacking:
+        return cli.OK
+    again = f"python -m sweeps.launch {shlex.join(words)}"
+    hint = f"; try failed ones again with: {again} retry=true" if study.of("failed") else f"; go on with: {again}"
+    print(f"{len(lacking)} of {len(study.runs)} runs of {study.name} have no result{hint}", file=sys.stderr)
+    return cli.INCOMPLETE
+
+
+def command(words: Sequence[str]) -> int:
+    launch = parse(words)
+    engine = open_for_launching(launch)
+    try:
+        registered = register(engine, launch.request)
+        if launch.retry:
+            with engine.begin() as connection:
+                queue.requeue(connection, registered.run_ids)
+        if _is_waiting(read_status(engine, registered.name)) and not train(engine, launch, registered):
+            left = read_status(engine, registered.name).of(*WAITING)
+            print(
+                f"stopped: {len(left)} runs are left, those begun go on from their checkpoints; "
+                f"to go on: python -m sweeps.launch {shlex.join(words)}",
+                file=sys.stderr,
+            )
+            return cli.INTERRUPTED
+        write_report(engine, registered.name, launch.job.results_dir)
+        return verdict(read_status(engine, registered.name), words)
+    finally:
+        engine.dispose()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return cli.run(command, arguments, USAGE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
