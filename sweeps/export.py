@@ -1,0 +1,319 @@
+"""Studies with their results as one SQLite file, a capsule; and a capsule's content back into a database.
+
+    python -m sweeps.export to=capsule.sqlite study=masking_ratio
+    python -m sweeps.export from=capsule.sqlite db=sqlite:///results/ablations.sqlite
+
+Both directions are one merge: a run is the same run in both databases when config, seed and code epoch are. What the
+destination has is never changed, so merging again, or two capsules that overlap, adds nothing twice.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from sweeps import cli, queue
+from sweeps.cli import UserError
+from sweeps.db import (
+    FINAL_STATES,
+    Alias,
+    Attempt,
+    CellRow,
+    Chunk,
+    Config,
+    Environment,
+    Paper,
+    Result,
+    RunRow,
+    StudyRow,
+    insert_new,
+    mask_url,
+    open_database,
+    upgrade,
+)
+from sweeps.identity import canonical_json
+from sweeps.study_files import close_matches
+
+USAGE = """usage: python -m sweeps.export to=FILE [study=NAME|all] [series=true] [db=sqlite:///results/ablations.sqlite]
+       python -m sweeps.export from=FILE [db=...]
+
+  to=FILE      write studies with their configs, results, curves, costs and printed values into one SQLite file;
+               a file that is there already is added to
+  from=FILE    add a capsule's studies and finished runs to the database
+  study        one, several as a,b, or all (default)
+  series       false leaves the curves out: tables need only results
+
+Tables from a capsule alone: python -m analysis.report db=sqlite:///capsule.sqlite results_dir=offline
+Merging never changes what is there: finished runs stay, runs being trained are left alone, and a study that differs
+keeps the destination's cells. Checkpoints and pictures are files and stay where they are."""
+
+OPTIONS = ("to", "from", "study", "series", "db")
+NUM_PER_BATCH = 200  # runs copied at once: their curves are held in memory
+# A failed or waiting run of the destination takes the place of nothing: a capsule's ending is better.
+REPLACEABLE = ("queued", "failed", "cancelled")
+
+
+@dataclass
+class Merged:
+    """What a merge did."""
+
+    studies: int = 0
+    runs: int = 0
+    known: int = 0  # ended in the destination already
+    running: list[int] | None = None  # being trained in the destination: left alone
+    differing: list[str] | None = None  # studies of which the destination has another version
+
+    def sentence(self) -> str:
+        parts = [f"{self.studies} new studies, {self.runs} new runs; {self.known} runs were there already"]
+        if self.running:
+            parts.append(f"left alone, as they are being trained: runs {', '.join(map(str, self.running))}")
+        if self.differing:
+            parts.append(f"kept the destination's version of: {', '.join(self.differing)}")
+        return "; ".join(parts)
+
+
+# ---- merging ---------------------------------------------------------------------------------------------------------
+
+
+def merge(source: Connection, destination: Connection, studies: Sequence[str], *, with_series: bool = True) -> Merged:
+    """Add `studies` of `source` and their ended runs, in the destination's one transaction."""
+    done = Merged(running=[], differing=[])
+    rows = source.execute(select(StudyRow).where(StudyRow.name.in_(studies)).order_by(StudyRow.name)).all()
+    cells = {
+        row.id: source.execute(
+            select(CellRow).where(CellRow.study_id == row.id, CellRow.revision == row.revision)
+        ).all()
+        for row in rows
+    }
+    config_ids = _copy_configs(source, destination, sorted({c.config_id for found in cells.values() for c in found}))
+    for row in rows:
+        _copy_study(source, destination, row, cells[row.id], config_ids, done)
+    runs = source.execute(
+        select(RunRow)
+        .where(RunRow.config_id.in_(config_ids), RunRow.state.in_([s for s in FINAL_STATES if s != "cancelled"]))
+        .order_by(RunRow.id)
+    ).all()
+    for start in range(0, len(runs), NUM_PER_BATCH):
+        _copy_runs(source, destination, runs[start : start + NUM_PER_BATCH], config_ids, with_series, done)
+    return done
+
+
+def _copy_configs(source: Connection, destination: Connection, ids: Sequence[int]) -> dict[int, int]:
+    """The destination's id of each config."""
+    rows = source.execute(select(Config.id, Config.hash, Config.json).where(Config.id.in_(ids))).all()
+    new_ids = dict(
+        zip([row.id for row in rows], queue.register_configs(destination, [r.json for r in rows]), strict=True)
+    )
+    hashes = {row.hash: new_ids[row.id] for row in rows}
+    known = set(destination.scalars(select(Config.hash).where(Config.hash.in_(hashes))))
+    aliases = source.execute(select(Alias).where(Alias.config_id.in_(ids))).all()
+    older = [
+        {"old_hash": row.old_hash, "config_id": new_ids[row.config_id], "migration": row.migration} for row in aliases
+    ]
+    # A config whose stored hash is not what this program computes goes by both.
+    older += [{"old_hash": h, "config_id": i, "migration": "merged"} for h, i in hashes.items() if h not in known]
+    insert_new(destination, Alias, older)
+    return new_ids
+
+
+def _copy_study(
+    source: Connection,
+    destination: Connection,
+    row: Any,
+    cells: Sequence[Any],
+    config_ids: dict[int, int],
+    done: Merged,
+) -> None:
+    there = destination.execute(select(StudyRow.id, StudyRow.spec).where(StudyRow.name == row.name)).one_or_none()
+    if there is not None:
+        assert done.differing is not None
+        if canonical_json(there.spec) != canonical_json(row.spec):
+            done.differing.append(row.name)
+        return
+    new = {"name": row.name, "spec": row.spec, "spec_hash": row.spec_hash, "revision": 1, "source": row.source}
+    study_id = destination.execute(insert(StudyRow).values(new).returning(StudyRow.id)).scalar_one()
+    insert_new(
+        destination,
+        CellRow,
+        [
+            _values(cell) | {"study_id": study_id, "revision": 1, "config_id": config_ids[cell.config_id]}
+            for cell in cells
+        ],
+    )
+    printed = source.execute(select(Paper).where(Paper.study_id == row.id)).all()
+    insert_new(destination, Paper, [_values(value) | {"study_id": study_id} for value in printed])
+    done.studies += 1
+
+
+def _copy_runs(
+    source: Connection,
+    destination: Connection,
+    runs: Sequence[Any],
+    config_ids: dict[int, int],
+    with_series: bool,
+    done: Merged,
+) -> None:
+    """Each run that has not ended in the destination, with its attempts numbered after those it has there."""
+    there = {
+        (run.config_id, run.seed, run.code_epoch): run
+        for run in destination.execute(
+            select(RunRow).where(RunRow.config_id.in_([config_ids[run.config_id] for run in runs])).with_for_update()
+        )
+    }
+    moved: dict[int, tuple[int, int]] = {}  # id in the source -> id in the destination, attempts it has there
+    for run in runs:
+        config_id = config_ids[run.config_id]
+        known = there.get((config_id, run.seed, run.code_epoch))
+        if known is None:
+            values = _values(run) | {"config_id": config_id, "owner": None, "lease_until": None}
+            new_id = destination.execute(
+                insert(RunRow).values(values | {"checkpoint": None}).returning(RunRow.id)
+            ).scalar_one()
+            moved[run.id] = (new_id, 0)
+        elif known.state == "running":
+            assert done.running is not None
+            done.running.append(known.id)
+        elif known.state in REPLACEABLE and run.state != "failed":
+            ended = {
+                "state": run.state,
+                "attempt": known.attempt + run.attempt,
+                "cpu_seconds": known.cpu_seconds + run.cpu_seconds,
+                "gpu_seconds": known.gpu_seconds + run.gpu_seconds,
+            }
+            destination.execute(update(RunRow).where(RunRow.id == known.id).values(ended))
+            moved[run.id] = (known.id, known.attempt)
+        else:
+            done.known += 1
+    done.runs += len(moved)
+    attempts = source.execute(select(Attempt).where(Attempt.run_id.in_(moved))).all()
+    environments = {attempt.env_hash for attempt in attempts if attempt.env_hash}
+    packages = source.execute(select(Environment).where(Environment.hash.in_(environments))).all()
+    insert_new(destination, Environment, [_values(row) for row in packages])
+    insert_new(destination, Attempt, [_moved(row, moved, "n") for row in attempts])
+    for table in (Result, Chunk) if with_series else (Result,):
+        rows = source.execute(select(table).where(table.run_id.in_(moved))).all()
+        insert_new(destination, table, [_moved(row, moved, "attempt") for row in rows])
+
+
+def _values(row: Any) -> dict[str, Any]:
+    """A row's columns, without the id that its own database gave it."""
+    return {key: value for key, value in row._mapping.items() if key != "id"}
+
+
+def _moved(row: Any, moved: dict[int, tuple[int, int]], attempt: str) -> dict[str, Any]:
+    run_id, offset = moved[row.run_id]
+    values = dict(row._mapping)
+    return values | {"run_id": run_id, attempt: values[attempt] + offset}
+
+
+# ---- capsules --------------------------------------------------------------------------------------------------------
+
+
+def write_capsule(database: Engine, path: Path, studies: Sequence[str], *, with_series: bool = True) -> Merged:
+    """Add studies to the capsule at `path`, made if need be. It is replaced when all is written, or not at all."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".capsule-") as folder:
+        draft = Path(folder) / path.name
+        if path.exists():
+            _copy_database(path, draft, "to")
+        capsule = _open(draft, "to", path)
+        try:
+            with database.connect() as source, capsule.begin() as destination:
+                merged = merge(source, destination, studies, with_series=with_series)
+        finally:
+            capsule.dispose()
+        # One file that also opens on a read-only disk: WAL would need two more beside it.
+        connection = sqlite3.connect(draft)
+        connection.execute("PRAGMA journal_mode = DELETE")
+        connection.close()
+        draft.replace(path)
+    return merged
+
+
+def read_capsule(path: Path, database: Engine) -> Merged:
+    """Add a capsule's studies and ended runs to the database; the capsule itself is not touched."""
+    if not path.is_file():
+        raise UserError(f"from={path}: there is no such file")
+    with tempfile.TemporaryDirectory(prefix="capsule-") as folder:
+        copy = Path(folder) / path.name  # it may be of an older schema, and is brought to ours
+        _copy_database(path, copy, "from")
+        capsule = _open(copy, "from", path)
+        try:
+            with capsule.connect() as source, database.begin() as destination:
+                studies = _study_names(source)
+                if not studies:
+                    raise UserError(f"from={path}: not a capsule: there is no study in it")
+                return merge(source, destination, studies)
+        finally:
+            capsule.dispose()
+
+
+def _copy_database(path: Path, copy: Path, option: str) -> None:
+    """Through SQLite, so that a database which is being written to is copied whole and at one moment."""
+    source, target = sqlite3.connect(f"file:{path}?mode=ro", uri=True), sqlite3.connect(copy)
+    try:
+        source.backup(target)
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{option}={path}: not a capsule: {error}") from None
+    finally:
+        source.close()
+        target.close()
+
+
+def _open(file: Path, option: str, shown: Path) -> Engine:
+    try:
+        engine = open_database(f"sqlite:///{file}")
+        upgrade(engine)
+    except ValueError as error:
+        raise UserError(f"{option}={shown}: not a capsule: {str(error).replace(str(file), str(shown))}") from None
+    return engine
+
+
+def _study_names(connection: Connection) -> list[str]:
+    return list(connection.scalars(select(StudyRow.name).order_by(StudyRow.name)))
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+
+def command(words: Sequence[str]) -> int:
+    arguments = cli.parse(words, OPTIONS)
+    to, source = arguments.values.get("to"), arguments.values.get("from")
+    if (to is None) == (source is None):
+        raise UserError("say to=FILE to write a capsule, or from=FILE to read one")
+    url = arguments.text("db", cli.DEFAULT_DATABASE)
+    if source is not None:
+        database = cli.connect(url, read_only=False)
+        upgrade(database)
+        merged = read_capsule(Path(source), database)
+        print(f"{source} -> {mask_url(url)}: {merged.sentence()}")
+    else:
+        database = cli.open_for_reading(arguments)
+        path = Path(str(to))
+        with database.connect() as connection:
+            known = _study_names(connection)
+        studies = known if arguments.text("study", "all") == "all" else arguments.values["study"].split(",")
+        for name in studies:
+            if name not in known:
+                raise UserError(f"study={name}: the database has no such study{close_matches(name, known)}")
+        cli.writable_folder(str(path.parent), "to")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with_series = arguments.choice("series", ("true", "false"), "true") == "true"
+        merged = write_capsule(database, path, studies, with_series=with_series)
+        print(f"{mask_url(url)} -> {path}: {merged.sentence()}; {path.stat().st_size / 1e6:.1f} MB")
+    database.dispose()
+    return cli.OK
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return cli.run(command, arguments, USAGE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
