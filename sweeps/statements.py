@@ -6,10 +6,10 @@ Putting one together in Python takes ten times as long as SQLite takes to run it
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, Update, bindparam, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Double, Select, Update, bindparam, insert, literal_column, select, update
 from sqlalchemy.orm import aliased
 
 from sweeps.db import Attempt, CellRow, Config, Event, RunRow, StudyRow, database_now
@@ -29,13 +29,18 @@ RENEWAL = (
 def taking(*, is_by_study: bool, is_by_seed: bool) -> Update:
     """The one statement that claims. Parameters: worker, lease_s, and study and seeds where restricted by them."""
     candidate = aliased(RunRow)
-    study: Any = bindparam("study") if is_by_study else None
-    seeds: Any = bindparam("seeds", expanding=True) if is_by_seed else None
+    conditions: list[ColumnElement[bool]] = [candidate.code_epoch == CODE_EPOCH]
+    if is_by_study:
+        # EXISTS, not IN: the queue is walked in its order until a run of the study is met, instead of being sorted.
+        configs = _cells_configs(bindparam("study"))
+        conditions.append(configs.where(CellRow.config_id == candidate.config_id).exists())
+    if is_by_seed:
+        conditions.append(candidate.seed.in_(bindparam("seeds", expanding=True)))
     found = (
         select(candidate.id)
         # 'queued' is a literal: SQLite uses a partial index only where the query repeats its condition.
         .where(candidate.state == literal_column("'queued'"), candidate.not_before <= database_now())
-        .where(*in_scope(candidate, study, seeds))
+        .where(*conditions)
         .order_by(candidate.priority.desc(), candidate.id)
         .limit(1)
         .with_for_update(skip_locked=True)  # of PostgreSQL; SQLite's BEGIN IMMEDIATE has the whole database
@@ -74,15 +79,16 @@ def expiry(*, is_by_owner: bool) -> Update:
     )
 
 
-def in_scope(run: type[RunRow], study: Any, seeds: Any) -> Iterator[ColumnElement[bool]]:
-    """Conditions on `run`; `study` and `seeds` are values, bound parameters, or None for no restriction."""
+def _cells_configs(study: Any) -> Select[Any]:
+    """The config ids in the cells of the current revision of `study`."""
+    current = (StudyRow.id == CellRow.study_id) & (StudyRow.revision == CellRow.revision)
+    return select(CellRow.config_id).join(StudyRow, current).where(CellRow.study_id == study)
+
+
+def in_scope(run: type[RunRow], study: int | None, seeds: Sequence[int] | None) -> Iterator[ColumnElement[bool]]:
+    """Conditions on `run` for counting: they lead SQLite from the study's configs to their runs by index."""
     yield run.code_epoch == CODE_EPOCH
     if study is not None:
-        cell = (
-            select(CellRow.config_id)
-            .join(StudyRow, (StudyRow.id == CellRow.study_id) & (StudyRow.revision == CellRow.revision))
-            .where(CellRow.study_id == study, CellRow.config_id == run.config_id)
-        )
-        yield cell.exists()
+        yield run.config_id.in_(_cells_configs(study))
     if seeds is not None:
         yield run.seed.in_(seeds)

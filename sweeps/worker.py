@@ -231,4 +231,5 @@ def study_id(engine: Engine, name: str) -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     sys.exit(cli.run(main, None, USAGE))
