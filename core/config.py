@@ -54,6 +54,7 @@ OPTIONAL = ("mask", "target", "predictor", "loss")  # null where the objective d
 DEFAULT_METHOD, DEFAULT_SCALE = "mae", "cpu"
 PRESENTATION = ("method", "scale")  # names for what the other keys say in full
 Flat = dict[str, Any]
+SPECS: dict[str, DataSpec] = {}  # what spec_of() has read
 
 
 class ConfigError(ValueError):
@@ -278,7 +279,7 @@ def no_such_key(
     siblings = [name for name in allowed if name.startswith(f"{section}.")]
     if section in GROUPS:
         option = key.removeprefix(f"{section}.")
-        owners = [n for n, variant in GROUPS[section].items() if option in variant.__dataclass_fields__]
+        owners = [n for n, variant in GROUPS[section].items() if option in vars(variant())]
         if owners and choices[section] is None:
             return f"{key}={value}: this run has {section}=null; {section}={owners[0]} has that option"
         if owners:
@@ -296,10 +297,10 @@ def no_such_key(
 
 def flat_keys(config: DictConfig, prefix: str = "") -> Sequence[str]:
     keys: list[str] = []
-    for name in config:
+    for name in map(str, config):
         node = config._get_node(name)
         inner = isinstance(node, DictConfig) and not node._is_none()
-        keys += flat_keys(node, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]  # type: ignore[arg-type]
+        keys += flat_keys(node, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
     return keys
 
 
@@ -329,13 +330,21 @@ def check(run: Run) -> DataSpec:
             wanted = "needs a" if group in run.objective.uses else "uses no"
             raise ConfigError(f"{group}: objective={name_of('objective', run.objective)} {wanted} {group}")
     try:
-        spec = located(run).data.spec()
+        spec = spec_of(run)
         grid = run.encoder.grid(spec)
         if run.mask is not None:
             run.mask.check(grid)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     return spec
+
+
+def spec_of(run: Run) -> DataSpec:
+    """The shape and labels of the run's data; the files of a data set are listed once per process, not once a cell."""
+    data = located(run).data
+    if repr(data) not in SPECS:
+        SPECS[repr(data)] = data.spec()
+    return SPECS[repr(data)]
 
 
 def located(run: Run) -> Run:
@@ -353,7 +362,7 @@ def located(run: Run) -> Run:
 
 def metric_names(run: Run) -> list[str]:
     """Every result that this run will record, known before it trains."""
-    spec = located(run).data.spec()
+    spec = spec_of(run)
     names = [name for evaluation in run.evals.values() for name in evaluation.metrics(spec)]
     if run.mask is not None:
         names += ["mask/context_share", "mask/target_share"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from core import checkpoint
 from core.config import Precision, Run, check, flatten, identity, located
-from core.data.augment import augment
+from core.data.augment import augment, normalise
 from core.data.loader import StepLoader
 from core.distributed import World, any_rank, wait, world, wrap
 from core.evals.features import FrozenFeatures
@@ -100,7 +100,12 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     if not where.is_main:
         return
     trained = time.perf_counter()
-    results = evaluate(run, learner, train_set, test_set, device, precision)
+    try:
+        results = evaluate(run, learner, train_set, test_set, device, precision)
+    except FloatingPointError as error:
+        log.error("%s: the run has diverged", error)
+        record.finish("diverged", {}, {"step": run.optim.steps, "train_seconds": window.spent})
+        return
     results |= mask_shares(run, learner.encoder.grid)
     facts = costs(learner, device, precision) | {
         "train_seconds": window.spent,
@@ -161,14 +166,15 @@ def draw_views(run: Run, grid: Grid, step: int, rows: slice, device: torch.devic
     drawn = run.mask.sample(grid, run.optim.batch_size, generator_for(run.seed, "mask", step))
     moved: dict[int, Tensor] = {}
 
-    def move(tensor: Tensor | None) -> Tensor | None:
-        if tensor is None:
-            return None
+    def move(tensor: Tensor) -> Tensor:
         if id(tensor) not in moved:
             moved[id(tensor)] = tensor[rows].to(device, non_blocking=True)
         return moved[id(tensor)]
 
-    return [View(*(move(value) if isinstance(value, Tensor) else value for value in view)) for view in drawn]
+    return [
+        view._replace(**{name: move(value) for name, value in view._asdict().items() if isinstance(value, Tensor)})
+        for view in drawn
+    ]
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
@@ -181,7 +187,8 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
 def build_learner(run: Run, spec: DataSpec) -> Learner:
     """The run's objective with its parts, every parameter a function of `run.seed`."""
     parts = Parts(run.encoder, run.mask, run.target, run.predictor, run.loss)
-    return run.objective.build(parts, spec, run.seed)
+    learner: Learner = run.objective.build(parts, spec, run.seed)
+    return learner
 
 
 def choose_device(name: str) -> torch.device:
@@ -238,13 +245,18 @@ def evaluate(
     precision: torch.dtype | None,
 ) -> dict[str, float]:
     """Every evaluation of the run on its judged encoder's frozen features, extracted once."""
-    encoder = learner.judged_encoder
-    was_training = encoder.training
-    features = FrozenFeatures(encoder, train_set, test_set, device=device, batch_size=256, autocast_dtype=precision)
+    features = FrozenFeatures(
+        learner.judged_encoder,
+        train_set,
+        test_set,
+        prepare=normalise,
+        device=device,
+        batch_size=128 if device.type == "cpu" else 512,  # on a CPU larger batches leave its caches
+        autocast_dtype=precision,
+    )
     results: dict[str, float] = {}
     for name in sorted(run.evals):
         results |= run.evals[name].run(features, run.seed)
-    encoder.train(was_training)
     return results
 
 

@@ -65,7 +65,11 @@ class DataSpec:
 
 
 class Dataset(Protocol):
-    """A split of a data set, addressed by index. In memory or lazy; a pure function of the index either way."""
+    """A split of a data set, addressed by index: a pure function of it.
+
+    One that decodes as it is asked (not held in memory) says so by an attribute `is_lazy` = True; the loader then reads
+    ahead with worker processes.
+    """
 
     spec: DataSpec
 

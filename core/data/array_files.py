@@ -32,18 +32,23 @@ class _ArrayFiles(Data):
         """Images [N, H, W] or [N, H, W, C] uint8 and labels [N] of "train" or "test"."""
         raise NotImplementedError
 
+    def spec(self) -> DataSpec:
+        images, labels = self._checked("train")
+        height, width = (self.size, self.size) if self.size else images.shape[-2:]
+        mean, std = _statistics(images)
+        return DataSpec(3, 1, height, width, {self.label: int(labels.max()) + 1}, mean, std)
+
     def load(self, split: str, cache: Path) -> ArrayDataset:
         """The split, in memory; both splits are normalised by the train split's mean and standard deviation."""
         check_split(split)
-        train_images, train_labels = self._checked("train")
-        images, labels = (train_images, train_labels) if split == "train" else self._checked("test")
-        num_classes = int(train_labels.max()) + 1
+        spec = self.spec()
+        num_classes = spec.classes[self.label]
+        images, labels = self._checked(split)
         if labels.max() >= num_classes:
             raise ValueError(f"data.path={self.path}: test has label {labels.max()}, train only 0 to {num_classes - 1}")
-        mean, std = _statistics(train_images)
-        clips = self._resized(images)
-        spec = DataSpec(3, 1, clips.shape[-2], clips.shape[-1], {self.label: num_classes}, mean, std)
-        return ArrayDataset(spec, clips[:, :, None], {self.label: torch.from_numpy(labels.astype(np.int64))})
+        return ArrayDataset(
+            spec, self._resized(images)[:, :, None], {self.label: torch.from_numpy(labels.astype(np.int64))}
+        )
 
     def _checked(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Images [N, C, H, W] uint8, C = 1 or 3, and labels [N]."""

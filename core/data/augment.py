@@ -115,7 +115,15 @@ def normalise(clips: Tensor, spec: DataSpec, *, device: torch.device | str | Non
 
 
 def _standardise(pixels: Tensor, spec: DataSpec) -> Tensor:
-    """Pixels in [0, 255] -> zero mean and unit variance over the data set; changes `pixels`."""
+    """Pixels in [0, 255] -> zero mean and unit variance over the data set; changes `pixels`.
+
+    Raises ValueError when `spec` has not one mean and one std a channel.
+    """
+    if not len(spec.mean) == len(spec.std) == spec.channels:
+        raise ValueError(
+            f"the data's mean {spec.mean} and std {spec.std} must have one value for each of its "
+            f"{spec.channels} channels"
+        )
     mean = torch.tensor(spec.mean, device=pixels.device).view(-1, 1, 1, 1)
     std = torch.tensor(spec.std, device=pixels.device).view(-1, 1, 1, 1)
     return pixels.mul_(1 / (255 * std)).sub_(mean / std)

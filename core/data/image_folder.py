@@ -71,6 +71,14 @@ class ImageFolder(Data):
     def stored(self) -> int:
         return self.store_size or self.size
 
+    def spec(self) -> DataSpec:
+        _, names = self.entries("train")
+        self.entries("test")  # a missing test folder is better known before training than after
+        return self._spec(names)
+
+    def _spec(self, names: Sequence[str]) -> DataSpec:
+        return DataSpec(3, 1, self.size, self.size, {"class": len(names)}, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
     def load(self, split: str, cache: Path) -> ArrayDataset | LazyPictures:
         check_split(split, tuple(_FOLDERS))
         entries, names = self.entries(split)
@@ -97,7 +105,7 @@ class ImageFolder(Data):
             )
         labels = {"class": torch.tensor([label for _, label in kept])}
         excluded = tuple(str(files[int(number)]) for number in reasons)
-        spec = DataSpec(3, 1, self.size, self.size, {"class": len(names)}, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        spec = self._spec(names)
         if in_memory:
             return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, excluded)
         return LazyPictures(spec, [file for file, _ in kept], labels, excluded, self.stored, self.crop)

@@ -59,6 +59,12 @@ class Torchvision(Data):
         require(self.memory_gb >= 0, "memory_gb", "at least 0")
         require(self.label.isidentifier(), "label", "a name of letters, digits and _")
 
+    def spec(self) -> DataSpec:
+        pairs, _ = self._open("train")
+        return DataSpec(
+            3, 1, self.size, self.size, {self.label: _num_classes(pairs)}, mean=IMAGENET_MEAN, std=IMAGENET_STD
+        )
+
     def load(self, split: str, cache: Path) -> ArrayDataset | LazyPairs:
         check_split(split)
         pairs, members = self._open(split)
@@ -80,13 +86,7 @@ class Torchvision(Data):
         excluded = tuple(f"{self.name} {split} {number}" for number in bad)
         if len(targets) == 0:
             raise ValueError(f"data.path={self.path}: no image of {self.name} ({split}) can be read")
-        classes = getattr(pairs, "classes", None)
-        if isinstance(classes, Sequence):
-            num_classes = len(classes)
-        else:  # the test part need not hold every class
-            known = targets if split == "train" else self.load("train", cache).labels()[self.label]
-            num_classes = int(known.max()) + 1
-        spec = DataSpec(3, 1, self.size, self.size, {self.label: num_classes}, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        spec = self.spec()
         if in_memory:
             return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), {self.label: targets}, excluded)
         return LazyPairs(spec, pairs, kept, {self.label: targets}, excluded, self.crop)
@@ -160,6 +160,14 @@ class Torchvision(Data):
         index = {"kept": kept, "targets": targets, "bad": bad}
         arrays: dict[str, Any] = {name: np.array(values, dtype=np.int64) for name, values in index.items()}
         np.savez(folder / "index.npz", **arrays)
+
+
+def _num_classes(pairs: _Pairs) -> int:
+    """From the names or the list of labels that most sets carry; else from every sample, which decodes it."""
+    if isinstance(classes := getattr(pairs, "classes", None), Sequence):
+        return len(classes)
+    labels = next((getattr(pairs, name) for name in ("targets", "labels", "_labels") if hasattr(pairs, name)), None)
+    return 1 + int(max(labels if labels is not None else (pairs[number][1] for number in range(len(pairs)))))
 
 
 class LazyPairs:

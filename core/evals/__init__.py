@@ -16,7 +16,7 @@ A new evaluation is one file and one line in `EVALS`.
 """
 
 from core.evals.collapse import Collapse
-from core.evals.features import FrozenFeatures, normalise
+from core.evals.features import FrozenFeatures
 from core.evals.knn import Knn
 from core.evals.linear import Linear
 from core.evals.low_shot import LowShot
@@ -31,4 +31,4 @@ EVALS: dict[str, type[Evaluation]] = {
     "collapse": Collapse,
 }
 
-__all__ = ["EVALS", "FrozenFeatures", "normalise"]
+__all__ = ["EVALS", "FrozenFeatures"]

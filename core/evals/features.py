@@ -6,6 +6,8 @@ here a probe's cost is the probe's own arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from core.types import Dataset, DataSpec, EncoderModule, generator_for
 
 class FrozenFeatures:
     """Features of the splits "train" and "test" as `encoder` sees them now, kept as float32 on the CPU.
+
+    `prepare` turns stored uint8 clips into what the encoder takes (`core.data.augment.normalise`).
 
     A split is encoded on first use, in evaluation mode without gradient and under autocast when `autocast_dtype` is
     given; the encoder's modes are put back afterwards. Make a new object after the encoder was trained further.
@@ -30,6 +34,7 @@ class FrozenFeatures:
         train: Dataset,
         test: Dataset,
         *,
+        prepare: Callable[[Tensor, DataSpec], Tensor],
         device: torch.device | str,
         batch_size: int,
         autocast_dtype: torch.dtype | None = None,
@@ -40,6 +45,7 @@ class FrozenFeatures:
         if max_train is not None and max_train < 1:
             raise ValueError(f"max_train must be at least 1, or None for every train sample, got {max_train}")
         self.spec: DataSpec = train.spec
+        self._prepare = prepare
         self._encoder = encoder
         self._datasets = {"train": train, "test": test}
         self._device = torch.device(device)
@@ -74,7 +80,7 @@ class FrozenFeatures:
             with torch.inference_mode(), self._autocast():
                 for start in range(0, len(indices), self._batch_size):
                     batch = dataset.fetch(indices[start : start + self._batch_size])
-                    clips = normalise(batch.clips.to(self._device, non_blocking=True), dataset.spec)
+                    clips = self._prepare(batch.clips.to(self._device, non_blocking=True), dataset.spec)
                     layers = self._encoder.intermediate(clips, num_layers)
                     # Averaged in float32: a bfloat16 mean over many tokens keeps three digits.
                     means = [tokens.mean(dim=1, dtype=torch.float32) for tokens in layers]
@@ -89,21 +95,6 @@ class FrozenFeatures:
     def _autocast(self) -> torch.autocast:
         dtype = self._autocast_dtype
         return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
-
-
-def normalise(clips: Tensor, spec: DataSpec) -> Tensor:
-    """uint8 clips [B, C, T, H, W] to float32, minus the mean and over the std of pixels in [0, 1], channel by channel.
-
-    Raises ValueError when `spec` has not one mean and one std a channel.
-    """
-    if not len(spec.mean) == len(spec.std) == spec.channels:
-        raise ValueError(
-            f"the data's mean {spec.mean} and std {spec.std} must have one value for each of its "
-            f"{spec.channels} channels"
-        )
-    mean = torch.tensor(spec.mean, device=clips.device).view(-1, 1, 1, 1)
-    std = torch.tensor(spec.std, device=clips.device).view(-1, 1, 1, 1)
-    return clips.float().mul_(1 / (255 * std)).sub_(mean / std)
 
 
 def _subset(num_samples: int, max_samples: int | None) -> Tensor:

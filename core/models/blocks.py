@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from core.models import cpu_block
 from core.models.attention import Attention
 
 
@@ -71,6 +72,8 @@ class Blocks(nn.ModuleList):
 
 def apply_block(block: Any, x: Tensor, attn_mask: Tensor | None, skip: int = 0) -> Tensor:
     """What timm's Block.forward does, for the tokens after the first `skip` only."""
+    if cpu_block.fits(block, x, attn_mask):
+        return cpu_block.apply(block, x, skip)
     mixed: Tensor = block.attn(block.norm1(x), attn_mask, skip=skip)
     x = x[:, skip:] + block.drop_path1(mixed)
     x = x + block.drop_path2(block.mlp(block.norm2(x)))

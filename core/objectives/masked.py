@@ -79,7 +79,7 @@ class MaskedLearner(Learner):
         if self.dense:
             return torch.cat([self.encoder(clips, hidden=view.target) for view in views])
         if all(view.context is views[0].context for view in views):
-            tokens = self.encoder(clips, keep=views[0].context, valid=views[0].context_valid)
+            tokens: Tensor = self.encoder(clips, keep=views[0].context, valid=views[0].context_valid)
             return tokens.repeat(len(views), 1, 1) if len(views) > 1 else tokens
         return torch.cat([self.encoder(clips, keep=view.context, valid=view.context_valid) for view in views])
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.evals import EVALS, FrozenFeatures, normalise
+from core.data.augment import normalise
+from core.evals import EVALS, FrozenFeatures
 from core.types import Batch, DataSpec, EncoderModule, Grid, generator_for
 
 SPEC = DataSpec(1, frames=1, height=8, width=8, classes={"column": 4}, mean=(0.45,), std=(0.225,))
@@ -66,7 +67,7 @@ class TinyEncoder(EncoderModule):
 
 def frozen(encoder=None, *, train=24, test=10, **options) -> FrozenFeatures:
     options = {"device": "cpu", "batch_size": 8} | options
-    return FrozenFeatures(encoder or TinyEncoder(), Stripes(train), Stripes(test), **options)
+    return FrozenFeatures(encoder or TinyEncoder(), Stripes(train), Stripes(test), prepare=normalise, **options)
 
 
 def test_pooled_equals_encoding_every_sample_by_itself():
@@ -87,7 +88,7 @@ def test_one_layer_is_the_last_one():
 
 def test_a_split_is_encoded_once_for_each_number_of_layers():
     train, test = Stripes(24), Stripes(10)
-    features = FrozenFeatures(TinyEncoder(), train, test, device="cpu", batch_size=8)
+    features = FrozenFeatures(TinyEncoder(), train, test, prepare=normalise, device="cpu", batch_size=8)
     assert (train.fetched, test.fetched) == ([], [])
     for _ in range(3):
         features.pooled("train")
@@ -122,7 +123,9 @@ def test_a_probe_may_use_the_features_under_autograd():
 
 def test_max_train_takes_a_subset_with_its_labels():
     train = Stripes(40)
-    features = FrozenFeatures(TinyEncoder(), train, Stripes(10), device="cpu", batch_size=8, max_train=12)
+    features = FrozenFeatures(
+        TinyEncoder(), train, Stripes(10), prepare=normalise, device="cpu", batch_size=8, max_train=12
+    )
     pooled = features.pooled("train")
     assert len(pooled) == len(set(train.fetched)) == 12
     assert train.fetched != list(range(12))
