@@ -112,7 +112,7 @@ def test_a_claim_may_be_kept_to_one_study_and_some_seeds(engine: Engine) -> None
     _, mine, _ = add(engine, (A, 0), (B, 0), (B, 1))
     with engine.begin() as connection:
         connection.execute(insert(StudyRow).values(id=7, name="s", spec={}, spec_hash="", revision=2))
-        config_of = dict(connection.execute(select(Config.hash, Config.id)).tuples().all())
+        config_of = {row.hash: row.id for row in connection.execute(select(Config.hash, Config.id))}
         for revision, config in ((1, A), (2, B)):
             values = {"row_key": "r", "col_key": "", "display": {}, "config_id": config_of[digest(config)]}
             connection.execute(insert(CellRow).values(study_id=7, revision=revision, **values))

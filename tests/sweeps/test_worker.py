@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select, update
 
-from sweeps import queue, series
+from sweeps import cli, queue, series
 from sweeps.db import Attempt, Environment, Event, Result, RunRow
 from sweeps.owner import is_dead, worker_name
-from sweeps.worker import Work, run_folder, stop_on_signals, work
+from sweeps.worker import USAGE, Work, main, run_folder, stop_on_signals, work
 from tests.sweeps.counting import FUNCTIONS, NUM_STEPS
 
 
@@ -191,3 +191,32 @@ def test_the_audit_tells_the_story_of_a_run(engine: Engine, results: Path) -> No
     with engine.begin() as connection:
         kinds = list(connection.scalars(select(Event.kind).order_by(Event.id)))
     assert kinds == ["claimed", "failed", "claimed", "done"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["study=nope"], "study=nope: not in this database"),
+        (["lease_s=-1"], "lease_s must be a number above 0, got '-1'"),
+        (["devise=cpu"], "devise: unknown option"),
+        (["db=mysql://me:secret@host/x"], "mysql is not supported"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line_and_exit_code_two(
+    engine: Engine, url: str, results: Path, words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {word.partition("=")[0] for word in words}
+    defaults = {"db": url, "results_dir": str(results)}
+    words += [f"{name}={value}" for name, value in defaults.items() if name not in given]
+    assert cli.run(main, words, USAGE) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+    assert "secret" not in error
+
+
+def test_the_worker_command_joins_a_sweep_from_outside(
+    engine: Engine, url: str, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(main, [f"db={url}", f"results_dir={results}"], USAGE) == 0
+    assert capsys.readouterr().out == "nothing to claim\n"
