@@ -1,7 +1,9 @@
 """The study files that ship: their structure, and their printed numbers against the papers' own tables."""
 
 import pytest
+from PIL import Image
 
+from sweeps.expand import Request, expand
 from sweeps.study import SCALES, names, read
 
 # Retyped from the papers' tables, in their order: I-JEPA Tables 6 to 14. A typo would have to be made twice.
@@ -55,3 +57,36 @@ def test_every_study_has_a_baseline_a_free_row_and_a_main_metric_at_every_scale(
 def test_the_cells_of_a_study_differ(name, scale):
     overrides = [str(sorted(c.overrides.items(), key=str)) for c in read(name).cells(scale) if not c.is_random_init]
     assert len(set(overrides)) == len(overrides)
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory):
+    """Two classes of two small pictures, in the place of ImageNet."""
+    root = tmp_path_factory.mktemp("data")
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            (root / split / label).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (224, 224), (80 * i, 0, 0)).save(root / split / label / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", names())
+def test_every_cell_of_every_study_is_a_run_that_core_can_build(name, scale, image_folder):
+    needs_path = scale == "paper" and name != "masking_ratio"
+    overrides = (f"data.path={image_folder}",) if needs_path else ()
+    expansion = expand(Request(read(name), scale, overrides))
+    assert len(expansion.cells) == len(read(name).cells(scale))
+
+
+SHARED = ["ijepa_targets", "ijepa_context_scale", "ijepa_target_count", "ijepa_target_masking", "ijepa_predictor_depth"]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_the_default_row_of_i_jepa_s_studies_is_one_run_for_all_of_them(name):
+    def default(study):
+        cells = expand(Request(read(study), "cpu")).cells
+        return next(config for cell, config in cells if cell.row_key == read(study).baseline)
+
+    assert default(name) == default("ijepa_masking_strategy")
