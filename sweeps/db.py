@@ -406,13 +406,13 @@ def upgrade(engine: Engine) -> None:
     """
     script = ScriptDirectory.from_config(migrations())
     head = script.get_current_head()
-    if _revision(engine) == head:
+    if revision(engine) == head:
         return
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":  # SQLite's BEGIN IMMEDIATE already keeps a second upgrade out
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": VERSION_TABLE})
-        current = _revision(connection)
-        known = {revision.revision for revision in script.walk_revisions()}
+        current = revision(connection)
+        known = {step.revision for step in script.walk_revisions()}
         if current is not None and current not in known:
             raise ValueError(
                 f"db={mask_url(engine.url)}: its schema {current!r} is newer than this program's {head!r}; "
@@ -421,10 +421,11 @@ def upgrade(engine: Engine) -> None:
         command.upgrade(migrations(connection), "head")
 
 
-def _revision(bind: Engine | Connection) -> str | None:
+def revision(bind: Engine | Connection) -> str | None:
+    """The Alembic revision of the database's schema; None before the first `upgrade`."""
     if isinstance(bind, Engine):
         with bind.connect() as connection:
-            return _revision(connection)
+            return revision(connection)
     if not inspect(bind).has_table(VERSION_TABLE):
         return None
     return bind.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()

@@ -223,7 +223,7 @@ def main(words: Sequence[str]) -> int:
 
 def study_id(engine: Engine, name: str) -> int:
     with engine.begin() as connection:
-        known = {row.name: row.id for row in connection.execute(select(StudyRow.name, StudyRow.id))}
+        known: dict[str, int] = {row.name: row.id for row in connection.execute(select(StudyRow.name, StudyRow.id))}
     if name not in known:
         raise cli.UserError(f"study={name}: not in this database; it has: {', '.join(sorted(known)) or 'none'}")
     return known[name]

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
-from sweeps.db import open_database, upgrade
+from sweeps.db import Base, migrations, open_database, revision, upgrade
 from tests.sweeps.postgres import PostgresServer, find_programs
 
 BOTH = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
@@ -27,21 +28,30 @@ def postgres() -> Iterator[PostgresServer]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
-def upgraded_template(postgres: PostgresServer) -> str:
-    engine = open_database(postgres.new_database())
+def emptied(server: PostgresServer) -> str:
+    """The server's one shared database, its schema at head and its tables empty.
+
+    A database a test would be 900 files each: making and removing them takes longer than the tests.
+    """
+    engine = open_database(server.url())
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET lock_timeout = '10s'")  # a connection left open is an error, not a hang
+        if revision(connection) == ScriptDirectory.from_config(migrations()).get_current_head():
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY")
+        else:  # the first test, or one before it took the schema apart
+            connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+            connection.exec_driver_sql("CREATE SCHEMA public")
     upgrade(engine)
     engine.dispose()
-    return str(engine.url.database)
+    return server.url()
 
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new database, a SQLite file unless the test asks for ``@BOTH``."""
+    """An empty database, a SQLite file unless the test asks for ``@BOTH``."""
     if getattr(request, "param", "sqlite") == "sqlite":
         return f"sqlite:///{tmp_path / 'sweep.sqlite'}"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.new_database(template=request.getfixturevalue("upgraded_template"))
+    return emptied(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture

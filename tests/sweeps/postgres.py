@@ -45,12 +45,12 @@ class PostgresServer:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@/{database}?host={self.folder}"
 
-    def new_database(self, template: str = "template1") -> str:
-        """The URL of a new database, a copy of `template`, which no one may be connected to."""
+    def new_database(self) -> str:
+        """The URL of a new, empty database."""
         self.num_databases += 1
         name = f"t{self.num_databases}"
         engine = create_engine(self.url(), isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
         engine.dispose()
         return self.url(name)

@@ -86,10 +86,12 @@ def test_processes_may_open_and_upgrade_an_empty_server_database_at_once(postgre
     assert inspect(open_database(url)).has_table("sw_run")
 
 
-def test_a_read_only_engine_of_a_server_refuses_writes(postgres: PostgresServer, upgraded_template: str) -> None:
-    reader = open_database(postgres.new_database(upgraded_template), read_only=True)
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_read_only_engine_of_a_server_refuses_writes(url: str) -> None:
+    reader = open_database(url, read_only=True)
     with reader.begin() as connection, pytest.raises(DBAPIError, match="read-only transaction"):
         connection.execute(Config.__table__.insert().values(hash="a", hash_version=1, json={}))
+    reader.dispose()
 
 
 def test_a_read_only_engine_refuses_writes(url: str, engine: Engine) -> None:

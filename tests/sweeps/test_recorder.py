@@ -191,7 +191,7 @@ def test_a_run_outlives_a_restart_of_the_database_server(
 ) -> None:
     with make(claim) as record:
         record.log(1, {"loss": 1.0})
-        postgres.stop()
+        postgres.stop("fast")  # after "immediate" it would recover first, for seconds
         record.log(2, {"loss": 2.0})
         wait_for(lambda: "does not answer" in caplog.text)
         timer = threading.Timer(0.5, postgres.start)
