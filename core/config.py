@@ -299,8 +299,10 @@ def flat_keys(config: DictConfig, prefix: str = "") -> Sequence[str]:
     keys: list[str] = []
     for name in map(str, config):
         node = config._get_node(name)
-        inner = isinstance(node, DictConfig) and not node._is_none()
-        keys += flat_keys(node, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+        if isinstance(node, DictConfig) and not node._is_none():
+            keys += flat_keys(node, f"{prefix}{name}.")
+        else:
+            keys.append(f"{prefix}{name}")
     return keys
 
 
