@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,20 @@ from core.models.attention import Attention
 class Init(Enum):
     jepa = "jepa"
     mae = "mae"
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm, eps 1e-6, whose gradients can be trusted in bfloat16 on CPU."""
+
+    def __init__(self, width: int, **_: Any) -> None:
+        super().__init__(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The CPU kernel sums the gradients of scale and shift over the tokens in the input's type: 72 % off after
+        # 12,288 tokens in bfloat16.
+        if x.device.type == "cpu" and x.dtype is torch.bfloat16 and torch.is_grad_enabled():
+            return super().forward(x.float()).bfloat16()
+        return super().forward(x)
 
 
 class DropPath(nn.Module):
@@ -41,11 +54,10 @@ class Blocks(nn.ModuleList):
         # timm registers every model it has when imported, 6 s; commands that build no model must not wait for it.
         from timm.models.vision_transformer import Block
 
-        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         # On the meta device nothing is drawn: timm's own initialisation would move the global generator.
         with torch.device("meta"):
             blocks = [
-                Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=norm, attn_layer=Attention)
+                Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm, attn_layer=Attention)
                 for _ in range(depth)
             ]
         super().__init__(block.to_empty(device="cpu") for block in blocks)

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from core.models.attention import key_mask
-from core.models.blocks import Blocks, Init, initialise, make_linear
+from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear
 from core.models.narrow import check_widths
 from core.models.positions import Position, Positions
 from core.types import EncoderModule, Predictor, View
@@ -47,7 +47,7 @@ class TokenDecoder(nn.Module):
         self.embed = make_linear(encoder.width, options.width)
         self.positions = Positions(options.position, encoder.grid, options.width, encoder.num_prefix)
         self.blocks = Blocks(options.width, options.depth, options.heads, options.mlp_ratio)
-        self.norm = nn.LayerNorm(options.width, eps=1e-6)
+        self.norm = LayerNorm(options.width)
         self.head = make_linear(options.width, out_dim)
 
         initialise(self, options.init, generator)

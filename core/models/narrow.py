@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from core.models.attention import key_mask
-from core.models.blocks import Blocks, Init, initialise, make_linear
+from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear
 from core.models.positions import Position, Positions
 from core.types import EncoderModule, Predictor, View
 
@@ -46,7 +46,7 @@ class NarrowPredictor(nn.Module):
         self.positions = Positions(Position.sincos, encoder.grid, options.width, encoder.num_prefix)
         self.mask_token = nn.Parameter(torch.empty(num_kinds, options.width))
         self.blocks = Blocks(options.width, options.depth, options.heads, options.mlp_ratio)
-        self.norm = nn.LayerNorm(options.width, eps=1e-6)
+        self.norm = LayerNorm(options.width)
         self.head = make_linear(options.width, out_dim)
 
         initialise(self, options.init, generator)

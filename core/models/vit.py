@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from core.models.attention import key_mask
-from core.models.blocks import Blocks, Init, initialise, make_linear, seed_drop_path
+from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear, seed_drop_path
 from core.models.positions import Position, Positions
 from core.types import DataSpec, Encoder, EncoderModule, Grid
 
@@ -72,7 +72,7 @@ class VisionTransformer(EncoderModule):
         self.class_token = nn.Parameter(torch.empty(1, options.width)) if options.class_token else None
         self.register_parameter("mask_token", None)
         self.blocks = Blocks(options.width, options.depth, options.heads, options.mlp_ratio, options.drop_path)
-        self.norm = nn.LayerNorm(options.width, eps=1e-6)
+        self.norm = LayerNorm(options.width)
 
         initialise(self, options.init, generator)
         self.positions.initialise(generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -89,8 +90,11 @@ def normalise(patches: Tensor, norm: PixelNorm) -> Tensor:
     patches = patches.float()
     if norm is PixelNorm.none:
         return patches
+    # Two passes: torch.var_mean takes several times as long on CPU.
+    over = (2, 3, 4, 5) if norm is PixelNorm.patch else (2, 3, 4)
+    count = math.prod(patches.shape[dim] for dim in over)
+    centred = patches - patches.mean(over, keepdim=True)
+    variance = centred.square().sum(over, keepdim=True) / (count - 1)
     if norm is PixelNorm.patch:
-        variance, mean = torch.var_mean(patches, dim=(2, 3, 4, 5), keepdim=True)
-        return (patches - mean) * (variance + 1e-6).rsqrt()
-    variance, mean = torch.var_mean(patches, dim=(2, 3, 4), keepdim=True)
-    return (patches - mean) / (variance.sqrt() + 1e-6)
+        return centred * (variance + 1e-6).rsqrt()
+    return centred / (variance.sqrt() + 1e-6)
