@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from sweeps import cli, queue
+from sweeps import aliases, cli, queue
 from sweeps.cli import UserError
 from sweeps.db import (
     FINAL_STATES,
@@ -249,7 +249,9 @@ def read_capsule(path: Path, database: Engine) -> Merged:
                 studies = _study_names(source)
                 if not studies:
                     raise UserError(f"from={path}: not a capsule: there is no study in it")
-                return merge(source, destination, studies)
+                merged = merge(source, destination, studies)
+                aliases.apply(destination)  # the capsule may be of older code
+                return merged
         finally:
             capsule.dispose()
 

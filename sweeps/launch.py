@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.logging import RichHandler
 from sqlalchemy import Engine
 
-from sweeps import cli, queue, status
+from sweeps import aliases, cli, queue, status
 from sweeps.cli import Arguments, UserError
 from sweeps.db import upgrade
 from sweeps.executors import EXECUTORS, Job, threads_per_worker
@@ -131,6 +131,7 @@ def open_for_launching(launch: Launch) -> Engine:
     engine = cli.connect(launch.job.url, read_only=False)
     try:
         upgrade(engine)
+        aliases.apply_to(engine)
     except ValueError as error:
         raise UserError(str(error)) from None
     return engine

@@ -30,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.config import ConfigError, Run, from_flat
 from core.trainer import train
 from core.types import Recorder
-from sweeps import cli, queue
+from sweeps import aliases, cli, queue
 from sweeps.db import Environment as EnvironmentRow
 from sweeps.db import StudyRow, insert_new, upgrade
 from sweeps.identity import canonical_json
@@ -204,6 +204,7 @@ def main(words: Sequence[str]) -> int:
     engine = cli.connect(options.text("db", cli.DEFAULT_DATABASE), read_only=False)
     try:
         upgrade(engine)
+        aliases.apply_to(engine)
     except ValueError as error:
         raise cli.UserError(str(error)) from None
     study = options.values.get("study")
