@@ -72,6 +72,13 @@ def any_rank(flag: bool, where: World) -> bool:
     return bool(votes > 0)
 
 
+def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """The mean of every rank's `values`, in float32, on every rank."""
+    total = values.detach().float().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 def wait(where: World) -> None:
     """Hold until every rank is here."""
     if where.size > 1:

@@ -18,7 +18,7 @@ from core import checkpoint
 from core.config import Precision, Run, check, flatten, identity, located
 from core.data.augment import augment, normalise
 from core.data.loader import StepLoader
-from core.distributed import World, any_rank, wait, world, wrap
+from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
 from core.masks.realised import realised
 from core.optim import clip_gradients, make_adamw, set_schedule
@@ -78,14 +78,16 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         window.tick()
         stopping = any_rank(record.should_stop(), where)
         ending = step == run.optim.steps
-        if step % run.runtime.log_every == 0 or stopping or ending:
+        saving = step % run.runtime.checkpoint_every == 0 or stopping or ending
+        if step % run.runtime.log_every == 0 or saving:
+            window.average_over(where)
             if (broken := window.first_non_finite()) is not None:
                 return finish_diverged(record, broken, window, where)
             if where.is_main:
                 window.flush(record, run.optim.batch_size)
-        if (step % run.runtime.checkpoint_every == 0 or stopping or ending) and where.is_main:
-            if (broken := window.first_non_finite()) is not None:
-                return finish_diverged(record, broken, window, where)
+            else:
+                window.clear()
+        if saving and where.is_main:
             save(record, step, config, learner, optimizer, window.spent, run.runtime.keep_checkpoints)
         if stopping and not ending:
             if where.is_main:
@@ -309,9 +311,18 @@ class Window:
         """What passed since the last tick was not training (an evaluation in between)."""
         self.clock = time.perf_counter()
 
+    def average_over(self, where: World) -> None:
+        """Make each loss the mean over the ranks' shares of the batch, as one process would have computed it."""
+        if where.size == 1:
+            return
+        names = [name for name, value in self.rows[0][1].items() if isinstance(value, Tensor)]
+        table = mean_over_ranks(
+            torch.stack([torch.stack([torch.as_tensor(v[n]) for n in names]) for _, v in self.rows])
+        )
+        for (_, values), row in zip(self.rows, table, strict=True):
+            values.update(zip(names, row, strict=True))
+
     def first_non_finite(self) -> int | None:
-        if not self.rows:
-            return None
         losses = torch.stack([torch.as_tensor(values["loss"]).float() for _, values in self.rows]).cpu()
         broken = (~losses.isfinite()).nonzero()
         return self.rows[int(broken[0])][0] if len(broken) else None
@@ -324,4 +335,7 @@ class Window:
             if step == self.rows[-1][0] and seconds > 0:
                 numbers["samples_per_second"] = len(self.rows) * batch_size / seconds
             record.log(step, numbers)
+        self.clear()
+
+    def clear(self) -> None:
         self.rows, self.spent_at_open = [], self.spent

@@ -2,8 +2,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from core.checkpoint import checkpoints
 from core.config import load
@@ -11,7 +13,6 @@ from core.trainer import train
 
 TINY = [
     "scale=smoke",
-    "data.num_test=32",
     "optim.steps=6",
     "evals=[ridge]",
     "precision=fp32",
@@ -86,6 +87,42 @@ def final_weights(folder):
     state = torch.load(checkpoints(folder)[0], weights_only=True)
     assert state["step"] == 6
     return {name: value.tolist() for name, value in state["learner"].items()}
+
+
+@pytest.mark.slow
+def test_loader_workers_change_no_number(cache, tmp_path):
+    pictures(tmp_path / "pictures")
+    overrides = [
+        "data=image_folder",
+        f"data.path={tmp_path / 'pictures'}",
+        "data.size=32",
+        "data.memory_gb=0",  # decoded as it is used
+        "optim.steps=6",
+    ]
+    runs = [
+        run_it(cache, tmp_path / f"workers{n}", *overrides, f"runtime.workers={n}", stop_after=stop)
+        for n, stop in ((0, None), (2, None), (1, 3))
+    ]
+    resumed = run_it(cache, tmp_path / "workers1", *overrides, "runtime.workers=2")
+    assert runs[0].points == runs[1].points == runs[2].points | resumed.points
+    assert runs[0].results == runs[1].results == resumed.results
+
+
+def pictures(folder, num_images=24):
+    for number in range(num_images):
+        path = folder / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_has_the_losses_of_an_eager_one(cache, tmp_path):
+    shallow = ["encoder.depth=1", "predictor.depth=1"]
+    eager = run_it(cache, tmp_path / "eager", *shallow)
+    compiled = run_it(cache, tmp_path / "compiled", *shallow, "runtime.compile=true")
+    for step in eager.points:
+        assert compiled.points[step]["loss"] == pytest.approx(eager.points[step]["loss"], rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(cache, tmp_path):

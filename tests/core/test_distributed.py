@@ -1,0 +1,42 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.distributed import World
+from tests.core.test_trainer import run_it
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mae", "ijepa"])
+def test_two_processes_train_as_one_does(tmp_path, method):
+    # target.norm=batch would standardise each process's half by itself, as batch norm does.
+    overrides = [f"method={method}", *(["target.norm=layer"] if method == "ijepa" else [])]
+    alone = run_it(tmp_path / "cache", tmp_path / "alone", *overrides)
+    out = tmp_path / "losses.json"
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "tests.core.losses_of"]
+    subprocess.run(
+        [sys.executable, *command, str(tmp_path / "two"), str(out), *overrides],
+        check=True,
+        cwd=ROOT,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    together = json.loads(out.read_text())
+    assert together["outcome"] == "done"
+    assert together["losses"] == pytest.approx([alone.points[step]["loss"] for step in sorted(alone.points)], rel=1e-4)
+
+
+def test_a_batch_is_shared_out_in_order_and_without_overlap():
+    rows = [World(rank, 3).rows(12) for rank in range(3)]
+    assert [list(range(12))[part] for part in rows] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused():
+    with pytest.raises(ValueError, match=r"optim\.batch_size must be a multiple of the 2 processes, got 7"):
+        World(0, 2).rows(7)
