@@ -6,6 +6,7 @@ Same arithmetic as the generic path under autocast. What it saves, measured on a
   its time at width 192.
 - One copy brings the packed q, k and v into the layout of a batched product, not three, and none is scaled.
 - The softmax kernel is ten times slower on rows shorter than its vector; those rows take another way.
+- One layer norm in a long sequence is folded into the Linear after it, so its gradients come from that of the weight.
 - A block is one node of the graph instead of thirty.
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 VECTOR = 32  # bfloat16 numbers in a register of 512 bits
+CACHE_BYTES = 5 * 2**19  # larger attention weights than this are worked through in parts: half the time at 392 tokens
 
 product: Any = torch.ops.mkldnn._linear_pointwise
 
@@ -57,38 +59,15 @@ def _add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
     return out
 
 
-def _fold(norm: Tensor, shift: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the Linear that equals this norm's scale and shift followed by the given Linear."""
-    return (weight * norm).bfloat16(), torch.addmv(bias, weight, shift).bfloat16()
-
-
-def _unfold(
-    folded: Tensor, bias: Tensor, norm: Tensor, shift: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of norm, shift, weight and bias from those of the folded weight and bias.
-
-    torch's own layer-norm backward sums the first two over the tokens in bfloat16: with 12,288 of them the shift's
-    gradient is 72 % off. Here they are sums over the rows of a small float32 matrix.
-    """
-    return (
-        (folded * weight).sum(0),
-        weight.t().mv(bias),
-        torch.addr(folded * norm, bias, shift),
-        bias,
-    )
-
-
 def _forward(
     x: Tensor, heads: int, eps: float, skip: int, parameters: Sequence[Tensor], keep: bool
 ) -> tuple[Tensor, ...]:
     """The output and, with `keep`, what the backward pass needs."""
-    w_qkv, b_qkv = _fold(*parameters[:4])
-    w_fc1, b_fc1 = _fold(*parameters[6:10])
     w_proj, b_proj, w_fc2, b_fc2 = (parameters[i].bfloat16() for i in (4, 5, 10, 11))
     b, n, d = x.shape
 
-    y, mean1, rstd1 = torch.native_layer_norm(x, (d,), None, None, eps)
-    qkv = product(y.view(-1, d), w_qkv, b_qkv, "none", [], "").view(b, n, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+    qkv, *saved1 = _norm_linear(x.view(-1, d), eps, parameters[:4], keep and _is_long(x))
+    qkv = qkv.view(b, n, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
     if keep:
         qkv = qkv.contiguous()
         mixed, weights = _mix(qkv, skip)
@@ -97,54 +76,105 @@ def _forward(
     mixed = mixed.transpose(1, 2).reshape(-1, d)
     x1 = _add(mixed, w_proj, b_proj, x[:, skip:].reshape(-1, d))
 
-    z, mean2, rstd2 = torch.native_layer_norm(x1, (d,), None, None, eps)
+    hidden, *saved2 = _norm_linear(x1, eps, parameters[6:10], keep and _is_long(x))
     if not keep:
         # In place and not inside the product, where oneDNN's own gelu takes twice as long.
-        active = torch.ops.aten.gelu_(product(z, w_fc1, b_fc1, "none", [], ""))
-        return (_add(active, w_fc2, b_fc2, x1).view(b, n - skip, d),)
-    hidden = product(z, w_fc1, b_fc1, "none", [], "")
+        return (_add(torch.ops.aten.gelu_(hidden), w_fc2, b_fc2, x1).view(b, n - skip, d),)
     active = F.gelu(hidden)
     out = _add(active, w_fc2, b_fc2, x1).view(b, n - skip, d)
-    saved = (x, y, mean1, rstd1, qkv, weights, mixed, x1, z, mean2, rstd2, hidden, active)
-    return out, *saved, w_qkv, w_proj, w_fc1, w_fc2
+    return out, x, *saved1, qkv, weights, mixed, w_proj, x1, *saved2, hidden, active, w_fc2
+
+
+def _is_long(x: Tensor) -> bool:
+    """Whether there are so many tokens that folding norms into weights costs less than their own gradients."""
+    return x.shape[0] * x.shape[1] > 16 * x.shape[2]
+
+
+def _norm_linear(x: Tensor, eps: float, parameters: Sequence[Tensor], fold: bool) -> tuple[Tensor, ...]:
+    """A norm and the Linear after it: output, normed input, mean, 1 / std and the weight in bfloat16.
+
+    With `fold` the norm's scale and shift are multiplied into the weight and bias, which is the same map.
+    """
+    norm, shift, weight, bias = parameters
+    if fold:
+        y, mean, rstd = torch.native_layer_norm(x, norm.shape, None, None, eps)
+        weight, bias = weight * norm, torch.addmv(bias, weight, shift)
+    else:
+        y, mean, rstd = torch.native_layer_norm(x, norm.shape, norm, shift, eps)
+    weight = weight.bfloat16()
+    return product(y, weight, bias.bfloat16(), "none", [], ""), y, mean, rstd, weight
+
+
+def _norm_linear_backward(
+    grad: Tensor, x: Tensor, saved: Sequence[Tensor], affine: Sequence[Tensor], fold: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x (bfloat16), norm, shift, weight and bias (float32).
+
+    On bfloat16, torch's layer-norm backward also sums the gradients of scale and shift over the tokens in bfloat16:
+    after 12,288 tokens the latter is 72 % off. So it is given float32, or they come from the folded weight's.
+    """
+    (y, mean, rstd, used), (norm, shift, weight) = saved, affine
+    back = torch.ops.aten.native_layer_norm_backward
+    grad_y, grad_bias = grad @ used, grad.sum(0).float()
+    grad_weight = grad.t() @ y
+    if fold:
+        grad_x = back(grad_y, x, norm.shape, mean, rstd, None, None, [True, False, False])[0]
+        grad_norm, grad_shift = (grad_weight * weight).sum(0), weight.t().mv(grad_bias)
+        return grad_x, grad_norm, grad_shift, torch.addr(grad_weight * norm, grad_bias, shift), grad_bias
+    grad_x, grad_norm, grad_shift = back(
+        grad_y.float(), x.float(), norm.shape, mean, rstd, norm, shift, [True, True, True]
+    )
+    return grad_x.bfloat16(), grad_norm, grad_shift, grad_weight.float(), grad_bias
 
 
 def _mix(qkv: Tensor, skip: int) -> tuple[Tensor, Tensor]:
     """Attention over packed [3, B, H, N, d]: mixed values [B, H, N - skip, d] and the weights that mixed them."""
     _, b, heads, n, d = qkv.shape
     q, k, v = qkv.flatten(1, 2)
-    scores = torch.baddbmm(qkv.new_empty(1, 1, 1), q[:, skip:], k.transpose(1, 2), beta=0, alpha=d**-0.5)
-    if n % VECTOR and VECTOR // 2 <= n < 4 * VECTOR:
-        weights = scores.softmax(-1, dtype=torch.float32).bfloat16()
-    else:
-        weights = scores.softmax(-1)
-    return torch.bmm(weights, v).view(b, heads, n - skip, d), weights
+    q = q[:, skip:]
+    mixed, weights = torch.empty_like(q), q.new_empty(b * heads, n - skip, n)
+    nothing = q.new_empty(1, 1, 1)
+    for part in _parts(weights):
+        scores = torch.baddbmm(nothing, q[part], k[part].transpose(1, 2), beta=0, alpha=d**-0.5)
+        if n % VECTOR and VECTOR // 2 <= n < 4 * VECTOR:
+            weights[part] = scores.softmax(-1, dtype=torch.float32)
+        else:
+            torch.softmax(scores, -1, out=weights[part])
+        torch.bmm(weights[part], v[part], out=mixed[part])
+    return mixed.view(b, heads, n - skip, d), weights
 
 
 def _mix_backward(grad: Tensor, qkv: Tensor, weights: Tensor, mixed: Tensor, skip: int) -> Tensor:
     """Gradient with respect to the packed q, k, v, [B * N, 3 D]; `grad` and `mixed` are [B * (N - skip), D]."""
     _, b, heads, n, d = qkv.shape
     q, k, v = qkv.flatten(1, 2)
+    q = q[:, skip:]
 
-    def by_head(x: Tensor) -> Tensor:
-        return x.view(b, n - skip, heads, d).transpose(1, 2).reshape(b * heads, n - skip, d)
+    def by_head(x: Tensor, width: int) -> Tensor:
+        return x.view(b, n - skip, heads, width).transpose(1, 2).reshape(b * heads, n - skip, width)
 
     out = torch.empty_like(qkv)
     grad_q, grad_k, grad_v = out.flatten(1, 2)
-    each = by_head(grad)
-    torch.bmm(weights.transpose(1, 2), each, out=grad_v)
-    if n < VECTOR:
-        # Rows too short for the softmax kernel: its backward is weights * (grad_weights - sum(grad * mixed)).
-        along = (grad * mixed).view(b, n - skip, heads, d).sum(-1).transpose(1, 2).reshape(b * heads, n - skip, 1)
-        grad_scores = torch.baddbmm(along, each, v.transpose(1, 2), beta=-1).mul_(weights)
-    else:
-        grad_weights = torch.bmm(each, v.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-    scale, nothing = d**-0.5, qkv.new_empty(1, 1, 1)
     grad_q[:, :skip] = 0
-    grad_q[:, skip:] = torch.baddbmm(nothing, grad_scores, k, beta=0, alpha=scale)
-    torch.baddbmm(nothing, grad_scores.transpose(1, 2), q[:, skip:], beta=0, alpha=scale, out=grad_k)
+    each, scale, nothing = by_head(grad, d), d**-0.5, q.new_empty(1, 1, 1)
+    # Rows too short for the softmax kernel: its backward is weights * (grad_weights - sum(grad * mixed)).
+    along = by_head((grad * mixed).view(-1, d).sum(-1), 1) if n < VECTOR else None
+    for part in _parts(weights):
+        torch.bmm(weights[part].transpose(1, 2), each[part], out=grad_v[part])
+        if along is not None:
+            grad_scores = torch.baddbmm(along[part], each[part], v[part].transpose(1, 2), beta=-1).mul_(weights[part])
+        else:
+            grad_weights = torch.bmm(each[part], v[part].transpose(1, 2))
+            grad_scores = torch._softmax_backward_data(grad_weights, weights[part], -1, weights.dtype)
+        grad_q[part, skip:] = torch.baddbmm(nothing, grad_scores, k[part], beta=0, alpha=scale)
+        torch.baddbmm(nothing, grad_scores.transpose(1, 2), q[part], beta=0, alpha=scale, out=grad_k[part])
     return out.permute(1, 3, 0, 2, 4).reshape(b * n, 3 * heads * d)
+
+
+def _parts(weights: Tensor) -> list[slice]:
+    """Slices of the heads whose attention weights fit the cache together."""
+    size = max(1, CACHE_BYTES // (weights[0].numel() * weights.element_size()))
+    return [slice(start, start + size) for start in range(0, len(weights), size)]
 
 
 class _Block(torch.autograd.Function):
@@ -158,37 +188,23 @@ class _Block(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x, y, mean1, rstd1, qkv, weights, mixed, x1, z, mean2, rstd2, hidden, active, *rest) = ctx.saved_tensors
-        w_qkv, w_proj, w_fc1, w_fc2, *affine = rest
+        x, *rest = ctx.saved_tensors
+        saved1, (qkv, weights, mixed, w_proj, x1), rest = rest[:4], rest[4:9], rest[9:]
+        saved2, (hidden, active, w_fc2), affine1, affine2 = rest[:4], rest[4:7], rest[7:10], rest[10:]
         b, n, d = x.shape
+        fold = _is_long(x)
         grad = grad.reshape(-1, d)
 
         grad_hidden = torch.ops.aten.gelu_backward(grad @ w_fc2, hidden)
-        grad_x1 = _norm_backward(grad_hidden @ w_fc1, x1, mean2, rstd2)
+        grad_x1, *grads2 = _norm_linear_backward(grad_hidden, x1, saved2, affine2, fold)
         grad_x1 += grad
-
         grad_qkv = _mix_backward(grad_x1 @ w_proj, qkv, weights, mixed, ctx.skip)
-        grad_x = _norm_backward((grad_qkv @ w_qkv).view(b, n, d), x, mean1, rstd1)
+        grad_x, *grads1 = _norm_linear_backward(grad_qkv, x.view(-1, d), saved1, affine1, fold)
+        grad_x = grad_x.view(b, n, d)
         grad_x[:, ctx.skip :] += grad_x1.view(b, n - ctx.skip, d)
 
-        return (
-            grad_x,
-            None,
-            None,
-            None,
-            *_unfold(*_linear_backward(grad_qkv, y.view(-1, d)), *affine[:3]),
-            *_linear_backward(grad_x1, mixed),
-            *_unfold(*_linear_backward(grad_hidden, z), *affine[3:]),
-            *_linear_backward(grad, active),
-        )
-
-
-def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    """Through a norm without scale and shift."""
-    out: Tensor = torch.ops.aten.native_layer_norm_backward(
-        grad, x, x.shape[-1:], mean, rstd, None, None, [True, False, False]
-    )[0]
-    return out
+        proj, fc2 = _linear_backward(grad_x1, mixed), _linear_backward(grad, active)
+        return grad_x, None, None, None, *grads1, *proj, *grads2, *fc2
 
 
 def _linear_backward(grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

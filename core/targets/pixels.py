@@ -80,9 +80,9 @@ def cut_patches(clips: Tensor, grid: Grid, index: Tensor) -> Tensor:
     b, c, frames, height, width = clips.shape
     cut = clips.reshape(b, c, grid.t, frames // grid.t, grid.h, height // grid.h, grid.w, width // grid.w)
     cut = cut.permute(0, 2, 4, 6, 3, 5, 7, 1)  # [B, t, h, w, u, p, q, C]
-    area = grid.h * grid.w
-    sample = torch.arange(b, device=clips.device)[:, None]
-    return cut[sample, index // area, index % area // grid.w, index % grid.w]
+    rows = cut.reshape(b * grid.num_patches, -1)  # most patches are targets: one copy of all, then whole rows
+    offset = grid.num_patches * torch.arange(b, device=clips.device)[:, None]
+    return rows[index + offset].view(*index.shape, *cut.shape[4:])
 
 
 def normalise(patches: Tensor, norm: PixelNorm) -> Tensor:
