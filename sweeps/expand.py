@@ -15,6 +15,7 @@ from typing import Any
 
 from sweeps.cli import Arguments, UserError
 from sweeps.identity import CODE_EPOCH
+from sweeps.search_space import SearchSpec
 from sweeps.study import DEFAULT_SCALE, SCALES, Cell, Study, format_override, instance_name
 from sweeps.study_files import close_matches
 
@@ -54,8 +55,13 @@ class Request:
 
     def spec(self) -> dict[str, Any]:
         """The study file's content as this launch asks for it: what the database keeps and analysis reads."""
-        spec = copy.deepcopy(self.study.spec) | {"seeds": self.wanted_seeds}
-        spec["scales"].get(self.scale, {}).pop("seeds", None)
+        spec = copy.deepcopy(self.study.spec) | {"seeds": list(self.seeds) or self.study.seeds_spec(self.scale)}
+        if (section := self.study.search_section(self.scale)) is not None:
+            spec["search"] = section
+        for settled in ("seeds", "search"):
+            spec["scales"].get(self.scale, {}).pop(settled, None)
+        if self.study.seed_rule(self.scale) is not None:
+            spec["baseline"] = self.study.baseline  # of the comparisons that the seeds are spent on
         return spec | {"scale": self.scale, "overrides": list(self.overrides)}
 
 
@@ -91,6 +97,7 @@ def expand(request: Request) -> Expansion:
     study, where = request.study, request.study.path
     check_overrides(request)
     cells: list[tuple[Cell, dict[str, Any]]] = []
+    search = study.search(request.scale)
     label: str | None = None
     for cell in study.cells(request.scale):
         try:
@@ -103,6 +110,9 @@ def expand(request: Request) -> Expansion:
             is_typed = any(str(error).startswith(key) for key in typed)
             raise UserError(str(error) if is_typed else f"{where}: {place(cell)}: {error}") from None
         shown = resolve(study.metrics(request.scale), label, where)
+        if search is not None:
+            shown += resolve([search.metric] if search.metric else [], label, where)
+            check_space(search, flatten(run), where)
         for metric in [*shown, *figure_metrics(study, label)]:
             if metric not in names:
                 raise UserError(
@@ -114,6 +124,10 @@ def expand(request: Request) -> Expansion:
     spec = request.spec() | {"metrics": resolve(study.metrics(request.scale), label, where)}
     spec["scales"].get(request.scale, {}).pop("metrics", None)
     spec["figures"] = fill(study.spec.get("figures", []), label)
+    if search is not None:
+        spec["search"] = fill(spec["search"], label) | {
+            "metric": search.metric.replace(LABEL, label) or spec["metrics"][0]
+        }
     return Expansion(request, spec, spec["metrics"], cells)
 
 
@@ -121,12 +135,28 @@ def check_overrides(request: Request) -> None:
     """Raises UserError for an override of what the study's own rows or columns vary, and of what is not a cell's."""
     levels = (*request.study.rows, *request.study.columns)
     varied = {key for level in levels for key in level.overrides(request.scale)}
+    search = request.study.search(request.scale)
+    if search is not None and len(request.wanted_seeds) != 1:
+        raise UserError(f"seeds={request.wanted_seeds}: a search trains every trial with one seed; give seeds=[0]")
     for word in request.overrides:
         key = word.partition("=")[0]
         if key == "seed":
             raise UserError(f"{word}: a study runs several seeds; give seeds=[0,1,2]")
         if key in varied:
             raise UserError(f"{word}: {request.study.path} varies {key} from row to row; edit the file to change it")
+        if search is not None and key in search.space:
+            raise UserError(f"{word}: {request.study.path} searches {key}; edit its search.space to fix it")
+
+
+def check_space(search: SearchSpec, flat: Mapping[str, Any], where: Path) -> None:
+    """Raises UserError where a searched option does not exist beside the others' choices or is of another type."""
+    for key, distribution in search.space.items():
+        if key not in flat:
+            raise UserError(
+                f"{where}: search.space.{key}: the study's runs have no such option{close_matches(key, flat)}"
+            )
+        if type(flat[key]) is int and distribution.kind == "float":
+            raise UserError(f"{where}: search.space.{key}: the option is a whole number: use int: instead of float:")
 
 
 def words(overrides: Mapping[str, Any], request: Request) -> list[str]:

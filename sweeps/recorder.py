@@ -78,13 +78,18 @@ class DatabaseRecorder:
         results_dir: Path,
         stop: threading.Event,
         usage: Callable[[int | None], Usage] = Usage,
+        should_prune: Callable[[int, Mapping[str, float]], bool] | None = None,
         sync_s: float = SYNC_S,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """`stop` is the wish of whoever asks this process to end; `usage(step)` is what the run has used so far."""
+        """`stop` is the wish of whoever asks this process to end; `usage(step)` is what the run has used so far.
+
+        `should_prune` is asked with everything that is logged; once it says so, the run stops and ends as `pruned`.
+        """
         self.engine, self.claim, self.folder, self.results_dir = engine, claim, folder, results_dir
         self.usage, self.sync_s, self.patience_s = usage, min(sync_s, claim.lease_s / 4), patience_s
         self.stop, self.fenced, self.closing = stop, threading.Event(), threading.Event()
+        self.should_prune, self.is_pruned = should_prune, False
         self.outcome: str | None = None
         self.step = claim.checkpoint_step  # last step known to be reached: where an error happened, twice or not
         self.resume_step: int | None = None
@@ -120,17 +125,21 @@ class DatabaseRecorder:
             if self.resume_step is None:
                 # A run resumed at its end logs its evaluation at the checkpoint's step: it trained from the next on.
                 self.resume_step = step + 1 if step == self.claim.checkpoint_step else step
+        if self.should_prune is not None and not self.is_pruned:
+            self.is_pruned = self.should_prune(step, metrics)
 
     def checkpointed(self, step: int, path: Path) -> None:
         with self._lock:
             self._checkpoint = step, str(path.relative_to(self.results_dir))
 
     def should_stop(self) -> bool:
-        return self.stop.is_set() or self.fenced.is_set()
+        return self.stop.is_set() or self.fenced.is_set() or self.is_pruned
 
     def finish(self, outcome: str, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
         """Write the rest of the points, the results and the ending together; nothing when the lease was lost."""
         told = _plain(facts)
+        if outcome == "preempted" and self.is_pruned:
+            outcome = "pruned"
 
         def end(connection: Connection, usage: Usage) -> None:
             if outcome == "preempted":

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, update
 from sweeps.db import CellRow, Config, Paper, RunRow, StudyRow, insert_new
 from sweeps.expand import Expansion, Request
 from sweeps.identity import CODE_EPOCH, canonical_json
-from sweeps.queue import register_configs, register_runs
+from sweeps.queue import register_configs, register_runs, requeue
+from sweeps.search_space import is_trial
 from sweeps.study import Cell, Study
 
 
@@ -64,10 +65,11 @@ def registered_configs(connection: Connection, request: Request, spec_hash: str)
     return [(config, steps or 0) for config, steps in rows] or None
 
 
-def register_study(connection: Connection, expansion: Expansion, spec_hash: str) -> Registered:
+def register_study(connection: Connection, expansion: Expansion, spec_hash: str, *, priority: int = 0) -> Registered:
     """Write what is new of a study, in the caller's transaction. Safe to repeat, and from two launchers at once.
 
     An edited study (other content or other configs) becomes a new revision; older cells and all runs are kept.
+    A run that a search had pruned is queued again: a table wants its end. `priority` only ever raises a run's.
     """
     request = expansion.request
     config_ids = register_configs(connection, [config for _, config in expansion.cells])
@@ -94,8 +96,11 @@ def register_study(connection: Connection, expansion: Expansion, spec_hash: str)
     run_ids = [
         run_id
         for seed in seeds
-        for run_id in register_runs(connection, [(config_id, seed) for config_id in dict.fromkeys(config_ids)])
+        for run_id in register_runs(
+            connection, [(config_id, seed) for config_id in dict.fromkeys(config_ids)], priority=priority
+        )
     ]
+    requeue(connection, run_ids, states=("pruned",))
     return Registered(row.id, request.instance, revision, seeds, sorted(run_ids))
 
 
@@ -131,11 +136,12 @@ def _differs(
 ) -> bool:
     if canonical_json(old) != canonical_json(new):
         return True
-    stored = connection.execute(
+    found = connection.execute(
         select(CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display).where(
             CellRow.study_id == study_id, CellRow.revision == revision
         )
     ).all()
+    stored = [row for row in found if not is_trial(row.row_key)]  # trials are added while the study runs
     return sorted((row.row_key, row.col_key, row.config_id, canonical_json(row.display)) for row in stored) != sorted(
         (cell["row_key"], cell["col_key"], cell["config_id"], canonical_json(cell["display"])) for cell in cells
     )

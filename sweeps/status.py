@@ -22,6 +22,7 @@ from sweeps import cli, series
 from sweeps.cli import UserError
 from sweeps.db import Attempt, CellRow, Chunk, Config, Environment, Result, RunRow, StudyRow, database_now
 from sweeps.identity import CODE_EPOCH
+from sweeps.seed_rule import first_seeds, further_seeds
 from sweeps.study_files import close_matches
 
 USAGE = """usage: python -m sweeps.status [study=...] [run=<id>] [watch=true] [db=sqlite:///results/ablations.sqlite]
@@ -106,11 +107,12 @@ def read(connection: Connection, name: str) -> StudyStatus:
     first: dict[int, Any] = {}
     for cell in cells:
         first.setdefault(cell.config_id, cell)
-    found = _read_runs(connection, list(first), study.spec["seeds"])
+    seeds, further = first_seeds(study.spec["seeds"]), further_seeds(study.spec["seeds"])
+    found = _read_runs(connection, list(first), [*seeds, *further])
     runs = [
         _run_status(connection, cell, seed, found.get((config_id, seed)))
         for config_id, cell in first.items()
-        for seed in study.spec["seeds"]
+        for seed in [*seeds, *(seed for seed in further if (config_id, seed) in found)]
     ]
     return StudyStatus(name, study.id, len(cells), runs)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweeps.search_space import DEFAULT_ROW, SearchSpec, is_trial, merge_search, parse_search
+from sweeps.seed_rule import SeedRule, first_seeds, parse_rule
 from sweeps.study_files import StudyError, close_matches, load_document, names
 
 __all__ = [
@@ -27,16 +29,17 @@ RANDOM_INIT_LABEL = "random init"
 
 _STUDY_KEYS = (
     "title", "question", "source", "base", "scales", "grid", "rows", "columns", "baseline", "random_init", "seeds",
-    "metrics", "table", "figures", "printed", "notes",
+    "metrics", "table", "figures", "printed", "notes", "search",
 )  # fmt: skip
 _LEVEL_KEYS = ("key", "label", "set", "scales")
-_SCALE_KEYS = ("seeds", "metrics")
+_SCALE_KEYS = ("seeds", "metrics", "search")
 _SOURCE_KEYS = ("paper", "arxiv", "place")
 _TABLE_KEYS = ("caption", "digits", "columns")
 _PRINTED_KEYS = ("metric", "source", "values", "rows")
 _FIGURE_KEYS = ("name", "kind", "title", "x", "y", "hue", "metric", "xlabel", "ylabel", "panels", "logx")
 _PANEL_KEYS = ("x", "metric", "xlabel", "ylabel", "title", "logx")
 _KINDS = ("line", "bar", "point", "scatter")
+_SEARCH_KINDS = ("importance", "contour")  # of a study with `search:`
 
 # What an override key must look like: a group ("mask") or a dotted option ("mask.num_targets").
 _OPTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -106,8 +109,26 @@ class Study:
     notes: str
 
     def seeds(self, scale: str = DEFAULT_SCALE) -> list[int]:
-        seeds: list[int] = self._scale(scale).get("seeds", self.spec["seeds"])
-        return list(seeds)
+        """The seeds that every row gets; a rule may give some rows more."""
+        return first_seeds(self.seeds_spec(scale))
+
+    def seeds_spec(self, scale: str = DEFAULT_SCALE) -> Any:
+        """`seeds` as the file has it: a list or a rule."""
+        return self._scale(scale).get("seeds", self.spec["seeds"])
+
+    def seed_rule(self, scale: str = DEFAULT_SCALE) -> SeedRule | None:
+        value = self.seeds_spec(scale)
+        return parse_rule(value, "seeds") if isinstance(value, Mapping) else None
+
+    def search(self, scale: str = DEFAULT_SCALE) -> SearchSpec | None:
+        section = self.search_section(scale)
+        return parse_search(section) if section is not None else None
+
+    def search_section(self, scale: str = DEFAULT_SCALE) -> dict[str, Any] | None:
+        """`search` as the file has it at a scale; None for a study of rows."""
+        if "search" not in self.spec:
+            return None
+        return merge_search(self.spec["search"], self._scale(scale).get("search", {}))
 
     def metrics(self, scale: str = DEFAULT_SCALE) -> list[str]:
         """The metrics the table shows, the main one first. May hold `{label}`: see `sweeps.expand`."""
@@ -232,10 +253,11 @@ class _Reader:
         for required in ("title", "question", "metrics"):
             if required not in spec:
                 raise self.error(f"{required} is missing")
-        spec.setdefault("seeds", [0, 1, 2])
+        spec.setdefault("seeds", [0] if "search" in spec else [0, 1, 2])
         spec["base"] = self.overrides(spec.get("base", {}), "base")
         spec["scales"] = self.scales(spec.get("scales", {}), "scales", special=True)
         self.seeds(spec["seeds"], "seeds")
+        self.search(spec)
         self.metrics(spec["metrics"], "metrics")
         rows, columns, row_axis, col_axis = self.axes(spec)
         baseline = str(spec.get("baseline", rows[0].key))
@@ -257,7 +279,7 @@ class _Reader:
             baseline=baseline,
             random_init=spec.get("random_init", True),
             table=self.table(spec.get("table", {})),
-            figures=self.figures(spec.get("figures", [])),
+            figures=self.figures(spec.get("figures", []), has_search="search" in spec),
             printed=self.printed(spec["printed"], rows, columns) if "printed" in spec else None,
             notes=str(spec.get("notes", "")),
         )
@@ -265,6 +287,10 @@ class _Reader:
     # ---- rows and columns
 
     def axes(self, spec: dict[str, Any]) -> tuple[tuple[Level, ...], tuple[Level, ...], str, str]:
+        if "search" in spec:
+            if taken := [key for key in ("grid", "rows", "columns", "baseline") if key in spec]:
+                raise self.error(f"{taken[0]}: a study has rows or a search:, not both")
+            return (Level(DEFAULT_ROW, "not searched"),), (), "", ""
         if ("grid" in spec) == ("rows" in spec):
             raise self.error("give either grid: (one or two axes) or rows: (and columns:), not both and not neither")
         if "grid" in spec:
@@ -281,6 +307,8 @@ class _Reader:
         rows, columns = levels[0], levels[1] if len(levels) == 2 else ()
         if RANDOM_INIT in {row.key for row in rows}:
             raise self.error(f"rows: the key {RANDOM_INIT!r} is taken by the free row; see random_init")
+        if trials := [row.key for row in rows if is_trial(row.key)]:
+            raise self.error(f"rows: the key {trials[0]!r} is taken: so are the trials of a search called")
         return rows, columns, names[0], names[1] if len(names) == 2 else ""
 
     def grid(self, value: Any) -> list[tuple[str, Any]]:
@@ -343,10 +371,41 @@ class _Reader:
         if key in ("scale", "seed") or key.startswith("runtime"):
             raise self.error(f"{where}: {key} is chosen when the study is launched, not in the file")
 
+    def search(self, spec: Mapping[str, Any]) -> None:
+        """The section itself and what it is at every scale that changes it."""
+        if "search" not in spec:
+            if scales := [scale for scale, options in spec["scales"].items() if "search" in options]:
+                raise self.error(f"scales.{scales[0]}.search: the study has no search: of its own")
+            return
+        sections = {"": {}} | {f"scales.{name}: ": s["search"] for name, s in spec["scales"].items() if "search" in s}
+        for where, section in sections.items():
+            try:
+                if not isinstance(spec["search"], Mapping) or not isinstance(section, Mapping):
+                    raise ValueError(f"search must be a mapping of names to values, got {section or spec['search']!r}")
+                for key in parse_search(merge_search(spec["search"], section)).space:
+                    self.option(key, "search.space")
+            except StudyError:
+                raise
+            except ValueError as error:
+                raise self.error(f"{where}{error}") from None
+        for scale in ("", *spec["scales"]):
+            seeds = spec["scales"].get(scale, {}).get("seeds", spec["seeds"])
+            if not isinstance(seeds, list) or len(seeds) != 1:
+                raise self.error(f"seeds: a search trains every trial with one seed, such as [0], got {seeds!r}")
+
     def seeds(self, value: Any, where: str) -> None:
+        if isinstance(value, Mapping):
+            try:
+                parse_rule(value, where)
+            except ValueError as error:
+                raise self.error(str(error)) from None
+            return
         is_list = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
         if not is_list or not value or len(set(value)) != len(value):
-            raise self.error(f"{where} must be a list of different whole numbers such as [0, 1, 2], got {value!r}")
+            raise self.error(
+                f"{where} must be a list of different whole numbers such as [0, 1, 2], or a rule such as "
+                f'{{start: 3, stop_when: "half_width < 1.0", max: 10}}, got {value!r}'
+            )
 
     def metrics(self, value: Any, where: str) -> None:
         if not isinstance(value, list) or not value or not all(isinstance(metric, str) for metric in value):
@@ -369,7 +428,8 @@ class _Reader:
             raise self.error(f"table.digits must be a whole number from 0 to 6, got {digits!r}")
         return {"digits": 1, **table}
 
-    def figures(self, value: Any) -> tuple[dict[str, Any], ...]:
+    def figures(self, value: Any, *, has_search: bool) -> tuple[dict[str, Any], ...]:
+        kinds = (*_KINDS, *_SEARCH_KINDS) if has_search else _KINDS
         if not isinstance(value, list):
             raise self.error(f"figures must be a list, got {value!r}")
         for i, figure in enumerate(value):
@@ -377,8 +437,8 @@ class _Reader:
             self.keys(self.mapping(figure, where), _FIGURE_KEYS, where)
             if not re.fullmatch(r"\w+", str(figure.get("name", ""))):
                 raise self.error(f"{where}.name must be a word (it names a file), got {figure.get('name')!r}")
-            if figure.get("kind", "line") not in _KINDS:
-                raise self.error(f"{where}.kind must be one of {', '.join(_KINDS)}, got {figure['kind']!r}")
+            if figure.get("kind", "line") not in kinds:
+                raise self.error(f"{where}.kind must be one of {', '.join(kinds)}, got {figure['kind']!r}")
             for j, panel in enumerate(figure.get("panels", [])):
                 self.keys(self.mapping(panel, f"{where}.panels[{j}]"), _PANEL_KEYS, f"{where}.panels[{j}]")
         return tuple(dict(figure) for figure in value)

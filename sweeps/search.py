@@ -1,0 +1,287 @@
+"""A searched study: Optuna proposes trials, our queue trains them, and what came out is told back.
+
+A trial becomes a cell, a config and a run like any row's, linked by `sw_search`, so leases, fencing, resume and
+sharing hold for it too. Optuna's record is its own tables in the same database. Every step of `Search` begins by
+reading both and mends what a killed launcher left half done, so launching again is resuming:
+
+- a trial that was asked for but has no run yet gets one (or is told infeasible), unless its options were not all
+  written, when it is told as failed;
+- a trial whose run has ended is told its result;
+- then new ones are asked for while fewer than `width` are open and the budget lasts.
+
+The budget counts trials that train. A config that is trained already, by whichever study, is told at no cost; so is
+a proposal that core refuses (a mask that cannot be drawn), told as pruned with the constraint `feasible` violated.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Engine, and_, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweeps import optuna_link, queue
+from sweeps.cli import UserError
+from sweeps.db import FINAL_STATES, CellRow, Config, Result, RunRow, StudyRow, insert_new
+from sweeps.db import Search as SearchRow
+from sweeps.expand import Request, words
+from sweeps.identity import CODE_EPOCH, digest
+from sweeps.registry import Registered
+from sweeps.search_lock import SearchLock
+from sweeps.search_space import DEFAULT_ROW, TRIAL, parse_search
+from sweeps.study import merge
+
+log = logging.getLogger(__name__)
+PROPOSALS_PER_TRIAL = 10  # after so many proposals a trial of the budget, what is new and feasible is used up
+FEASIBLE = "feasible"  # the constraint's name: 0 where core builds the run, 1 where it refuses
+AWAY = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+
+
+class Linked(NamedTuple):
+    """A trial's run as the database has it now."""
+
+    run_id: int
+    state: str
+    value: float | None
+
+
+class Search:
+    """Drives one search; `step` is called again and again, by one launcher at a time. Close it."""
+
+    def __init__(self, engine: Engine, request: Request, registered: Registered, *, priority: int = 0) -> None:
+        """`registered` is the study's instance. Raises UserError where the sampler's package is missing."""
+        self.engine, self.request, self.study_id, self.priority = engine, request, registered.study_id, priority
+        with engine.connect() as connection:
+            row = connection.execute(select(StudyRow).where(StudyRow.id == self.study_id)).one()
+            default = self._default_config(connection)
+        self.spec, self.seed = parse_search(row.spec["search"]), registered.seeds[0]
+        if package := optuna_link.missing_package(self.spec):
+            raise UserError(
+                f"search.sampler={self.spec.sampler} needs the package {package}: pip install {package}, "
+                "or choose search.sampler=tpe"
+            )
+        # Trials are comparable, and one Optuna study, while these stay; budget, sampler and pruner may be edited.
+        shared = [default, self.seed, CODE_EPOCH, row.spec["search"]["space"], self.spec.metric, self.spec.direction]
+        self.name = f"{registered.name}:{digest({'shared': shared})[:8]}"
+        self.lock = SearchLock(engine, self.study_id)
+        self._storage: Any = None
+        self._study: Any = None
+        self._is_over = False
+
+    def close(self) -> None:
+        self.lock.close()
+        if self._storage is not None:
+            self._storage.engine.dispose()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step found every trial told and nothing left to ask for."""
+        return self._is_over
+
+    def step(self, width: int) -> None:
+        """Tell what has ended and ask for more, up to `width` open trials; nothing while another launcher does it."""
+        try:
+            if not self.lock.take():
+                return
+            if self._study is None:
+                self._open()
+            self._step(width)
+        except AWAY as error:
+            # What was begun is mended by the next step.
+            reason = " ".join(str(getattr(error, "orig", None) or error).split())
+            log.warning("the search cannot go on just now (%s); trying again", reason)
+
+    # ---- one step ----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._storage = optuna_link.open_storage(self.engine, create=True)
+        self._study = optuna.create_study(
+            storage=self._storage, study_name=self.name, load_if_exists=True,
+            direction="maximize" if self.spec.direction == "maximize" else "minimize",
+            sampler=optuna_link.sampler(self.spec, 0), pruner=optuna_link.pruner(self.spec),
+        )  # fmt: skip
+        with self.engine.begin() as connection:
+            self._carry_trials(connection)
+            queue.requeue(connection, self._runs_in(connection, ("cancelled",)), states=("cancelled",))
+
+    def _step(self, width: int) -> None:
+        num_open = 0
+        trials = self._study.get_trials(deepcopy=False)
+        with self.engine.connect() as connection:
+            linked = self._linked(connection)
+        for trial in trials:
+            if trial.state is not TrialState.RUNNING:
+                continue
+            if trial.number not in linked:
+                num_open += self._admit(trial)
+            elif linked[trial.number].state in FINAL_STATES:
+                self._tell(trial, linked[trial.number])
+            else:
+                num_open += 1
+        num_trials = len(trials)
+        while num_open < width and self._may_ask(num_trials):
+            self._study.sampler = optuna_link.sampler(self.spec, num_trials)
+            asked = self._study.ask(optuna_link.distributions(self.spec))
+            num_open += self._admit(self._storage.get_trial(asked._trial_id))
+            num_trials += 1
+        self._is_over = num_open == 0 and not self._may_ask(num_trials)
+        if self._is_over:
+            self._report_shortage(num_trials)
+
+    def _report_shortage(self, num_trials: int) -> None:
+        """Say so where the budget could not be spent. Raises UserError when not one trial could be trained."""
+        with self.engine.connect() as connection:
+            num_charged, linked = self.num_charged(connection), self._linked(connection)
+        if num_charged >= self.spec.budget:
+            return
+        if not linked:
+            trials = self._study.get_trials(deepcopy=False)
+            reason = next((t.user_attrs["reason"] for t in reversed(trials) if "reason" in t.user_attrs), "")
+            raise UserError(
+                f"{self.request.study.path}: search.space: none of {num_trials} proposals can be trained; "
+                f"the last one: {reason}"
+            )
+        log.warning(
+            "%s: %d proposals gave %d new trials of the budget of %d: the space has few others that can be trained",
+            self.name, num_trials, num_charged, self.spec.budget,
+        )  # fmt: skip
+
+    def _may_ask(self, num_trials: int) -> bool:
+        with self.engine.connect() as connection:
+            if self.num_charged(connection) >= self.spec.budget:
+                return False
+        return num_trials < PROPOSALS_PER_TRIAL * self.spec.budget
+
+    def _admit(self, trial: FrozenTrial) -> bool:
+        """Give an asked trial its run; whether it is open after that."""
+        if trial.params.keys() != self.spec.space.keys():
+            self._end(trial, TrialState.FAIL, outcome="its launcher was killed while asking")
+            return False
+        config = self._config(trial)
+        if config is None:
+            return False
+        if FEASIBLE not in trial.constraints:
+            self._constrain(trial, 0.0)
+        with self.engine.begin() as connection:
+            run = self._link(connection, trial, config)
+        if run is None:
+            self._end(trial, TrialState.FAIL, outcome="beyond the budget")
+            return False
+        if run.state not in FINAL_STATES:
+            return True
+        self._tell(trial, run)
+        return False
+
+    def _config(self, trial: FrozenTrial) -> dict[str, Any] | None:
+        """The trial's identity config, or None once it is told as infeasible."""
+        # core.config imports torch, 3 s: only where trials are made.
+        from core.config import ConfigError, flatten, identity, load
+
+        default = next(cell for cell in self.request.study.cells(self.request.scale) if cell.row_key == DEFAULT_ROW)
+        try:
+            return identity(flatten(load(words(merge(default.overrides, trial.params), self.request))))
+        except ConfigError as error:
+            if FEASIBLE not in trial.constraints:
+                self._constrain(trial, 1.0)
+            self._end(trial, TrialState.PRUNED, outcome="infeasible", reason=str(error))
+            return None
+
+    def _tell(self, trial: FrozenTrial, run: Linked) -> None:
+        facts: dict[str, Any] = {"run": run.run_id}
+        if run.state == "done" and run.value is not None and math.isfinite(run.value):
+            self._end(trial, TrialState.COMPLETE, run.value, outcome="done", **facts)
+        elif run.state in ("pruned", "diverged"):  # known to be bad: the sampler keeps away from it
+            self._end(trial, TrialState.PRUNED, outcome=run.state, **facts)
+        else:
+            self._end(trial, TrialState.FAIL, outcome=run.state, **facts)
+
+    def _constrain(self, trial: FrozenTrial, violation: float) -> None:
+        """As `optuna.Trial.set_constraint`, which a trial of an earlier launcher has no object for."""
+        self._storage.set_trial_system_attr(trial._trial_id, f"constraints:{FEASIBLE}", violation)
+
+    def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, **facts: Any) -> None:
+        for key, fact in facts.items():
+            self._storage.set_trial_user_attr(trial._trial_id, key, fact)
+        self._study.tell(trial.number, value, state=state, skip_if_finished=True)
+
+    # ---- our side ----------------------------------------------------------------------------------------------------
+
+    def _default_config(self, connection: Connection) -> Mapping[str, Any]:
+        config: dict[str, Any] = connection.execute(
+            select(Config.json)
+            .join(CellRow, CellRow.config_id == Config.id)
+            .join(StudyRow, and_(StudyRow.id == CellRow.study_id, StudyRow.revision == CellRow.revision))
+            .where(StudyRow.id == self.study_id, CellRow.row_key == DEFAULT_ROW)
+        ).scalar_one()
+        return config
+
+    def num_charged(self, connection: Connection) -> int:
+        """Trials that were trained, or are to be, for this search."""
+        return len({cell.row_key for cell in self._trial_cells(connection) if not cell.display["trial"]["is_cached"]})
+
+    def _trial_cells(self, connection: Connection) -> list[Any]:
+        """This search's trials as cells, in all revisions of the study."""
+        cells = connection.execute(
+            select(CellRow.revision, CellRow.row_key, CellRow.config_id, CellRow.display)
+            .where(CellRow.study_id == self.study_id, CellRow.row_key.startswith(TRIAL, autoescape=True))
+            .order_by(CellRow.revision)
+        ).all()
+        return [cell for cell in cells if cell.display["trial"]["study"] == self.name]
+
+    def _linked(self, connection: Connection) -> dict[int, Linked]:
+        """By trial number."""
+        rows = connection.execute(
+            select(SearchRow.trial_number, RunRow.id, RunRow.state, Result.value)
+            .join(RunRow, RunRow.id == SearchRow.run_id)
+            .outerjoin(
+                Result,
+                and_(Result.run_id == RunRow.id, Result.metric == self.spec.metric, Result.agg == "final"),
+            )
+            .where(SearchRow.study_id == self.study_id, SearchRow.optuna_study == self.name)
+        )
+        return {number: Linked(run_id, state, value) for number, run_id, state, value in rows}
+
+    def _runs_in(self, connection: Connection, states: tuple[str, ...]) -> list[int]:
+        return sorted({run.run_id for run in self._linked(connection).values() if run.state in states})
+
+    def _link(self, connection: Connection, trial: FrozenTrial, config: Mapping[str, Any]) -> Linked | None:
+        """Config, run, cell and link of a trial in one transaction; None where the budget is spent."""
+        revision = connection.scalar(select(StudyRow.revision).where(StudyRow.id == self.study_id).with_for_update())
+        (config_id,) = queue.register_configs(connection, [config])
+        before = connection.execute(
+            select(RunRow.state, func.count(SearchRow.run_id).label("num_links"))
+            .outerjoin(SearchRow, and_(SearchRow.run_id == RunRow.id, SearchRow.optuna_study == self.name))
+            .where(RunRow.config_id == config_id, RunRow.seed == self.seed, RunRow.code_epoch == CODE_EPOCH)
+            .group_by(RunRow.state)
+        ).one_or_none()
+        is_cached = before is not None and (before.num_links > 0 or before.state in set(FINAL_STATES) - {"cancelled"})
+        if not is_cached and self.num_charged(connection) >= self.spec.budget:
+            return None
+        (run_id,) = queue.register_runs(connection, [(config_id, self.seed)], priority=self.priority)
+        display = {
+            "row_label": f"trial {trial.number}", "col_label": "", "row_order": trial.number + 1, "col_order": 0,
+            "is_random_init": False, "trial": {"study": self.name, "params": trial.params, "is_cached": is_cached},
+        }  # fmt: skip
+        cell = {"row_key": f"{TRIAL}{trial.number}", "col_key": "", "config_id": config_id, "display": display}
+        connection.execute(insert(CellRow), [{"study_id": self.study_id, "revision": revision} | cell])
+        link = {"study_id": self.study_id, "optuna_study": self.name, "trial_number": trial.number, "run_id": run_id}
+        insert_new(connection, SearchRow, [link])
+        return self._linked(connection)[trial.number]
+
+    def _carry_trials(self, connection: Connection) -> None:
+        """Bring the trials' cells into the study's newest revision: an edited budget or caption keeps them."""
+        revision = connection.scalar(select(StudyRow.revision).where(StudyRow.id == self.study_id))
+        newest = {cell.row_key: cell for cell in self._trial_cells(connection)}
+        rows = [
+            {
+                "study_id": self.study_id, "revision": revision, "row_key": cell.row_key, "col_key": "",
+                "config_id": cell.config_id, "display": cell.display,
+            }
+            for cell in newest.values()
+        ]  # fmt: skip
+        insert_new(connection, CellRow, rows)
