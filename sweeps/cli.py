@@ -144,6 +144,18 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=240)
 
 
+def duration(seconds: float | None) -> str:
+    """`42 s`, `3 min 05 s`, `2 h 10 min`; a dash for None."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
+
+
 def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None, usage: str) -> int:
     """`command`'s exit code; a mistake of the user becomes one line on stderr and exit code 2, never a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -17,7 +17,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from sweeps import status
-from sweeps.status import StudyStatus, duration, shown_loss
+from sweeps.cli import duration
+from sweeps.status import StudyStatus, shown_loss
 
 REFRESH_S = 1.0
 LINE_EVERY_S = 15.0  # without a terminal, unless a run ended in between

@@ -19,9 +19,10 @@ from rich.table import Table
 from sqlalchemy import Connection, Engine, and_, select
 
 from sweeps import cli, series
-from sweeps.cli import UserError
-from sweeps.db import Attempt, CellRow, Chunk, Config, Environment, Result, RunRow, StudyRow, database_now
+from sweeps.cli import UserError, duration
+from sweeps.db import Attempt, CellRow, Chunk, Config, RunRow, StudyRow
 from sweeps.identity import CODE_EPOCH
+from sweeps.run_page import run_page
 from sweeps.seed_rule import first_seeds, further_seeds
 from sweeps.study_files import close_matches
 
@@ -160,18 +161,6 @@ def _last_loss(connection: Connection, run_id: int) -> float | None:
 # ---- showing ---------------------------------------------------------------------------------------------------------
 
 
-def duration(seconds: float | None) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 10 min`; a dash for None."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
-
-
 def shown_loss(run: RunStatus) -> str:
     return "–" if run.loss is None else f"{run.loss:.4g}"
 
@@ -209,77 +198,6 @@ def details(study: StudyStatus) -> Group:
             table.add_row(str(run.run_id or "–"), escape(run.label), state, str(run.step), escape(run.error or ""))
         parts.append(table)
     return Group(*parts)
-
-
-def run_page(connection: Connection, run_id: int) -> Group:
-    """One run's options, results and attempts. Raises UserError when there is no such run."""
-    run = connection.execute(select(RunRow).where(RunRow.id == run_id)).one_or_none()
-    if run is None:
-        raise UserError(f"run={run_id}: the database has no such run; `python -m sweeps.status study=...` lists ids")
-    config = connection.execute(select(Config.json, Config.hash).where(Config.id == run.config_id)).one()
-    facts = Table("", "", title=f"Run {run_id}", show_header=False)
-    facts.add_row("state", run.state)
-    facts.add_row("seed", str(run.seed))
-    facts.add_row("config", config.hash[:12])
-    facts.add_row("cost", f"{duration(run.cpu_seconds)} CPU, {duration(run.gpu_seconds)} GPU")
-    for row in connection.execute(
-        select(StudyRow.name, CellRow.display)
-        .join(CellRow, and_(CellRow.study_id == StudyRow.id, CellRow.revision == StudyRow.revision))
-        .where(CellRow.config_id == run.config_id)
-    ):
-        labels = ", ".join(filter(None, [row.display["row_label"], row.display["col_label"]]))
-        facts.add_row("asked for by", escape(f"{row.name}: {labels}"))
-    parts: list[Table] = [facts]
-    results = connection.execute(select(Result).where(Result.run_id == run_id).order_by(Result.metric)).all()
-    if results:
-        table = Table("metric", "value", title="Results")
-        for result in results:
-            table.add_row(escape(result.metric), "not finite" if result.value is None else f"{result.value:.4g}")
-        parts.append(table)
-    parts += [_attempt_table(connection, attempt) for attempt in _attempts(connection, run_id)]
-    options = Table("option", "value", title="Options")
-    for key, value in sorted(config.json.items()):
-        options.add_row(escape(key), escape(str(value)))
-    return Group(*parts, options)
-
-
-def _attempts(connection: Connection, run_id: int) -> Sequence[Any]:
-    return connection.execute(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.n)).all()
-
-
-def _attempt_table(connection: Connection, attempt: Any) -> Table:
-    """Where and with what one attempt ran."""
-    packages = connection.scalar(select(Environment.packages).where(Environment.hash == attempt.env_hash)) or {}
-    now = connection.scalar(select(database_now())) or 0.0
-    named = ("torch", "timm", "numpy")
-    code = f"{(attempt.git_sha or 'unknown')[:12]}{' with local changes' if attempt.dirty else ''}"
-    memory = " ".join(
-        f"{size / 2**30:.2f} GiB{where}"
-        for size, where in ((attempt.peak_memory, ""), (attempt.peak_gpu_memory, " on the GPU"))
-        if size
-    )
-    rows = {
-        "outcome": attempt.outcome or "running",
-        "error": attempt.error,
-        "worker": attempt.worker,
-        "host": attempt.host,
-        "Slurm job": attempt.slurm_job,
-        "device": attempt.device,
-        "code": code,
-        "packages": ", ".join(f"{name} {packages[name]}" for name in named if name in packages),
-        "environment": (attempt.env_hash or "")[:12],
-        "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(attempt.started)),
-        "lasted": duration((attempt.ended or now) - attempt.started),
-        "steps": f"{attempt.resume_step or 0} to {attempt.step or 0}",
-        "cost": f"{duration(attempt.cpu_seconds)} CPU, {duration(attempt.gpu_seconds)} GPU",
-        "peak memory": memory,
-        **{str(key): value for key, value in (attempt.facts or {}).items()},
-    }
-    table = Table("", "", title=f"Attempt {attempt.n}", show_header=False)
-    for name, value in rows.items():
-        if value not in (None, ""):
-            table.add_row(escape(name), escape(f"{value:.4g}" if isinstance(value, float) else str(value)))
-    return table
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from sqlalchemy import Engine, select, update
 
 from sweeps import queue, series, status
 from sweeps.cli import USER_ERROR
-from sweeps.db import Attempt, RunRow
+from sweeps.db import Attempt, Environment, RunRow, insert_new
 from sweeps.queue import Usage
 from tests.sweeps.launched import finish_next, register, two_rows
 
@@ -78,6 +78,42 @@ def test_a_run_s_page_shows_where_each_attempt_ran_and_what_it_gave(engine):
         page = text(status.run_page(connection, run_id))
     for part in ("node1", "abc123 with local changes", "61.25", "1 min 05 s CPU", "1.00 GiB", "mask.ratio", "ratio: "):
         assert part in page
+
+
+def test_a_run_s_page_shows_its_whole_provenance(engine):
+    register(engine, two_rows())
+    packages = {"torch": "2.11.0", "timm": "1.0.22", "numpy": "2.1.0", "python": "3.11.9", "rich": "13.0"}
+    where = {"host": "node1", "slurm_job": "77_3", "device": "H200", "git_sha": "abc", "dirty": False, "env_hash": "e1"}
+    with engine.begin() as connection:
+        insert_new(connection, Environment, [{"hash": "e1", "packages": packages}])
+        claim = queue.claim(connection, "worker 1", provenance=where)
+        queue.checkpointed(connection, claim, 100, "runs/1/checkpoint-100.pt")
+        usage = Usage(step=100, cpu_seconds=65, gpu_seconds=7300, peak_memory=2**30, peak_gpu_memory=3 * 2**29)
+        queue.finish(connection, claim, "done", usage=usage)
+    with engine.connect() as connection:
+        page = text(status.run_page(connection, claim.run_id))
+    for part in (
+        "77_3", "H200", "abc clean", "python 3.11.9, torch 2.11.0, timm 1.0.22, numpy 2.1.0", "2 h 01 min GPU",
+        "1.00 GiB, 1.50 GiB on the GPU", "runs/1/checkpoint-100.pt (step 100)",
+    ):  # fmt: skip
+        assert part in page
+
+
+def test_a_run_s_page_shows_which_options_differ_from_the_baseline(engine):
+    registered = register(engine, two_rows(baseline="b"))
+    with engine.connect() as connection:
+        page = text(status.run_page(connection, registered.run_ids[0]))
+    found = page[page.index("Other than the baseline of ratio") : page.index("Options")]
+    assert [line.split("│")[1:4] for line in found.splitlines() if "mask.ratio" in line] == [
+        [" mask.ratio ", " 0.5      ", " 0.75     "]
+    ]
+    assert "optim.steps" not in found
+
+
+def test_the_baseline_itself_differs_in_nothing(engine):
+    registered = register(engine, two_rows(baseline="a"))
+    with engine.connect() as connection:
+        assert "Other than" not in text(status.run_page(connection, registered.run_ids[0]))
 
 
 def test_the_overview_has_a_line_a_study(engine):

@@ -1,0 +1,151 @@
+"""One run on a page: what it was told, how that differs from the baseline, what it gave, and where it was trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy import Connection, and_, select
+
+from sweeps.cli import UserError, duration
+from sweeps.db import Artifact, Attempt, CellRow, Config, Environment, Result, RunRow, StudyRow, database_now
+from sweeps.study import format_override, parse
+
+PACKAGES = ("python", "torch", "torchvision", "timm", "numpy", "hydra-core")  # that make the numbers
+_INSTANCE_KEYS = ("scale", "overrides")  # what a launch adds to the study file's content
+
+
+class Place(NamedTuple):
+    """A cell that asks for the run, and the config of the baseline in its column."""
+
+    study: str
+    label: str
+    baseline: dict[str, Any] | None  # None where the column has no baseline cell
+
+
+def run_page(connection: Connection, run_id: int) -> Group:
+    """Raises UserError when there is no such run."""
+    run = connection.execute(select(RunRow).where(RunRow.id == run_id)).one_or_none()
+    if run is None:
+        raise UserError(f"run={run_id}: the database has no such run; `python -m sweeps.status study=...` lists ids")
+    config = connection.execute(select(Config.json, Config.hash).where(Config.id == run.config_id)).one()
+    places = read_places(connection, run.config_id)
+    parts = [_facts(connection, run, config.hash, places), *_differences(config.json, places)]
+    results = connection.execute(select(Result).where(Result.run_id == run_id).order_by(Result.metric)).all()
+    if results:
+        table = Table("metric", "value", title="Results")
+        for result in results:
+            table.add_row(escape(result.metric), "not finite" if result.value is None else f"{result.value:.4g}")
+        parts.append(table)
+    attempts = connection.execute(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.n)).all()
+    parts += [_attempt_table(connection, attempt) for attempt in attempts]
+    options = Table("option", "value", title="Options")
+    for key, value in sorted(config.json.items()):
+        options.add_row(escape(key), escape(shown(value)))
+    return Group(*parts, options)
+
+
+def read_places(connection: Connection, config_id: int) -> list[Place]:
+    cells = connection.execute(
+        select(StudyRow.name, StudyRow.spec, CellRow.study_id, CellRow.revision, CellRow.col_key, CellRow.display)
+        .join(CellRow, and_(CellRow.study_id == StudyRow.id, CellRow.revision == StudyRow.revision))
+        .where(CellRow.config_id == config_id)
+        .order_by(StudyRow.name)
+    ).all()
+    return [
+        Place(
+            cell.name,
+            ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"]])),
+            _baseline(connection, cell),
+        )
+        for cell in cells
+    ]
+
+
+def _baseline(connection: Connection, cell: Any) -> dict[str, Any] | None:
+    spec = {key: value for key, value in cell.spec.items() if key not in _INSTANCE_KEYS}
+    row_key = parse(spec, Path(f"{cell.name.partition('@')[0]}.yaml")).baseline
+    found: dict[str, Any] | None = connection.scalar(
+        select(Config.json)
+        .join(CellRow, CellRow.config_id == Config.id)
+        .where(
+            CellRow.study_id == cell.study_id, CellRow.revision == cell.revision,
+            CellRow.row_key == row_key, CellRow.col_key == cell.col_key,
+        )
+    )  # fmt: skip
+    return found
+
+
+def shown(value: Any) -> str:
+    """As it would be typed on a command line."""
+    return format_override("", value).removeprefix("=")
+
+
+def _facts(connection: Connection, run: Any, config_hash: str, places: Sequence[Place]) -> Table:
+    facts = Table("", "", title=f"Run {run.id}", show_header=False)
+    facts.add_row("state", run.state)
+    facts.add_row("seed", str(run.seed))
+    facts.add_row("config", config_hash[:12])
+    facts.add_row("cost", f"{duration(run.cpu_seconds)} CPU, {duration(run.gpu_seconds)} GPU")
+    if run.checkpoint:
+        facts.add_row("checkpoint", escape(f"{run.checkpoint} (step {run.checkpoint_step}) in the results folder"))
+    for artifact in connection.execute(select(Artifact).where(Artifact.run_id == run.id).order_by(Artifact.name)):
+        facts.add_row(escape(artifact.kind), escape(artifact.uri))
+    for place in places:
+        facts.add_row("asked for by", escape(f"{place.study}: {place.label}"))
+    return facts
+
+
+def _differences(config: dict[str, Any], places: Sequence[Place]) -> list[Table]:
+    """A table for each study whose baseline is another config."""
+    tables = []
+    for place in places:
+        if place.baseline is None or place.baseline == config:
+            continue
+        table = Table("option", "this run", "baseline", title=f"Other than the baseline of {escape(place.study)}")
+        for key in sorted(config.keys() | place.baseline.keys()):
+            here, there = (shown(c[key]) if key in c else "–" for c in (config, place.baseline))
+            if here != there:
+                table.add_row(escape(key), escape(here), escape(there))
+        tables.append(table)
+    return tables
+
+
+def _attempt_table(connection: Connection, attempt: Any) -> Table:
+    """Where and with what one attempt ran."""
+    packages = connection.scalar(select(Environment.packages).where(Environment.hash == attempt.env_hash)) or {}
+    now = connection.scalar(select(database_now())) or 0.0
+    dirty = {True: " with local changes", False: " clean", None: ""}[attempt.dirty]
+    memory = ", ".join(
+        f"{size / 2**30:.2f} GiB{where}"
+        for size, where in ((attempt.peak_memory, ""), (attempt.peak_gpu_memory, " on the GPU"))
+        if size
+    )
+    has_cost = attempt.cpu_seconds is not None or attempt.gpu_seconds is not None
+    rows = {
+        "outcome": attempt.outcome or "running",
+        "error": attempt.error,
+        "worker": attempt.worker,
+        "host": attempt.host,
+        "Slurm job": attempt.slurm_job,
+        "device": attempt.device,
+        "code": f"{attempt.git_sha[:12]}{dirty}" if attempt.git_sha else None,
+        "packages": ", ".join(f"{name} {packages[name]}" for name in PACKAGES if name in packages),
+        "environment": (attempt.env_hash or "")[:12],
+        "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(attempt.started)),
+        "lasted": duration((attempt.ended or now) - attempt.started),
+        "steps": f"{attempt.resume_step or 0} to {attempt.step or 0}",
+        "cost": f"{duration(attempt.cpu_seconds)} CPU, {duration(attempt.gpu_seconds)} GPU" if has_cost else None,
+        "peak memory": memory,
+        **{str(key): value for key, value in (attempt.facts or {}).items()},
+    }
+    table = Table("", "", title=f"Attempt {attempt.n}", show_header=False)
+    for name, value in rows.items():
+        if value not in (None, ""):
+            table.add_row(escape(name), escape(f"{value:.4g}" if isinstance(value, float) else str(value)))
+    return table
