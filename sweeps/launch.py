@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from sqlalchemy import Engine
 from sweeps import aliases, cli, queue, status
 from sweeps.cli import Arguments, UserError
 from sweeps.db import upgrade
-from sweeps.executors import EXECUTORS, Job, threads_per_worker
+from sweeps.director import Director, direct, find_director
+from sweeps.executors import EXECUTORS, Ended, Job, threads_per_worker
 from sweeps.expand import Request, expand, fingerprint
 from sweeps.progress import Progress
 from sweeps.queue import LEASE_S
 from sweeps.registry import Registered, find_registered, launch_hash, register_study
+from sweeps.seed_rule import further_seeds
 from sweeps.status import StudyStatus
 from sweeps.study import read
 
@@ -39,6 +41,7 @@ Safe to run again, also while it runs elsewhere: it goes on where it stopped, an
   db=sqlite:///results/ablations.sqlite     or postgresql://user@host/name
   results_dir=results  tables/, figures/ and runs/ (checkpoints, TensorBoard events) are written in it
   seeds=[0,1,2]        instead of the study's own
+  priority=0           runs of a larger priority are claimed first, among all studies of the database
   lease_s=300          after this long without a sign of life a run is given to another worker
   retry=true           try failed runs again
   name=WORD            what the table is called when options are overridden (default: the overrides)
@@ -52,7 +55,9 @@ examples:
   python -m sweeps.launch study=ijepa_masking_strategy workers=2 seeds=[0,1,2,3,4]
   python -m sweeps.launch study=ijepa_targets data=image_folder data.path=clothing_small_96 data.size=64"""
 
-OPTIONS = ("study", "scale", "workers", "executor", "db", "results_dir", "seeds", "lease_s", "retry", "name")
+OPTIONS = (
+    "study", "scale", "workers", "executor", "db", "results_dir", "seeds", "lease_s", "retry", "name", "priority",
+)  # fmt: skip
 WAITING = (status.MISSING, "queued", "running", "cancelled")
 
 
@@ -65,6 +70,7 @@ class Launch:
     executor: str
     workers: int  # 0: as many as make sense
     retry: bool
+    priority: int
 
 
 def parse(words: Sequence[str]) -> Launch:
@@ -80,11 +86,11 @@ def parse(words: Sequence[str]) -> Launch:
     job = Job(
         url=arguments.text("db", cli.DEFAULT_DATABASE),
         results_dir=cli.writable_folder(arguments.text("results_dir", "results"), "results_dir"),
-        seeds=request.wanted_seeds,
+        seeds=request.wanted_seeds + ([] if request.seeds else further_seeds(request.spec()["seeds"])),
         lease_s=arguments.number("lease_s", LEASE_S, above=0),
         runtime=runtime,
     )
-    return Launch(request, job, executor, workers, arguments.flag("retry"))
+    return Launch(request, job, executor, workers, arguments.flag("retry"), arguments.whole("priority", 0, least=0))
 
 
 def _executor(arguments: Arguments) -> tuple[str, int]:
@@ -100,7 +106,7 @@ def _executor(arguments: Arguments) -> tuple[str, int]:
 # ---- registering -----------------------------------------------------------------------------------------------------
 
 
-def register(engine: Engine, request: Request) -> Registered:
+def register(engine: Engine, request: Request, priority: int = 0) -> Registered:
     """The study in the database, expanded through core only when this very launch is not there yet.
 
     Everything that can be wrong with a study is found before anything is written.
@@ -112,7 +118,7 @@ def register(engine: Engine, request: Request) -> Registered:
         return known
     expansion = expand(request)
     with engine.begin() as connection:
-        return register_study(connection, expansion, key)
+        return register_study(connection, expansion, key, priority=priority)
 
 
 def _is_waiting(study: StudyStatus) -> bool:
@@ -145,7 +151,7 @@ def default_workers(num_waiting: int) -> int:
     return max(1, min(threads_per_worker(1), num_waiting))
 
 
-def train(engine: Engine, launch: Launch, registered: Registered) -> bool:
+def train(engine: Engine, launch: Launch, registered: Registered, director: Director | None = None) -> bool:
     """Start workers on what is left of the study; False when the person asked to stop first."""
     left = read_status(engine, registered.name).of(*WAITING)
     job = dataclasses.replace(launch.job, study=registered.study_id)
@@ -155,8 +161,25 @@ def train(engine: Engine, launch: Launch, registered: Registered) -> bool:
             format="%(message)s",
             handlers=[RichHandler(console=progress.console, show_path=False)],
         )
-        ended = EXECUTORS[launch.executor](
-            job, workers=launch.workers or default_workers(len(left)), on_tick=progress.update
+        executor = EXECUTORS[launch.executor]
+        if director is None:
+            ended = executor(job, workers=launch.workers or default_workers(len(left)), on_tick=progress.update)
+            return not ended.was_interrupted
+        workers = launch.workers or default_workers(sys.maxsize)
+
+        def start(tick: Callable[[], None]) -> Ended:
+            def on_tick() -> None:
+                progress.update()
+                tick()
+
+            return executor(job, workers=workers, on_tick=on_tick)
+
+        ended = direct(
+            director,
+            start,
+            width=workers,
+            is_waiting=lambda: _is_waiting(read_status(engine, registered.name)),
+            while_training=launch.executor != "inline",
         )
     return not ended.was_interrupted
 
@@ -177,11 +200,14 @@ def write_report(engine: Engine, name: str, results_dir: Path) -> None:
     print(f"written: {shown}")
 
 
-def verdict(study: StudyStatus, words: Sequence[str]) -> int:
-    """0 when every run has ended with numbers or has diverged; else what is missing, on stderr, and 1."""
+def verdict(study: StudyStatus, words: Sequence[str], *, is_search: bool = False) -> int:
+    """0 when every run has ended with numbers or has diverged; else what is missing, on stderr, and 1.
+
+    In a search a pruned run is an ending too.
+    """
     for run in study.of("diverged"):
         print(f"diverged at step {run.step}: {run.label}", file=sys.stderr)
-    lacking = study.of("failed", "pruned", *WAITING)
+    lacking = study.of("failed", *(() if is_search else ("pruned",)), *WAITING)
     for run in lacking:
         reason = f": {run.error}" if run.error and run.state == "failed" else ""
         print(f"{run.state}: {run.label} (run {run.run_id or '–'}){reason}", file=sys.stderr)
@@ -197,11 +223,19 @@ def command(words: Sequence[str]) -> int:
     launch = parse(words)
     engine = open_for_launching(launch)
     try:
-        registered = register(engine, launch.request)
+        registered = register(engine, launch.request, launch.priority)
         if launch.retry:
+            failed = [run.run_id for run in read_status(engine, registered.name).of("failed")]
             with engine.begin() as connection:
-                queue.requeue(connection, registered.run_ids)
-        if _is_waiting(read_status(engine, registered.name)) and not train(engine, launch, registered):
+                queue.requeue(connection, [run_id for run_id in failed if run_id is not None])
+        director = find_director(engine, launch.request, registered, launch.priority)
+        is_open = director is not None or _is_waiting(read_status(engine, registered.name))
+        try:
+            is_stopped = is_open and not train(engine, launch, registered, director)
+        finally:
+            if director is not None:
+                director.close()
+        if is_stopped:
             left = read_status(engine, registered.name).of(*WAITING)
             print(
                 f"stopped: {len(left)} runs are left, those begun go on from their checkpoints; "
@@ -210,7 +244,8 @@ def command(words: Sequence[str]) -> int:
             )
             return cli.INTERRUPTED
         write_report(engine, registered.name, launch.job.results_dir)
-        return verdict(read_status(engine, registered.name), words)
+        is_search = launch.request.study.search(launch.request.scale) is not None
+        return verdict(read_status(engine, registered.name), words, is_search=is_search)
     finally:
         engine.dispose()
 

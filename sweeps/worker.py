@@ -36,6 +36,7 @@ from sweeps.db import StudyRow, insert_new, upgrade
 from sweeps.identity import canonical_json
 from sweeps.owner import reap, worker_name
 from sweeps.provenance import Meter, attempt_columns, environment
+from sweeps.pruning import find_judge
 from sweeps.queue import LEASE_S, Claim
 from sweeps.recorder import DatabaseRecorder, patiently
 
@@ -114,8 +115,12 @@ def attempt(
     """Train one claimed run to whatever its outcome is, and record it."""
     meter = Meter(str(what.runtime.get("device", "auto")))
     folder = run_folder(what.results_dir, claim)
-    runtime = {**what.runtime, "dir": str(folder)}
-    with DatabaseRecorder(engine, claim, folder, results_dir=what.results_dir, stop=stop, usage=meter.usage) as record:
+    judge = patiently(engine, functools.partial(find_judge, engine=engine, claim=claim), stop=stop)
+    runtime = {**({"eval_every": judge.eval_every} if judge else {}), **what.runtime, "dir": str(folder)}
+    with DatabaseRecorder(
+        engine, claim, folder, results_dir=what.results_dir, stop=stop, usage=meter.usage,
+        should_prune=judge.should_prune if judge else None,
+    ) as record:  # fmt: skip
         error, is_final = "", False
         try:
             train(build(claim.config, seed=claim.seed, runtime=runtime), record)
@@ -132,6 +137,8 @@ def attempt(
             record.fail("RuntimeError: the trainer returned without an outcome", is_final=True)
     if error.startswith("out_of_memory") and torch.cuda.is_available():
         torch.cuda.empty_cache()  # the next run of this process starts with an empty card
+    if judge is not None:
+        judge.close()
     assert record.outcome is not None
     return record.outcome
 
