@@ -2,6 +2,7 @@
 
 python -m sweeps.query "select name, revision from sw_study"
 python -m sweeps.query study=masking_ratio format=csv to=masking_ratio.csv
+python -m sweeps.query run=1 series=loss format=csv
 """
 
 from __future__ import annotations
@@ -17,24 +18,26 @@ from rich.table import Table
 from sqlalchemy import Engine, and_, select, text
 from sqlalchemy.exc import DBAPIError
 
-from sweeps import cli
+from sweeps import cli, series
 from sweeps.cli import UserError
 from sweeps.db import CellRow, Config, Result, RunRow, StudyRow
 from sweeps.identity import CODE_EPOCH
 from sweeps.study_files import close_matches
 
-USAGE = """usage: python -m sweeps.query "select ..." | study=NAME|all  [format=table|csv|json|parquet] [to=FILE]
-                              [db=sqlite:///results/ablations.sqlite]
+USAGE = """usage: python -m sweeps.query "select ..." | study=NAME|all | run=ID series=METRIC|all
+                              [format=table|csv|json|parquet] [to=FILE] [db=sqlite:///results/ablations.sqlite]
 
   "select ..."     any reading SQL; tables start with sw_ (sw_run, sw_result, sw_config, sw_study, ...)
   study=NAME       one row a cell, seed and metric, with every option of its config as a column
+  run, series      a run's learning curve: step and value, as trained last where a run was resumed
   format, to       how to write it and where (default: a table on the screen; parquet needs to=)
 
 examples:
   python -m sweeps.query "select state, count(*) as runs from sw_run group by state"
-  python -m sweeps.query study=masking_ratio format=parquet to=masking_ratio.parquet"""
+  python -m sweeps.query study=masking_ratio format=parquet to=masking_ratio.parquet
+  python -m sweeps.query run=1 series=loss format=csv"""
 
-OPTIONS = ("study", "format", "to", "db")
+OPTIONS = ("study", "run", "series", "format", "to", "db")
 FORMATS = ("table", "csv", "json", "parquet")
 
 
@@ -82,6 +85,22 @@ def tidy(engine: Engine, study: str) -> pd.DataFrame:
     return pd.DataFrame([{key: v for key, v in row._mapping.items() if key != "json"} | row.json for row in rows])
 
 
+def curves(engine: Engine, run_id: int, metric: str) -> pd.DataFrame:
+    """One row a point: metric, step, value. Raises UserError when the run or its series is not there."""
+    with engine.connect() as connection:
+        known = series.metrics(connection, run_id)
+        if metric != "all" and metric not in known:
+            if connection.scalar(select(RunRow.id).where(RunRow.id == run_id)) is None:
+                raise UserError(f"run={run_id}: the database has no such run")
+            raise UserError(
+                f"series={metric}: run {run_id} has no such series{close_matches(metric, known)}; "
+                f"it has: {', '.join(known) or 'none'}"
+            )
+        read = [(name, series.read(connection, run_id, name)) for name in (known if metric == "all" else [metric])]
+    parts = [pd.DataFrame({"metric": name, "step": curve.steps, "value": curve.values}) for name, curve in read]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["metric", "step", "value"])
+
+
 def as_text(frame: pd.DataFrame, kind: str) -> str:
     """CSV, or JSON with a list of records; what is missing is empty, or null."""
     if kind == "csv":
@@ -118,13 +137,19 @@ def command(words: Sequence[str]) -> int:
     arguments = cli.parse([word for word in words if word not in statements], OPTIONS)
     kind = arguments.choice("format", FORMATS, "table")
     study, to = arguments.values.get("study"), arguments.values.get("to")
-    if len(statements) + (study is not None) != 1:
-        raise UserError('ask one question: "select ..." or study=NAME')
+    run = arguments.whole("run", 0, least=1)
+    if len(statements) + (study is not None) + (run > 0) != 1:
+        raise UserError('ask one question: "select ...", study=NAME, or run=ID series=METRIC')
+    if (run > 0) != ("series" in arguments.values):
+        raise UserError("run= and series= go together: run=1 series=loss, or series=all")
     if kind == "parquet" and to is None:
         raise UserError("format=parquet is not for a screen; give to=FILE")
     engine = cli.open_for_reading(arguments)
     try:
-        frame = ask(engine, statements[0]) if study is None else tidy(engine, study)
+        if run:
+            frame = curves(engine, run, arguments.values["series"])
+        else:
+            frame = ask(engine, statements[0]) if study is None else tidy(engine, study)
     finally:
         engine.dispose()
     if to is not None:

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from sweeps import query
+from sweeps import query, series
 from sweeps.cli import OK, USER_ERROR
+from sweeps.db import Attempt, insert_new
 from tests.sweeps.launched import finish_next, register, two_rows
 
 
@@ -71,12 +72,25 @@ def test_parquet_holds_what_csv_holds(engine, tmp_path, capsys):
     assert pd.read_parquet(tmp_path / "a.parquet")["value"].dropna().tolist() == [61.25]
 
 
+def test_a_run_s_curve_is_one_line_over_all_its_attempts(engine, capsys):
+    with engine.begin() as connection:
+        insert_new(connection, Attempt, [{"run_id": 1, "n": 2, "started": 0.0, "resume_step": 2}])
+        first = series.chunk_row(1, 1, 0, "loss", [0, 1, 2], [0.5, 0.25, 9.0])
+        series.write(connection, [first, series.chunk_row(1, 2, 0, "loss", [2, 3], [0.125, 0.0625])])
+    assert answer(engine, "run=1", "series=loss", "format=csv") == OK
+    assert capsys.readouterr().out == "metric,step,value\nloss,0,0.5\nloss,1,0.25\nloss,2,0.125\nloss,3,0.0625\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "ask one question"),
         (["select 1", "study=ratio"], "ask one question"),
         (["study=ration"], "the database has no such study"),
+        (["run=1"], "run= and series= go together"),
+        (["series=loss", "study=ratio"], "run= and series= go together"),
+        (["run=1", "series=loss"], "series=loss: run 1 has no such series; it has: none"),
+        (["run=99", "series=loss"], "run=99: the database has no such run"),
         (["select 1", "format=xml"], "format must be one of table, csv, json, parquet"),
         (["select 1", "format=parquet"], "give to=FILE"),
         (["select 1", "format=csv", "to=/dev/null/a.csv"], "cannot be written"),
