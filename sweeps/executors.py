@@ -75,7 +75,7 @@ def inline(job: Job, *, workers: int = 1, on_tick: Callable[[], None] = lambda: 
     engine = open_database(job.url)
     try:
         with worker.stop_on_signals() as stop:
-            worker.work(engine, _work_of(worker, job, wait=True), stop=stop, **job.functions)
+            worker.work(engine, work_of(worker, job, wait=True), stop=stop, **job.functions)
     finally:
         over.set()
         ticker.join()
@@ -108,7 +108,7 @@ def local(job: Job, *, workers: int = 2, on_tick: Callable[[], None] = lambda: N
     crashes, ended_before = 0, -1
     try:
         while not stop.is_set():
-            left, ended = patiently(engine, functools.partial(_look, job), stop=stop)
+            left, ended = patiently(engine, functools.partial(look, job), stop=stop)
             on_tick()
             crashes = pool.sweep() + (crashes if ended == ended_before else 0)
             ended_before = ended
@@ -133,7 +133,7 @@ def local(job: Job, *, workers: int = 2, on_tick: Callable[[], None] = lambda: N
         engine.dispose()
 
 
-def _look(job: Job, connection: Connection) -> tuple[queue.Pending, int]:
+def look(job: Job, connection: Connection) -> tuple[queue.Pending, int]:
     """What is left in scope, once the runs of dead workers and ended leases are back in the queue; and what ended."""
     reap(connection)
     scope = in_scope(RunRow, job.study, job.seeds)
@@ -213,7 +213,7 @@ def _serve(job: Job, slot: int, num_slots: int) -> None:
         if launcher is not None:
             threading.Thread(target=_follow, args=(launcher.sentinel, stop), daemon=True).start()
         engine = open_database(job.url)
-        worker.work(engine, _work_of(worker, job, wait=False), stop=stop, **job.functions)
+        worker.work(engine, work_of(worker, job, wait=False), stop=stop, **job.functions)
         engine.dispose()
 
 
@@ -229,7 +229,7 @@ def threads_per_worker(num_workers: int) -> int:
     return max(1, cores // num_workers)
 
 
-def _work_of(worker: Any, job: Job, *, wait: bool) -> Any:
+def work_of(worker: Any, job: Job, *, wait: bool) -> Any:
     return worker.Work(
         job.results_dir, study=job.study, seeds=job.seeds, lease_s=job.lease_s, wait=wait, runtime=job.runtime
     )

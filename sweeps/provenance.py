@@ -81,12 +81,18 @@ def attempt_columns(device: str = "auto") -> dict[str, Any]:
     git_sha, dirty = git_state()
     return {
         "host": socket.gethostname(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_job": slurm_job(),
         "device": device_name(device),
         "git_sha": git_sha,
         "dirty": dirty,
         "env_hash": environment().hash,
     }
+
+
+def slurm_job() -> str | None:
+    """The job this process is in, an array's task as Slurm's commands name it: `1234_7`."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 class Meter:

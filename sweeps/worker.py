@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +26,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.config import ConfigError, Run, from_flat
@@ -63,7 +65,9 @@ class Work:
     study: int | None = None  # an id: only runs of its current cells
     seeds: Sequence[int] | None = None
     lease_s: float = LEASE_S
-    wait: bool = False  # while runs in scope are queued or running, though none can be claimed now
+    wait: bool = False  # while runs in scope are queued or running, though none can be claimed now ...
+    idle_s: float = math.inf  # ... but at most this long after the last run
+    has_time: Callable[[Connection], bool] | None = None  # for one more run: asked before each but the first
     runtime: Mapping[str, Any] = field(default_factory=dict)  # runtime.* of every run, without `dir`
 
 
@@ -77,8 +81,9 @@ def work(
 ) -> Counter[str]:
     """Train what can be claimed; returns how many runs ended how (done, failed, preempted, fenced, ...).
 
-    Returns when nothing can be claimed (with `what.wait`: when nothing is left) or `stop` is set. An error of a run
-    is recorded with the run; errors of the database are raised once it has been away for longer than patience.
+    Returns when nothing can be claimed (with `what.wait`: when nothing is left), when there is no time for one more, or
+    when `stop` is set. An error of a run is recorded with the run; errors of the database are raised once it has been
+    away for longer than patience.
     """
     device = str(what.runtime.get("device", "auto"))
     columns, worker = attempt_columns(device), worker_name()
@@ -89,15 +94,20 @@ def work(
     take = functools.partial(
         queue.claim, worker=worker, lease_s=what.lease_s, study=what.study, seeds=what.seeds, provenance=columns
     )
+    idle_since = time.monotonic()
     while not stop.is_set():
+        if outcomes and what.has_time is not None and not patiently(engine, what.has_time, stop=stop):
+            break
         claim = patiently(engine, take, stop=stop)
         if claim is not None:
             outcomes[attempt(engine, claim, what, stop=stop, build=build, train=train)] += 1
+            idle_since = time.monotonic()
             continue
         if patiently(engine, reap, stop=stop):
             continue
         left = patiently(engine, functools.partial(queue.pending, study=what.study, seeds=what.seeds), stop=stop)
-        if not what.wait or left.num_queued + left.num_running == 0:
+        is_over = left.num_queued + left.num_running == 0 or time.monotonic() - idle_since > what.idle_s
+        if is_over or not what.wait:
             break
         stop.wait(min(max(left.wait_s, 0.05), POLL_S))
     return outcomes
