@@ -11,16 +11,12 @@ database's. So whatever is killed or stopped, wherever: no run ends twice, and n
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import (
-    Connection,
-    func,
-    select,
-    update,
-)
+from sqlalchemy import Connection, func, select, update
 
 from sweeps import statements
 from sweeps.db import Alias, Attempt, Config, Result, RunRow, database_now, insert_new
@@ -180,20 +176,19 @@ def claim(
     current revision, `seeds` to those seeds. `provenance` fills columns of the new `sw_attempt` row
     (see `sweeps.provenance`). Runs of another code epoch are left to the code they were made for.
     """
+    dialect = connection.dialect
     expire(connection)
-    scope = {"study": study, "seeds": seeds if seeds is None else list(seeds)}
-    asked = {name: value for name, value in scope.items() if value is not None}
-    taking = statements.taking(is_by_study=study is not None, is_by_seed=seeds is not None)
-    run = connection.execute(taking, asked | {"worker": worker, "lease_s": float(lease_s)}).one_or_none()
-    if run is None:
+    scope = {f"seed_{i}": seed for i, seed in enumerate(seeds or ())} | ({} if study is None else {"study": study})
+    claiming = statements.claiming(dialect, is_by_study=study is not None, num_seeds=len(seeds or ()))
+    told = dict.fromkeys(statements.PROVENANCE) | dict(provenance or {})
+    taken = claiming.run(connection, {"worker": worker, "lease_s": float(lease_s), **scope, **told})
+    if taken is None:
         return None
-    config = connection.execute(statements.CONFIG_OF_RUN, {"config_id": run.config_id}).one()
-    values = {"run_id": run.id, "n": run.attempt, "worker": worker} | dict(provenance or {})
-    connection.execute(statements.NEW_ATTEMPT, values)
-    _note(connection, "claimed", run.id, run.attempt, worker)
+    config = json.loads(taken.config) if isinstance(taken.config, str) else taken.config
     return Claim(
-        run.id, run.attempt, run.seed, config.json, config.hash, run.created, worker, lease_s, run.checkpoint_step
-    )
+        taken.run_id, taken.attempt, taken.seed, config, taken.config_hash, taken.created, worker, lease_s,
+        taken.checkpoint_step,
+    )  # fmt: skip
 
 
 def pending(connection: Connection, *, study: int | None = None, seeds: Sequence[int] | None = None) -> Pending:
@@ -218,7 +213,11 @@ def expire(connection: Connection, *, dead: Sequence[str] = ()) -> list[int]:
 
     Their attempts are closed as `lost`, which is no failure: the run goes on from its checkpoint.
     """
-    lost = connection.execute(statements.expiry(is_by_owner=bool(dead)), {"dead": list(dead)} if dead else {}).all()
+    if dead:
+        rows = connection.execute(statements.expiry(is_by_owner=True), {"dead": list(dead)})
+        lost: Sequence[tuple[int, ...]] = [(row.id, row.attempt) for row in rows]
+    else:
+        lost = statements.prepared_expiry(connection.dialect).run(connection, {})
     for run_id, attempt in lost:
         _close(connection, run_id, attempt, "lost")
     return [run_id for run_id, _ in lost]

@@ -1,22 +1,36 @@
 """The queue's statements, built once.
 
-Putting one together in Python takes ten times as long as SQLite takes to run it, and a claim needs four of them.
+Putting one together in Python takes ten times as long as SQLite takes to run it. Those of a claim are compiled once
+too (`Prepared`), since even finding what SQLAlchemy has compiled costs more than running it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Double, Select, Update, bindparam, insert, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Double,
+    Executable,
+    Select,
+    Update,
+    bindparam,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 
 from sweeps.db import Attempt, CellRow, Config, Event, RunRow, StudyRow, database_now
 from sweeps.identity import CODE_EPOCH
 
-CONFIG_OF_RUN = select(Config.json, Config.hash).where(Config.id == bindparam("config_id"))
-NEW_ATTEMPT = insert(Attempt).values(started=database_now(), heartbeat=database_now())
+PROVENANCE = ("host", "slurm_job", "device", "git_sha", "dirty", "env_hash")  # columns of sw_attempt
 NEW_EVENT = insert(Event).values(time=database_now())
 RENEWAL = (
     update(RunRow)
@@ -25,17 +39,106 @@ RENEWAL = (
 )
 
 
+class Prepared:
+    """A statement in the words of the driver, which also gives its rows as it has them: JSON may be a text."""
+
+    def __init__(self, statement: Executable, dialect: Dialect) -> None:
+        compiled: Any = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+        self.sql, self.defaults = str(compiled), dict(compiled.params)
+        self.order: Sequence[str] | None = compiled.positiontup
+
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        """Its rows, and SQLAlchemy's errors: a connection that broke is given up, as SQLAlchemy itself would."""
+        given = {**self.defaults, **values}
+        parameters: Any = given if self.order is None else tuple(given[name] for name in self.order)
+        dialect, driver = connection.dialect, connection.connection
+        cursor = driver.cursor()
+        try:
+            cursor.execute(self.sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+        except dialect.loaded_dbapi.Error as error:
+            is_away = dialect.is_disconnect(error, driver, cursor)
+            if is_away:
+                connection.invalidate(error)
+            raise DBAPIError.instance(
+                self.sql, None, error, dialect.loaded_dbapi.Error, connection_invalidated=is_away, dialect=dialect
+            ) from error
+        finally:
+            cursor.close()
+
+
+class Taken(NamedTuple):
+    """What claiming a run returns of it."""
+
+    run_id: int
+    attempt: int
+    seed: int
+    created: float
+    checkpoint_step: int | None
+    config: dict[str, Any] | str
+    config_hash: str
+
+
+class Claiming:
+    """What claims a run on one kind of database, within a study and seeds or without."""
+
+    def __init__(self, dialect: Dialect, *, is_by_study: bool, num_seeds: int) -> None:
+        """`num_seeds` is 0 where any seed will do. Parameters of `run`: worker, lease_s, study, seed_0, ...; and what
+        PROVENANCE names."""
+        taking = _taking(is_by_study=is_by_study, num_seeds=num_seeds)
+        told = {name: bindparam(name, type_=getattr(Attempt, name).type) for name in ("worker", *PROVENANCE)}
+        now = database_now()
+        if dialect.name == "postgresql":  # one round trip to the server instead of three
+            taken = taking.cte("taken")
+            run, attempt = taken.c.id, taken.c.attempt
+            noted = select(now, literal_column("'claimed'"), run, attempt, told["worker"])
+            tried = select(run, attempt, now, now, *told.values())
+            attempt_columns = ["run_id", "n", "started", "heartbeat", *told]
+            statement = select(taken).add_cte(
+                insert(Event).from_select(["time", "kind", "run_id", "attempt", "worker"], noted).cte("noted"),
+                insert(Attempt).from_select(attempt_columns, tried).cte("tried"),
+            )
+            self.steps = [Prepared(statement, dialect)]
+        else:
+            run, attempt = bindparam("id"), bindparam("attempt")
+            event = {"kind": literal_column("'claimed'"), "run_id": run, "attempt": attempt, "worker": told["worker"]}
+            self.steps = [
+                Prepared(taking, dialect),
+                Prepared(insert(Attempt).values(run_id=run, n=attempt, started=now, heartbeat=now, **told), dialect),
+                Prepared(insert(Event).values(time=now, **event), dialect),
+            ]
+
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> Taken | None:
+        rows = self.steps[0].run(connection, values)
+        if not rows:
+            return None
+        taken = Taken(*rows[0])
+        for step in self.steps[1:]:
+            step.run(connection, {**values, "id": taken.run_id, "attempt": taken.attempt})
+        return taken
+
+
+@functools.cache  # a dialect is its engine's: a process has one or two
+def claiming(dialect: Dialect, *, is_by_study: bool, num_seeds: int) -> Claiming:
+    return Claiming(dialect, is_by_study=is_by_study, num_seeds=num_seeds)
+
+
 @functools.cache
-def taking(*, is_by_study: bool, is_by_seed: bool) -> Update:
-    """The one statement that claims. Parameters: worker, lease_s, and study and seeds where restricted by them."""
+def prepared_expiry(dialect: Dialect) -> Prepared:
+    return Prepared(expiry(is_by_owner=False), dialect)
+
+
+@functools.cache
+def _taking(*, is_by_study: bool, num_seeds: int) -> Update:
+    """The one statement that claims."""
     candidate = aliased(RunRow)
     conditions: list[ColumnElement[bool]] = [candidate.code_epoch == CODE_EPOCH]
     if is_by_study:
         # EXISTS, not IN: the queue is walked in its order until a run of the study is met, instead of being sorted.
         configs = _cells_configs(bindparam("study"))
         conditions.append(configs.where(CellRow.config_id == candidate.config_id).exists())
-    if is_by_seed:
-        conditions.append(candidate.seed.in_(bindparam("seeds", expanding=True)))
+    if num_seeds:
+        conditions.append(candidate.seed.in_([bindparam(f"seed_{i}") for i in range(num_seeds)]))
     found = (
         select(candidate.id)
         # 'queued' is a literal: SQLite uses a partial index only where the query repeats its condition.
@@ -45,6 +148,7 @@ def taking(*, is_by_study: bool, is_by_seed: bool) -> Update:
         .limit(1)
         .with_for_update(skip_locked=True)  # of PostgreSQL; SQLite's BEGIN IMMEDIATE has the whole database
     )
+    config = select(Config).where(Config.id == RunRow.config_id)
     return (
         update(RunRow)
         .where(RunRow.id == found.scalar_subquery())
@@ -54,7 +158,15 @@ def taking(*, is_by_study: bool, is_by_seed: bool) -> Update:
             owner=bindparam("worker"),
             lease_until=database_now() + bindparam("lease_s", type_=Double()),
         )
-        .returning(RunRow.id, RunRow.attempt, RunRow.seed, RunRow.config_id, RunRow.created, RunRow.checkpoint_step)
+        .returning(
+            RunRow.id,
+            RunRow.attempt,
+            RunRow.seed,
+            RunRow.created,
+            RunRow.checkpoint_step,
+            config.with_only_columns(Config.json).scalar_subquery().label("config"),
+            config.with_only_columns(Config.hash).scalar_subquery().label("config_hash"),
+        )
     )
 
 
