@@ -4,7 +4,7 @@
 
 The configurations are those of the reference: ViT-Ti; I-JEPA at 32 px / patch 4, MAE-ST and V-JEPA at 16 x 112 px /
 2 x 16 x 16. A step draws its clips and masks, and ends with the optimiser and the moving average. With --reference the
-two alternate in one process, because the speed of a shared machine drifts; the ratio is of the medians.
+two alternate in one process, because the speed of a shared machine drifts; the ratio is the median over rounds.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ def main() -> None:
         ours, *others = (statistics.median(times) for times in zip(*rounds, strict=True))
         line = f"{method}: {ours * 1e3:.0f} ms/step, {batch / ours:.0f} samples/s"
         for other in others:
-            line += f"; reference {other * 1e3:.0f} ms, ratio {ours / other:.2f}"
+            ratio = statistics.median(times[0] / times[1] for times in rounds)
+            line += f"; reference {other * 1e3:.0f} ms, ratio {ratio:.2f}"
         print(line, flush=True)
 
 

@@ -6,7 +6,7 @@ Same arithmetic as the generic path under autocast. What it saves, measured on a
   its time at width 192.
 - One copy brings the packed q, k and v into the layout of a batched product, not three, and none is scaled.
 - The softmax kernel is ten times slower on rows shorter than its vector; those rows take another way.
-- One layer norm in a long sequence is folded into the Linear after it, so its gradients come from that of the weight.
+- With many tokens a norm is folded into the Linear after it, whose weight's gradient then gives the norm's.
 - A block is one node of the graph instead of thirty.
 """
 
@@ -22,8 +22,6 @@ from torch.autograd.function import once_differentiable
 
 VECTOR = 32  # bfloat16 numbers in a register of 512 bits
 CACHE_BYTES = 5 * 2**19  # larger attention weights than this are worked through in parts: half the time at 392 tokens
-
-product: Any = torch.ops.mkldnn._linear_pointwise
 
 
 def fits(block: Any, x: Tensor, attn_mask: Tensor | None) -> bool:
@@ -53,9 +51,15 @@ def apply(block: Any, x: Tensor, skip: int) -> Tensor:
         return _forward(x.bfloat16(), attn.num_heads, block.norm1.eps, skip, parameters, keep=False)[0]
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x weight' + bias, for tensors of two dimensions."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
 def _add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
     """x weight' + bias + residual, for tensors of two dimensions."""
-    out: Tensor = product.binary(x, residual, weight, bias, "add")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
     return out
 
 
@@ -66,7 +70,7 @@ def _forward(
     w_proj, b_proj, w_fc2, b_fc2 = (parameters[i].bfloat16() for i in (4, 5, 10, 11))
     b, n, d = x.shape
 
-    qkv, *saved1 = _norm_linear(x.view(-1, d), eps, parameters[:4], keep and _is_long(x))
+    qkv, *saved1 = _norm_linear(x.reshape(-1, d), eps, parameters[:4], keep and _is_long(x))
     qkv = qkv.view(b, n, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
     if keep:
         qkv = qkv.contiguous()
@@ -102,7 +106,7 @@ def _norm_linear(x: Tensor, eps: float, parameters: Sequence[Tensor], fold: bool
     else:
         y, mean, rstd = torch.native_layer_norm(x, norm.shape, norm, shift, eps)
     weight = weight.bfloat16()
-    return product(y, weight, bias.bfloat16(), "none", [], ""), y, mean, rstd, weight
+    return _product(y, weight, bias.bfloat16()), y, mean, rstd, weight
 
 
 def _norm_linear_backward(
@@ -199,7 +203,7 @@ class _Block(torch.autograd.Function):
         grad_x1, *grads2 = _norm_linear_backward(grad_hidden, x1, saved2, affine2, fold)
         grad_x1 += grad
         grad_qkv = _mix_backward(grad_x1 @ w_proj, qkv, weights, mixed, ctx.skip)
-        grad_x, *grads1 = _norm_linear_backward(grad_qkv, x.view(-1, d), saved1, affine1, fold)
+        grad_x, *grads1 = _norm_linear_backward(grad_qkv, x.reshape(-1, d), saved1, affine1, fold)
         grad_x = grad_x.view(b, n, d)
         grad_x[:, ctx.skip :] += grad_x1.view(b, n - ctx.skip, d)
 
