@@ -6,6 +6,7 @@ python -m sweeps.launch study=masking_ratio
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import shlex
 import sys
@@ -16,11 +17,11 @@ from pathlib import Path
 from rich.logging import RichHandler
 from sqlalchemy import Engine
 
-from sweeps import aliases, cli, queue, status
+from sweeps import aliases, cli, queue, slurm, status
 from sweeps.cli import Arguments, UserError
 from sweeps.db import upgrade
 from sweeps.director import Director, direct, find_director
-from sweeps.executors import EXECUTORS, Ended, Job, threads_per_worker
+from sweeps.executors import EXECUTORS, Ended, Executor, Job, threads_per_worker
 from sweeps.expand import Request, expand, fingerprint
 from sweeps.progress import Progress
 from sweeps.queue import LEASE_S
@@ -37,7 +38,9 @@ Safe to run again, also while it runs elsewhere: it goes on where it stopped, an
   study=NAME           a file under studies/ by its name, or a path to a .yaml
   scale=cpu            smoke (seconds), cpu (minutes on 2 cores), gpu (an hour or two on one), paper (as printed)
   workers=N            processes training at once (default: one a core, or one a GPU)
-  executor=local       local (processes of this machine) or inline (this very process)
+  executor=local       local (processes of this machine), inline (this very process) or slurm (jobs of a cluster)
+  slurm.KEY=VALUE      with executor=slurm: partition, time_min=60, gpus=0, cpus, array=4 (most jobs at once),
+                       warn_s=120 (before the time is over), extra='{account: vision, mem: 16G}' (any option of sbatch)
   db=sqlite:///results/ablations.sqlite     or postgresql://user@host/name
   results_dir=results  tables/, figures/ and runs/ (checkpoints, TensorBoard events) are written in it
   seeds=[0,1,2]        instead of the study's own
@@ -71,15 +74,17 @@ class Launch:
     workers: int  # 0: as many as make sense
     retry: bool
     priority: int
+    slurm: slurm.Options | None = None
 
 
 def parse(words: Sequence[str]) -> Launch:
     """Raises UserError or StudyError naming the option, its value and what is allowed."""
-    arguments = cli.parse(words, OPTIONS, takes_overrides=True)
+    of_slurm = [word for word in words if word.startswith("slurm.")]
+    arguments = cli.parse([word for word in words if word not in of_slurm], OPTIONS, takes_overrides=True)
     if "study" not in arguments.values:
         raise UserError("study is missing: which one? `python -m sweeps.launch --help` shows how")
     request = Request.of(read(arguments.values["study"]), arguments)
-    executor, workers = _executor(arguments)
+    executor, workers, options = _executor(arguments, of_slurm)
     runtime = dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime)
     if "dir" in runtime:
         raise UserError("runtime.dir: every run has a folder of its own under results_dir; set results_dir=")
@@ -90,17 +95,25 @@ def parse(words: Sequence[str]) -> Launch:
         lease_s=arguments.number("lease_s", LEASE_S, above=0),
         runtime=runtime,
     )
-    return Launch(request, job, executor, workers, arguments.flag("retry"), arguments.whole("priority", 0, least=0))
+    priority = arguments.whole("priority", 0, least=0)
+    return Launch(request, job, executor, workers, arguments.flag("retry"), priority, options)
 
 
-def _executor(arguments: Arguments) -> tuple[str, int]:
+def _executor(arguments: Arguments, of_slurm: Sequence[str]) -> tuple[str, int, slurm.Options | None]:
     executor = arguments.text("executor", "local")
-    if executor not in EXECUTORS:
-        raise UserError(f"executor must be one of {', '.join(EXECUTORS)}, got {executor!r}")
+    if executor not in (*EXECUTORS, "slurm"):
+        raise UserError(f"executor must be one of {', '.join(EXECUTORS)}, slurm, got {executor!r}")
+    if executor == "slurm":
+        if "workers" in arguments.values:
+            raise UserError("workers: with executor=slurm say slurm.array=N, the most jobs at once")
+        options, pilots = slurm.parse(of_slurm)
+        return executor, pilots, options
+    if of_slurm:
+        raise UserError(f"{of_slurm[0]} is for executor=slurm, this is executor={executor}")
     workers = arguments.whole("workers", 1 if executor == "inline" else 0, least=1)
     if executor == "inline" and workers != 1:
         raise UserError(f"workers={workers}: executor=inline trains in one process; use executor=local or workers=1")
-    return executor, workers
+    return executor, workers, None
 
 
 # ---- registering -----------------------------------------------------------------------------------------------------
@@ -155,13 +168,15 @@ def train(engine: Engine, launch: Launch, registered: Registered, director: Dire
     """Start workers on what is left of the study; False when the person asked to stop first."""
     left = read_status(engine, registered.name).of(*WAITING)
     job = dataclasses.replace(launch.job, study=registered.study_id)
+    executor: Executor = (
+        functools.partial(slurm.slurm, options=launch.slurm) if launch.slurm else EXECUTORS[launch.executor]
+    )
     with Progress(engine, registered.name) as progress:
         logging.basicConfig(
             level=logging.WARNING,
             format="%(message)s",
             handlers=[RichHandler(console=progress.console, show_path=False)],
         )
-        executor = EXECUTORS[launch.executor]
         if director is None:
             ended = executor(job, workers=launch.workers or default_workers(len(left)), on_tick=progress.update)
             return not ended.was_interrupted
@@ -237,9 +252,9 @@ def command(words: Sequence[str]) -> int:
                 director.close()
         if is_stopped:
             left = read_status(engine, registered.name).of(*WAITING)
+            begun = "whose jobs go on" if launch.slurm else "those begun go on from their checkpoints"
             print(
-                f"stopped: {len(left)} runs are left, those begun go on from their checkpoints; "
-                f"to go on: python -m sweeps.launch {shlex.join(words)}",
+                f"stopped: {len(left)} runs are left, {begun}; to go on: python -m sweeps.launch {shlex.join(words)}",
                 file=sys.stderr,
             )
             return cli.INTERRUPTED
