@@ -151,6 +151,8 @@ class Stepper(NamedTuple):
         labels = {name: value.to(self.device) for name, value in batch.labels.items()}
         views = draw_views(run, self.learner.encoder.grid, step, rows, self.device)
         schedule = set_schedule(self.optimizer, run.optim, step)
+        # Each rank drops paths of its own samples: the rank is part of the purpose.
+        self.learner.encoder.seed_drop_path(generator_for(run.seed, "drop_path", step, self.where.rank))
         with autocast(self.device, self.precision):
             losses = self.model(clips, labels, views)
         losses["loss"].backward()

@@ -20,7 +20,7 @@ TINY = [
     "runtime.checkpoint_every=2",
     "runtime.threads=1",
 ]
-METHODS = ["mae", "mae_st", "ijepa", "supervised"]
+METHODS = ["mae", "mae_st", "ijepa", "supervised", "supervised encoder.drop_path=0.5"]
 
 
 @dataclass
@@ -65,7 +65,7 @@ def run_it(cache, folder, *overrides, stop_after=None):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_ends_with_its_results(cache, tmp_path, method):
-    record = run_it(cache, tmp_path, f"method={method}")
+    record = run_it(cache, tmp_path, *f"method={method}".split())
     assert record.outcome == "done"
     assert 0 <= record.results["ridge/digit_top1"] <= 100
     assert sorted(record.points) == [1, 2, 3, 4, 5, 6]
@@ -74,10 +74,10 @@ def test_a_run_ends_with_its_results(cache, tmp_path, method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(cache, tmp_path, method, stop_after):
-    whole = run_it(cache, tmp_path / "whole", f"method={method}")
-    first = run_it(cache, tmp_path / "parts", f"method={method}", stop_after=stop_after)
+    whole = run_it(cache, tmp_path / "whole", *f"method={method}".split())
+    first = run_it(cache, tmp_path / "parts", *f"method={method}".split(), stop_after=stop_after)
     assert first.outcome == "preempted"
-    second = run_it(cache, tmp_path / "parts", f"method={method}")
+    second = run_it(cache, tmp_path / "parts", *f"method={method}".split())
     assert first.points | second.points == whole.points
     assert second.results == whole.results
     assert final_weights(tmp_path / "parts") == final_weights(tmp_path / "whole")
