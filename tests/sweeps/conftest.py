@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
 
 from sweeps.db import Base, migrations, open_database, revision, upgrade
+from tests.sweeps.installed import missing
 from tests.sweeps.postgres import PostgresServer, find_programs
 
 BOTH = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
@@ -19,7 +20,7 @@ BOTH = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
 def postgres() -> Iterator[PostgresServer]:
     programs = find_programs()
     if programs is None:
-        pytest.skip("PostgreSQL's initdb is not installed (Debian: apt-get install postgresql)")
+        missing("PostgreSQL's initdb is not installed (Debian: apt-get install postgresql)")
     # Not below pytest's temporary folder: only its owner may enter that, and a socket's path has at most 107 letters.
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     server = PostgresServer(programs, folder)
