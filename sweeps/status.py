@@ -5,6 +5,7 @@ python -m sweeps.status [study=...] [run=<id>] [watch=true]
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -38,7 +39,9 @@ example: python -m sweeps.status study=masking_ratio watch=true"""
 OPTIONS = ("study", "run", "watch", "db")
 MISSING = "missing"
 STATES = ("done", "running", "queued", "failed", "diverged", "pruned", "cancelled", MISSING)
+ALWAYS = ("done", "running", "queued", "failed")  # shown also where no run is in them
 REFRESH_S = 2.0
+NUM_WAITING = 5  # of the waiting runs named while watching: a screen is short
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "diverged": "magenta", MISSING: "yellow"}
 
 
@@ -167,20 +170,25 @@ def shown_loss(run: RunStatus) -> str:
 
 def overview(studies: Sequence[StudyStatus]) -> Table:
     table = Table(title="Studies")
-    table.add_column("study", no_wrap=True)
-    for header in ("cells", "runs", *STATES, "time left"):
-        table.add_column(header, justify="right")
+    # Only states that a run is in: with all of them a terminal of 100 columns cuts every header.
+    states = [state for state in STATES if state in ALWAYS or any(study.counts()[state] for study in studies)]
+    table.add_column("study", overflow="fold")
+    for header in ("cells", "runs", *states, "time left"):
+        table.add_column(header, justify="right", no_wrap=True)
     for study in studies:
         counts = study.counts()
-        numbers = [f"[{STYLES.get(s, 'white')}]{counts[s]}[/]" if counts[s] else "·" for s in STATES]
+        numbers = [f"[{STYLES.get(s, 'white')}]{counts[s]}[/]" if counts[s] else "·" for s in states]
         table.add_row(
             escape(study.name), str(study.num_cells), str(len(study.runs)), *numbers, duration(study.seconds_left)
         )
     return table
 
 
-def details(study: StudyStatus) -> Group:
-    """The study's line, what runs now, and everything else that is not done."""
+def details(study: StudyStatus, *, max_waiting: int | None = None) -> Group:
+    """The study's line, what runs now, and everything else that is not done, what went wrong first.
+
+    `max_waiting` is how many waiting runs are named; None: all.
+    """
     parts: list[Table] = [overview([study])]
     if running := study.of("running"):
         table = Table("run", "cell", "step", "loss", "steps/s", "time left", "worker", title="Running")
@@ -191,11 +199,14 @@ def details(study: StudyStatus) -> Group:
                 duration(run.seconds_left), escape(run.worker or "–"),
             )  # fmt: skip
         parts.append(table)
-    if others := study.of("failed", "diverged", "cancelled", "queued", MISSING):
+    wrong, waiting = study.of("failed", "diverged", "pruned", "cancelled"), study.of("queued", MISSING)
+    if wrong or waiting:
         table = Table("run", "cell", "state", "step", "error", title="Not done")
-        for run in others:
+        for run in [*wrong, *waiting[:max_waiting]]:
             state = f"[{STYLES.get(run.state, 'white')}]{run.state}[/]"
             table.add_row(str(run.run_id or "–"), escape(run.label), state, str(run.step), escape(run.error or ""))
+        if num_more := len(waiting) - len(waiting[:max_waiting]):
+            table.caption = f"and {num_more} more that wait"
         parts.append(table)
     return Group(*parts)
 
@@ -203,13 +214,29 @@ def details(study: StudyStatus) -> Group:
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
-def page(engine: Engine, study: str | None, run_id: int | None) -> Table | Group:
+def page(engine: Engine, study: str | None, run_id: int | None, *, max_waiting: int | None = None) -> Table | Group:
     with engine.connect() as connection:
         if run_id is not None:
             return run_page(connection, run_id)
         if study is not None and study != "all":
-            return details(read(connection, study))
+            return details(read(connection, study), max_waiting=max_waiting)
         return overview([read(connection, name) for name in study_names(connection)])
+
+
+def watch(engine: Engine, study: str | None, run_id: int | None, console: Console) -> None:
+    """The page on a screen of its own, again and again until Ctrl-C."""
+
+    def now() -> Group:
+        clock = time.strftime("%H:%M:%S")
+        return Group(
+            page(engine, study, run_id, max_waiting=NUM_WAITING),
+            f"[dim]{clock}, again every {REFRESH_S:g} s; Ctrl-C ends[/]",
+        )
+
+    with contextlib.suppress(KeyboardInterrupt), Live(now(), console=console, screen=console.is_terminal) as live:
+        while True:
+            time.sleep(REFRESH_S)
+            live.update(now())
 
 
 def command(words: Sequence[str]) -> int:
@@ -222,10 +249,9 @@ def command(words: Sequence[str]) -> int:
         if not arguments.flag("watch"):
             console.print(page(engine, study, run_id))
             return cli.OK
-        with Live(page(engine, study, run_id), console=console, screen=console.is_terminal) as live:
-            while True:
-                time.sleep(REFRESH_S)
-                live.update(page(engine, study, run_id))
+        watch(engine, study, run_id, console)
+        console.print(page(engine, study, run_id, max_waiting=NUM_WAITING))  # what was watched left with its screen
+        return cli.OK
     except KeyboardInterrupt:
         return cli.OK
     finally:

@@ -116,6 +116,27 @@ def test_the_baseline_itself_differs_in_nothing(engine):
         assert "Other than" not in text(status.run_page(connection, registered.run_ids[0]))
 
 
+def test_what_went_wrong_is_shown_before_what_waits_however_much_that_is(engine):
+    register(engine, two_rows(seeds=[0, 1, 2, 3]))
+    finish_next(engine, {})
+    finish_next(engine, {}, outcome="diverged")
+    page = text(status.details(read(engine), max_waiting=2))
+    words = ("diverged", "queued", "and 4 more that wait")
+    found = [page.index(word, page.index("Not done")) for word in words]
+    assert found == sorted(found)
+    assert page.count("half, seed") + page.count("b, seed") == 3
+
+
+def test_a_header_is_whole_on_a_terminal_of_80_columns(engine):
+    register(engine, two_rows("ijepa_masking_strategy"))
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(status.overview([read(engine, "ijepa_masking_strategy")]))
+    page = console.export_text()
+    assert "…" not in page
+    for header in ("cells", "runs", "done", "running", "queued", "failed", "time left"):
+        assert header in page
+
+
 def test_the_overview_has_a_line_a_study(engine):
     register(engine, two_rows())
     register(engine, two_rows("other"))
