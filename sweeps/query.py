@@ -27,7 +27,8 @@ from sweeps.study_files import close_matches
 USAGE = """usage: python -m sweeps.query "select ..." | study=NAME|all | run=ID series=METRIC|all
                               [format=table|csv|json|parquet] [to=FILE] [db=sqlite:///results/ablations.sqlite]
 
-  "select ..."     any reading SQL; tables start with sw_ (sw_run, sw_result, sw_config, sw_study, ...)
+  "select ..."     any reading SQL; tables start with sw_ (sw_run, sw_result, sw_config, sw_study, ...);
+                   {mask.ratio} is that option of sw_config
   study=NAME       one row a cell, seed and metric, with every option of its config as a column
   run, series      a run's learning curve: step and value, as trained last where a run was resumed
   format, to       how to write it and where (default: a table on the screen; parquet needs to=)
@@ -38,13 +39,14 @@ examples:
   python -m sweeps.query run=1 series=loss format=csv"""
 
 OPTIONS = ("study", "run", "series", "format", "to", "db")
+OPTION = re.compile(r"\{([a-z_]\w*(?:\.\w+)*)\}")
 FORMATS = ("table", "csv", "json", "parquet")
 
 
 def ask(engine: Engine, sql: str) -> pd.DataFrame:
     """The rows of one reading statement. Raises UserError for one that writes or that the database cannot run."""
     # text() reads ":name" as a parameter, and the driver "%": the statement is taken as it stands.
-    statement = text(sql.replace(":", r"\:"))
+    statement = text(with_options(sql, engine.dialect.name).replace(":", r"\:"))
     try:
         with engine.connect() as connection:
             result = connection.execute(statement)
@@ -56,6 +58,13 @@ def ask(engine: Engine, sql: str) -> pd.DataFrame:
         if re.search(r"read-?only", reason, re.IGNORECASE):
             raise UserError(f"this statement writes; the connection is read-only, nothing was changed: {sql}") from None
         raise UserError(f"the database cannot run it: {reason}: {sql}") from None
+
+
+def with_options(sql: str, dialect: str) -> str:
+    """`{mask.ratio}` as the expression that reads this option from sw_config, which databases write differently."""
+    # SQLite takes a bare 'mask.ratio' for a path into a nested object before 3.45.
+    path = """'$."{}"'""" if dialect == "sqlite" else "'{}'"
+    return OPTION.sub(lambda found: f"(sw_config.json ->> {path.format(found[1])})", sql)
 
 
 def tidy(engine: Engine, study: str) -> pd.DataFrame:

@@ -46,6 +46,11 @@ def test_colons_and_percent_signs_are_taken_as_they_stand(engine, capsys):
     assert capsys.readouterr().out == "colon,percent\n:a,50%\n"
 
 
+def test_an_option_in_braces_is_read_from_the_config(engine, capsys):
+    answer(engine, "select {mask.ratio} as x from sw_config where {mask.ratio} > 0.6 and '{}' = '{}'", "format=csv")
+    assert capsys.readouterr().out == "x\n0.75\n"
+
+
 @pytest.mark.parametrize("sql", ["delete from sw_run", "update sw_run set state = 'done'", "drop table sw_run"])
 def test_a_statement_that_writes_is_refused_and_changes_nothing(engine, capsys, sql):
     assert answer(engine, sql) == USER_ERROR
