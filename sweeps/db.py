@@ -10,10 +10,12 @@ Attempt outcomes: NULL (still running), done preempted lost failed fenced diverg
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
+from urllib.parse import quote
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
@@ -365,6 +367,15 @@ def _open_sqlite(url: URL, *, read_only: bool) -> Engine:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"db={mask_url(url)}: its folder cannot be made: {error.strerror}") from None
+    locked = [place for place in (path, path.parent) if place.exists() and not os.access(place, os.W_OK)]
+    if locked and not read_only:
+        raise ValueError(
+            f"db={mask_url(url)}: {locked[0]} cannot be written to; allow it (SQLite writes to the file and its "
+            "folder), or copy the file elsewhere and give that"
+        )
+    if path.parent in locked and not path.with_name(f"{path.name}-wal").exists():
+        # Even a reader wants a log beside a WAL file; one that nobody can write to does without.
+        url = url.set(database=f"file:{quote(str(path.absolute()))}", query={"immutable": "1", "uri": "true"})
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
 
     @event.listens_for(engine, "connect")

@@ -26,8 +26,9 @@ from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import queue
+from sweeps.cli import USER_ERROR, UserError
 from sweeps.db import FINAL_STATES, RunRow, open_database
-from sweeps.owner import reap
+from sweeps.owner import reap, worker_name
 from sweeps.queue import LEASE_S
 from sweeps.recorder import patiently
 from sweeps.statements import in_scope
@@ -35,6 +36,8 @@ from sweeps.statements import in_scope
 log = logging.getLogger(__name__)
 TICK_S = 0.3
 MOST_CRASHES = 5  # of workers in a row, without a run that ended in between
+OWN_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+VMSTAT = Path("/proc/vmstat")
 GRACE_S = 120.0  # for workers to finish their step and checkpoint when asked to stop
 
 
@@ -94,7 +97,8 @@ def local(job: Job, *, workers: int = 2, on_tick: Callable[[], None] = lambda: N
 
     Processes are forked from a server that has imported torch and timm once, so starting one costs little; each takes
     run after run until none can be claimed. One that dies is replaced (its run is queued again at once), up to
-    MOST_CRASHES in a row. SIGTERM, SIGUSR2 and Ctrl-C are passed on as SIGTERM, and waited for.
+    MOST_CRASHES in a row; where it died of its run (out of memory, a segmentation fault), that counts as the run's
+    failure. SIGTERM, SIGUSR2 and Ctrl-C are passed on as SIGTERM, and waited for.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
@@ -108,12 +112,18 @@ def local(job: Job, *, workers: int = 2, on_tick: Callable[[], None] = lambda: N
     crashes, ended_before = 0, -1
     try:
         while not stop.is_set():
+            dead = pool.sweep()
+            for worker, error in dead.items():
+                if error:  # before `look` makes the run that of a worker who died of something else
+                    patiently(engine, functools.partial(queue.fail_held, owner=worker, error=error), stop=stop)
             left, ended = patiently(engine, functools.partial(look, job), stop=stop)
             on_tick()
-            crashes = pool.sweep() + (crashes if ended == ended_before else 0)
+            crashes = len(dead) + (crashes if ended == ended_before else 0)
             ended_before = ended
             if left.num_queued + left.num_running == 0:
                 break
+            if pool.is_hopeless:
+                return Ended(gave_up=True)
             if crashes >= MOST_CRASHES:
                 log.error("%d workers in a row died without finishing a run: giving up", crashes)
                 return Ended(gave_up=True)
@@ -151,27 +161,33 @@ class _Pool:
         if method == "forkserver":
             self.context.set_forkserver_preload(list(job.preload))
         self.processes: dict[int, ForkServerProcess | SpawnProcess] = {}  # slot -> process
+        self.names: dict[int, str] = {}  # slot -> the worker's name in the database
+        self.num_oom_kills = oom_kills()
+        self.is_hopeless = False  # a worker said that a person must mend something first
 
     def start(self) -> None:
         slot = next(slot for slot in range(self.size) if slot not in self.processes)
         # Not daemonic: a worker may need loader processes of its own.
         process = self.context.Process(target=_serve, args=(self.job, slot, self.size), name=f"worker {slot}")
         process.start()
-        self.processes[slot] = process
+        self.processes[slot], self.names[slot] = process, worker_name(process.pid)
 
-    def sweep(self) -> int:
-        """Forget the processes that ended; returns how many of them died."""
-        num_died = 0
+    def sweep(self) -> dict[str, str]:
+        """Forget the processes that ended; returns those that died, and the error where their run is to blame."""
+        dead = {}
+        before, self.num_oom_kills = self.num_oom_kills, oom_kills()
         for slot, process in list(self.processes.items()):
             if process.is_alive():
                 continue
             process.join()
             del self.processes[slot]
+            self.is_hopeless |= process.exitcode == USER_ERROR
             if process.exitcode:
-                num_died += 1
-                log.warning("%s (process %d) died: %s", process.name, process.pid, _cause(process.exitcode))
+                error = blame(process.exitcode, ran_out_of_memory=self.num_oom_kills > before)
+                log.warning("%s (process %d) died: %s", process.name, process.pid, error or _cause(process.exitcode))
+                dead[self.names[slot]] = error
             process.close()
-        return num_died
+        return dead
 
     def wait(self, timeout_s: float) -> None:
         """Until a process ends, at most `timeout_s`."""
@@ -194,9 +210,20 @@ class _Pool:
         self.processes.clear()
 
 
+def oom_kills() -> int:
+    """How many processes the kernel has killed since it started because memory ran out; 0 where it does not say."""
+    lines = VMSTAT.read_text(encoding="ascii").splitlines() if VMSTAT.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def blame(exit_code: int, *, ran_out_of_memory: bool) -> str:
+    """What the run did to its process, as the run's error; empty for an end that came from outside."""
+    if exit_code == -signal.SIGKILL and ran_out_of_memory:
+        return "out_of_memory: host (the system killed the worker)"
+    return f"crash: {_cause(exit_code)}" if -exit_code in OWN_FAULTS else ""
+
+
 def _cause(exit_code: int) -> str:
-    if exit_code == -signal.SIGKILL:
-        return "killed by SIGKILL (the system does that when memory runs out)"
     return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
 
 
@@ -213,7 +240,11 @@ def _serve(job: Job, slot: int, num_slots: int) -> None:
         if launcher is not None:
             threading.Thread(target=_follow, args=(launcher.sentinel, stop), daemon=True).start()
         engine = open_database(job.url)
-        worker.work(engine, work_of(worker, job, wait=False), stop=stop, **job.functions)
+        try:
+            worker.work(engine, work_of(worker, job, wait=False), stop=stop, **job.functions)
+        except UserError as error:
+            log.error("%s", error)
+            sys.exit(USER_ERROR)
         engine.dispose()
 
 

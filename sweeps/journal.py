@@ -8,13 +8,17 @@ nothing, because attempt and generation are the chunks' key.
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweeps import series
+
+log = logging.getLogger(__name__)
 
 
 class Generation(NamedTuple):
@@ -47,23 +51,27 @@ class Journal:
         self._open(seq=0)
 
     def _open(self, seq: int) -> None:
-        self.seq, self.points = seq, list[tuple[int, dict[str, float]]]()
-        self.path = self.folder / f"{self.attempt:05d}-{seq:06d}.jsonl"
+        path = self.folder / f"{self.attempt:05d}-{seq:06d}.jsonl"
         # Unbuffered: a SIGKILL must not take the last points with it. (A power cut may.)
-        self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self.seq, self.path, self.points = seq, path, list[tuple[int, dict[str, float]]]()
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Raises OSError when the disk is full; the journal is then as it was before."""
         point = (step, {name: float(value) for name, value in metrics.items()})
-        os.write(self.file, json.dumps(point).encode() + b"\n")
+        line = json.dumps(point).encode() + b"\n"
+        if (written := os.write(self.file, line)) != len(line):
+            os.ftruncate(self.file, os.fstat(self.file).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self.points.append(point)
 
     def rotate(self) -> Generation | None:
         """Close the current generation, if it has points, and begin the next."""
         if not self.points:
             return None
-        closed = Generation(self.attempt, self.seq, self.points, self.path)
-        os.close(self.file)
+        closed, file = Generation(self.attempt, self.seq, self.points, self.path), self.file
         self._open(self.seq + 1)
+        os.close(file)
         return closed
 
     def close(self) -> None:
@@ -84,8 +92,12 @@ def leftovers(folder: Path, before: int) -> list[Generation]:
 
 
 def _read(path: Path) -> list[tuple[int, dict[str, float]]]:
-    points = []
+    points: list[tuple[int, dict[str, float]]] = []
     for line in path.read_bytes().split(b"\n")[:-1]:  # a last line without its newline was torn by a kill
-        step, metrics = json.loads(line)
+        try:
+            step, metrics = json.loads(line)
+        except ValueError:
+            log.warning("%s: unreadable from line %d on, as a power cut leaves a file; left out", path, len(points) + 1)
+            break
         points.append((int(step), metrics))
     return points

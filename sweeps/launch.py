@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.logging import RichHandler
 from sqlalchemy import Engine
 
-from sweeps import aliases, cli, queue, slurm, status
+from sweeps import aliases, cli, queue, shared_disk, slurm, status
 from sweeps.cli import Arguments, UserError
 from sweeps.db import upgrade
 from sweeps.director import Director, direct, find_director
@@ -153,6 +153,8 @@ def open_for_launching(launch: Launch) -> Engine:
         aliases.apply_to(engine)
     except ValueError as error:
         raise UserError(str(error)) from None
+    with engine.connect() as connection:
+        shared_disk.check(connection)
     return engine
 
 

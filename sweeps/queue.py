@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, literal_column, select, update
 
 from sweeps import statements
 from sweeps.db import Alias, Attempt, Config, Result, RunRow, database_now, insert_new
@@ -25,6 +25,7 @@ from sweeps.identity import CODE_EPOCH, HASH_VERSION, canonical, digest
 T = TypeVar("T")
 LEASE_S = 300.0
 MAX_FAILURES = 3
+MAX_LOST = 10  # attempts in a row that ended without a word and without a new checkpoint
 BACKOFF_S = 5.0  # before the second try; doubles with every further one
 LONGEST_BACKOFF_S = 3600.0
 NUM_PER_STATEMENT = 500  # SQLite and PostgreSQL bound the number of parameters
@@ -211,16 +212,32 @@ def pending(connection: Connection, *, study: int | None = None, seeds: Sequence
 def expire(connection: Connection, *, dead: Sequence[str] = ()) -> list[int]:
     """Queue again every running run whose lease has ended, or whose worker is one of `dead`; returns them.
 
-    Their attempts are closed as `lost`, which is no failure: the run goes on from its checkpoint.
+    Their attempts are closed as `lost`, which is no failure: the run goes on from its checkpoint. Only a run that lost
+    MAX_LOST workers in a row without coming any further is `failed`: it kills them.
     """
     if dead:
         rows = connection.execute(statements.expiry(is_by_owner=True), {"dead": list(dead)})
         lost: Sequence[tuple[int, ...]] = [(row.id, row.attempt) for row in rows]
     else:
         lost = statements.prepared_expiry(connection.dialect).run(connection, {})
-    for run_id, attempt in lost:
+    return [run_id for run_id, attempt in lost if _lose(connection, run_id, attempt)]
+
+
+def _lose(connection: Connection, run_id: int, attempt: int) -> bool:
+    """Close an attempt of a run that was just queued again; False when there were so many that the run has failed."""
+    before = [] if attempt < MAX_LOST else connection.execute(
+        select(Attempt.outcome, Attempt.resume_step).where(
+            Attempt.run_id == run_id, Attempt.n > attempt - MAX_LOST, Attempt.n < attempt
+        )
+    ).all()  # fmt: skip
+    is_stuck = bool(before) and all(row.outcome == "lost" for row in before)
+    if not is_stuck or len({row.resume_step for row in before if row.resume_step is not None}) > 1:
         _close(connection, run_id, attempt, "lost")
-    return [run_id for run_id, _ in lost]
+        return True
+    error = f"lost: {MAX_LOST} workers in a row died or went silent before it reached a new checkpoint"
+    connection.execute(update(RunRow).where(RunRow.id == run_id).values(state="failed", n_fail=RunRow.n_fail + 1))
+    _close(connection, run_id, attempt, "failed", error=error)
+    return False
 
 
 def hold(connection: Connection, claim: Claim, usage: Usage | None = None) -> None:
@@ -277,7 +294,7 @@ def finish(
         for metric, value in (results or {}).items()
     ]
     insert_new(connection, Result, rows)
-    _end(connection, claim, outcome, state=outcome, facts=dict(facts or {}))
+    _end(connection, claim.run_id, claim.attempt, outcome, state=outcome, facts=dict(facts or {}))
 
 
 def release(
@@ -285,7 +302,15 @@ def release(
 ) -> None:
     """Give the run back because this worker was asked to stop: no failure, claimable at once."""
     if _still_mine(connection, claim, "preempted", usage):
-        _end(connection, claim, "preempted", state="queued", facts=dict(facts or {}), n_preempt=RunRow.n_preempt + 1)
+        _end(
+            connection,
+            claim.run_id,
+            claim.attempt,
+            "preempted",
+            state="queued",
+            facts=dict(facts or {}),
+            n_preempt=RunRow.n_preempt + 1,
+        )
 
 
 def fail(
@@ -307,18 +332,49 @@ def fail(
     """
     if not _still_mine(connection, claim, "failed", usage):
         return str(connection.scalar(select(RunRow.state).where(RunRow.id == claim.run_id)))
+    return _fail(
+        connection, claim.run_id, claim.attempt, error, step, is_final=is_final, max_failures=max_failures,
+        backoff_s=backoff_s,
+    )  # fmt: skip
+
+
+def fail_held(connection: Connection, owner: str, error: str) -> list[int]:
+    """Record `error` for the runs that `owner` held when it died of it, as `fail` would have; returns them."""
+    held = connection.execute(
+        select(RunRow.id, RunRow.attempt, Attempt.step)
+        .join(Attempt, (Attempt.run_id == RunRow.id) & (Attempt.n == RunRow.attempt))
+        .where(RunRow.state == literal_column("'running'"), RunRow.owner == owner)
+        .with_for_update(of=RunRow)
+    ).all()
+    for row in held:
+        _fail(connection, row.id, row.attempt, error, row.step)
+    return [row.id for row in held]
+
+
+def _fail(
+    connection: Connection,
+    run_id: int,
+    attempt: int,
+    error: str,
+    step: int | None,
+    *,
+    is_final: bool = False,
+    max_failures: int = MAX_FAILURES,
+    backoff_s: float = BACKOFF_S,
+) -> str:
     same_step = Attempt.error_step.is_(None) if step is None else Attempt.error_step == step
     seen = connection.scalar(
         select(func.count()).where(
-            Attempt.run_id == claim.run_id, Attempt.outcome == "failed", Attempt.error == error, same_step
+            Attempt.run_id == run_id, Attempt.outcome == "failed", Attempt.error == error, same_step
         )
     )
-    n_fail = 1 + int(connection.scalar(select(RunRow.n_fail).where(RunRow.id == claim.run_id)) or 0)
+    n_fail = 1 + int(connection.scalar(select(RunRow.n_fail).where(RunRow.id == run_id)) or 0)
     state = "failed" if is_final or seen or n_fail >= max_failures else "queued"
     wait_s = min(backoff_s * 2 ** (n_fail - 1), LONGEST_BACKOFF_S)
     _end(
         connection,
-        claim,
+        run_id,
+        attempt,
         "failed",
         state=state,
         error=error,
@@ -350,7 +406,8 @@ def _still_mine(connection: Connection, claim: Claim, outcome: str, usage: Usage
 
 def _end(
     connection: Connection,
-    claim: Claim,
+    run_id: int,
+    attempt: int,
     outcome: str,
     *,
     state: str,
@@ -360,9 +417,9 @@ def _end(
     **run: Any,
 ) -> None:
     connection.execute(
-        update(RunRow).where(RunRow.id == claim.run_id).values(state=state, owner=None, lease_until=None, **run)
+        update(RunRow).where(RunRow.id == run_id).values(state=state, owner=None, lease_until=None, **run)
     )
-    _close(connection, claim.run_id, claim.attempt, outcome, facts=facts, error=error, error_step=error_step)
+    _close(connection, run_id, attempt, outcome, facts=facts, error=error, error_step=error_step)
 
 
 def _close(

@@ -98,6 +98,7 @@ class DatabaseRecorder:
         self._waiting = leftovers(folder, before=claim.attempt)  # generations the database does not have
         self._opened = time.monotonic()  # when the current generation was
         self._events: EventFile | None = None
+        self._has_events = True
         self._broken: BaseException | None = None
         self._lock = threading.Lock()  # guards what the trainer's thread shares with the background's
         self._thread = threading.Thread(target=self._keep_alive, name=f"recorder of run {claim.run_id}", daemon=True)
@@ -209,12 +210,19 @@ class DatabaseRecorder:
                 self._opened = time.monotonic()
                 self._waiting.append(closed)
             parcel = Parcel(list(self._waiting), self._checkpoint)
-        if closed is not None:
-            if self._events is None:
-                assert self.resume_step is not None
-                self._events = EventFile(self.folder / "events", resume_step=self.resume_step)
-            self._events.write(closed.points)
+        if closed is not None and self._has_events:
+            try:
+                self._write_events(closed)
+            except OSError as error:  # a convenience: the points themselves are in the journal
+                log.warning("run %d: no more TensorBoard events: %s", self.claim.run_id, error)
+                self._has_events = False
         return parcel
+
+    def _write_events(self, closed: Generation) -> None:
+        if self._events is None:
+            assert self.resume_step is not None
+            self._events = EventFile(self.folder / "events", resume_step=self.resume_step)
+        self._events.write(closed.points)
 
     def _write(self, connection: Connection, parcel: Parcel, usage: Usage) -> None:
         """The lease first, then points, where each attempt began and the checkpoint, in the caller's transaction."""

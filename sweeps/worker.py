@@ -9,9 +9,11 @@ SIGTERM, SIGUSR2 or Ctrl-C: the step is finished, the checkpoint written, the ru
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import math
+import os
 import re
 import signal
 import sys
@@ -32,7 +34,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.config import ConfigError, Run, from_flat
 from core.trainer import train
 from core.types import Recorder
-from sweeps import aliases, cli, queue
+from sweeps import aliases, cli, queue, shared_disk
 from sweeps.db import Environment as EnvironmentRow
 from sweeps.db import StudyRow, insert_new, upgrade
 from sweeps.identity import canonical_json
@@ -43,6 +45,7 @@ from sweeps.queue import LEASE_S, Claim
 from sweeps.recorder import DatabaseRecorder, patiently
 
 log = logging.getLogger(__name__)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 POLL_S = 1.0  # how often a waiting worker looks for work
 USAGE = """usage: python -m sweeps.worker [db=...] [results_dir=results] [study=...] [key=value ...]
 
@@ -55,6 +58,10 @@ Joins a sweep: claims runs from the database one after the other until none can 
   threads=0               CPU threads of torch (0: torch's choice)
   device=auto|cpu|cuda
   wait=false|true         stay while other workers' runs may still come back to the queue"""
+
+
+class DiskFull(cli.UserError):
+    """The results folder takes no more; nothing that was written before is lost."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ def work(
     device = str(what.runtime.get("device", "auto"))
     columns, worker = attempt_columns(device), worker_name()
     outcomes: Counter[str] = Counter()
+    patiently(engine, shared_disk.check, stop=stop)
     seen = environment()
     rows = [{"hash": seen.hash, "packages": seen.packages}]
     patiently(engine, functools.partial(insert_new, table=EnvironmentRow, rows=rows), stop=stop)
@@ -138,6 +146,15 @@ def attempt(
             # What the run raised is its outcome; what the database raised at its ending is not.
             if record.outcome is not None or isinstance(caught, SQLAlchemyError):
                 raise
+            reason = caught.__cause__ or caught  # the recorder raises its thread's errors anew
+            if isinstance(reason, OSError) and reason.errno in FULL:
+                # No fault of the run, and the next would fare no better: give it back and end.
+                record.patience_s = 10.0  # the database may sit on the same disk
+                record.finish("preempted", {}, {})
+                raise DiskFull(
+                    f"results_dir={what.results_dir}: {os.strerror(reason.errno)} (run {claim.run_id}, step "
+                    f"{record.step}); earlier checkpoints are intact: make room and launch again"
+                ) from caught
             error, is_final = describe(caught), isinstance(caught, ConfigError)
             keep_traceback(folder, claim, caught)
         if error:

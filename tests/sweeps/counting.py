@@ -54,6 +54,8 @@ def train(run: Count, record: Recorder) -> None:
 def go_wrong(how: str, record: Recorder) -> None:
     if how in ("once", "always"):
         raise ValueError(f"something at {id(record):#x} went wrong")
+    if how == "disk":
+        Path("/dev/full").write_text("0")
     if how == "memory":
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:64] DefaultCPUAllocator: can't allocate memory: 123 bytes")
     if how == "die":

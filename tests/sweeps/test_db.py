@@ -1,4 +1,7 @@
+import os
+import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -6,7 +9,18 @@ from alembic import command
 from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from sweeps.db import VERSION_TABLE, Base, Config, database_now, mask_url, migrations, open_database, upgrade
+from sweeps.db import (
+    VERSION_TABLE,
+    Base,
+    Config,
+    Result,
+    RunRow,
+    database_now,
+    mask_url,
+    migrations,
+    open_database,
+    upgrade,
+)
 from tests.sweeps.conftest import BOTH
 from tests.sweeps.postgres import PostgresServer
 
@@ -155,6 +169,79 @@ def test_a_database_that_cannot_be_opened_is_named_without_its_password(url: str
     with pytest.raises(ValueError, match=complaint) as caught:
         open_database(url)
     assert "secret" not in str(caught.value)
+
+
+@BOTH
+def test_what_an_older_schema_holds_is_kept_by_an_upgrade(url: str, engine: Engine) -> None:
+    with engine.begin() as connection:
+        command.downgrade(migrations(connection), "base")
+        command.upgrade(migrations(connection), "0001")
+        connection.execute(text("INSERT INTO sw_config (id, hash, hash_version, json) VALUES (1, 'a', 1, '{}')"))
+        connection.execute(
+            text(
+                "INSERT INTO sw_run (id, config_id, seed, code_epoch, state, priority, attempt, not_before, n_fail, "
+                "n_preempt, gpu_seconds, cpu_seconds, created) VALUES (5, 1, 0, 1, 'done', 0, 1, 0, 0, 0, 0, 2.5, 9)"
+            )
+        )
+        connection.execute(text("INSERT INTO sw_attempt (run_id, n, started, outcome) VALUES (5, 1, 9, 'done')"))
+        connection.execute(
+            text("INSERT INTO sw_result (run_id, metric, agg, value, attempt) VALUES (5, 'top1', 'final', 0.5, 1)")
+        )
+    upgrade(engine)
+    with engine.begin() as connection:
+        command.check(migrations(connection))
+        assert connection.execute(select(RunRow.id, RunRow.state, RunRow.cpu_seconds)).one() == (5, "done", 2.5)
+        assert connection.scalar(select(Result.value)) == 0.5
+
+
+def as_nobody(action: Callable[[], str]) -> str:
+    """What `action` returns in a process that is not root, which may write everywhere."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        try:
+            os.write(writer, action().encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        said = answer.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A database that nobody may write to, in a folder that everybody may read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.sqlite"
+        engine = open_database(f"sqlite:///{path}")
+        upgrade(engine)
+        engine.dispose()  # the last connection takes the write-ahead log along
+        path.chmod(0o444)
+        path.parent.chmod(0o555)
+        yield path
+        path.parent.chmod(0o755)
+
+
+def test_a_file_that_cannot_be_written_to_is_named(locked: Path) -> None:
+    def refused() -> str:
+        try:
+            open_database(f"sqlite:///{locked}")
+        except ValueError as error:
+            return str(error)
+        return "opened"
+
+    assert f"{locked} cannot be written to" in as_nobody(refused)
+
+
+def test_a_file_that_cannot_be_written_to_can_be_read(locked: Path) -> None:
+    def read() -> str:
+        with open_database(f"sqlite:///{locked}", read_only=True).connect() as connection:
+            return str(connection.execute(select(Config.hash)).all())
+
+    assert as_nobody(read) == "[]"
 
 
 def test_a_masked_url_shows_no_password() -> None:

@@ -4,17 +4,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, func, select
 
-from sweeps import queue
+from sweeps import executors, queue
 from sweeps.db import Attempt, Result, RunRow
-from sweeps.executors import EXECUTORS, Ended, Job, inline, local, threads_per_worker
+from sweeps.executors import EXECUTORS, Ended, Job, blame, inline, local, threads_per_worker
 from sweeps.owner import is_dead
+from tests.sweeps.conftest import BOTH
 from tests.sweeps.counting import FUNCTIONS, NUM_STEPS
 
 LAUNCHER = """
@@ -121,6 +123,70 @@ def test_workers_that_keep_dying_are_given_up(engine: Engine, job: Job, caplog: 
     assert local(broken, workers=2) == Ended(gave_up=True)
     assert "died without finishing a run" in caplog.text
     assert states(engine) == {"queued": 1}
+
+
+@dataclass
+class Hungry:
+    runtime: Mapping[str, Any]
+
+
+def build_hungry(config: Mapping[str, Any], *, seed: int, runtime: Mapping[str, Any]) -> Hungry:
+    return Hungry(runtime)
+
+
+def train_hungry(run: Hungry, record: Any) -> None:
+    """End as the kernel ends a process when memory runs out: SIGKILL, and one more on the kernel's own count."""
+    count = Path(run.runtime["vmstat"])
+    count.write_text(f"oom_kill {int(count.read_text().split()[1]) + 1}\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_run_that_keeps_running_out_of_memory_is_failed_and_named(
+    engine: Engine, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = tmp_path / "vmstat"
+    count.write_text("oom_kill 7\n")
+    monkeypatch.setattr(executors, "VMSTAT", count)
+    add(engine)
+    hungry = {"build": build_hungry, "train": train_hungry}
+    assert local(replace(job, functions=hungry, runtime={"vmstat": str(count)}), workers=1) == Ended()
+    assert states(engine) == {"failed": 1}
+    with engine.begin() as connection:
+        assert set(connection.scalars(select(Attempt.error))) == {"out_of_memory: host (the system killed the worker)"}
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "ran_out_of_memory", "error"),
+    [
+        (-signal.SIGKILL, True, "out_of_memory: host (the system killed the worker)"),
+        (-signal.SIGKILL, False, ""),  # by somebody else
+        (-signal.SIGSEGV, False, "crash: killed by SIGSEGV"),
+        (-signal.SIGTERM, True, ""),
+        (1, True, ""),
+    ],
+)
+def test_only_a_run_that_killed_its_worker_is_blamed(exit_code: int, ran_out_of_memory: bool, error: str) -> None:
+    assert blame(exit_code, ran_out_of_memory=ran_out_of_memory) == error
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_launch_without_failing_a_run(engine: Engine, job: Job) -> None:
+    add(engine, 0, 1, breaks="disk")
+    assert local(job, workers=1) == Ended(gave_up=True)
+    assert states(engine) == {"queued": 2}
+
+
+@pytest.mark.slow
+@BOTH
+def test_two_launchers_at_the_same_moment_share_the_work(engine: Engine, job: Job) -> None:
+    add(engine, *range(12), step_s=0.02)
+    root = Path(__file__).parents[2]
+    arguments = [sys.executable, "-c", LAUNCHER, job.url, str(job.results_dir)]
+    launchers = [subprocess.Popen(arguments, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [launcher.communicate(timeout=250)[0].strip() for launcher in launchers]
+    assert outputs == ["Ended(was_interrupted=False, gave_up=False)"] * 2
+    assert (states(engine), outcomes(engine)) == ({"done": 12}, {"done": 12})
 
 
 def test_workers_share_the_cores() -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, func, insert, select, update
 from sweeps import queue
 from sweeps.db import Alias, Attempt, CellRow, Config, Event, Result, RunRow, StudyRow, open_database
 from sweeps.identity import digest
-from sweeps.queue import Claim, Fenced, Usage
+from sweeps.queue import MAX_LOST, Claim, Fenced, Usage
 from tests.sweeps.conftest import BOTH
 
 pytestmark = BOTH
@@ -58,10 +58,10 @@ def test_a_config_and_seed_is_registered_once_however_often_it_is_asked_for(engi
 
 
 def test_a_study_of_a_thousand_cells_is_registered_in_a_second(engine: Engine) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     ids = add(engine, *(({"optim.steps": n}, seed) for n in range(1000) for seed in range(3)))
     assert len(set(ids)) == 3000
-    assert time.perf_counter() - start < 5  # 0.3 s alone; the machine may be busy
+    assert time.process_time() - start < 5  # of CPU: the machine may be busy
 
 
 def test_a_config_known_by_an_older_identity_keeps_its_runs(engine: Engine) -> None:
@@ -172,10 +172,10 @@ def test_a_renewed_lease_does_not_end(engine: Engine) -> None:
 
 def test_a_lease_is_as_long_as_asked_for(engine: Engine) -> None:
     add(engine, (A, 0))
-    must_take(engine, lease_s=0.2)
+    must_take(engine, lease_s=60.0)
     with engine.begin() as connection:
-        assert 0 < queue.pending(connection).wait_s < 0.2
-    time.sleep(0.25)
+        assert 0 < queue.pending(connection).wait_s < 60
+        connection.execute(update(RunRow).values(lease_until=RunRow.lease_until - 60))
     assert must_take(engine).attempt == 2
 
 
@@ -289,6 +289,50 @@ def test_errors_at_different_steps_are_tried_again_up_to_a_bound(engine: Engine)
     assert [fail(engine, "OSError: disk", step, max_failures=4) for step in (1, 2, 3, 4)] == [*["queued"] * 3, "failed"]
 
 
+def lose(engine: Engine, run_id: int, times: int) -> None:
+    for _ in range(times):
+        must_take(engine)
+        let_the_lease_end(engine, run_id)
+    with engine.begin() as connection:
+        queue.expire(connection)
+
+
+def test_a_run_that_loses_every_worker_is_failed_and_says_why(engine: Engine) -> None:
+    (run_id,) = add(engine, (A, 0))
+    lose(engine, run_id, MAX_LOST)
+    assert run_of(engine, run_id).state == "failed"
+    with engine.begin() as connection:
+        error = connection.scalar(select(Attempt.error).where(Attempt.n == MAX_LOST))
+        assert error == f"lost: {MAX_LOST} workers in a row died or went silent before it reached a new checkpoint"
+        queue.requeue(connection, [run_id])
+    lose(engine, run_id, 2)  # asked for again, it has as many tries again
+    assert run_of(engine, run_id).state == "queued"
+
+
+def test_a_run_that_gets_further_with_every_lost_worker_goes_on(engine: Engine) -> None:
+    (run_id,) = add(engine, (A, 0))
+    for _ in range(MAX_LOST + 2):
+        claim = must_take(engine)
+        with engine.begin() as connection:
+            connection.execute(update(Attempt).where(Attempt.n == claim.attempt).values(resume_step=claim.attempt))
+        let_the_lease_end(engine, run_id)
+    assert take(engine) is not None
+
+
+def test_what_killed_a_worker_counts_as_its_runs_failure(engine: Engine) -> None:
+    (run_id,) = add(engine, (A, 0))
+    must_take(engine, "w1")
+    with engine.begin() as connection:
+        assert queue.fail_held(connection, "another", "out_of_memory: host") == []
+        assert queue.fail_held(connection, "w1", "out_of_memory: host") == [run_id]
+        connection.execute(update(RunRow).values(not_before=0.0))
+    assert (run_of(engine, run_id).state, attempts(engine)) == ("queued", [(1, "failed")])
+    must_take(engine, "w2")
+    with engine.begin() as connection:
+        queue.fail_held(connection, "w2", "out_of_memory: host")
+    assert run_of(engine, run_id).state == "failed"
+
+
 def test_an_error_that_cannot_pass_fails_at_once(engine: Engine) -> None:
     add(engine, (A, 0))
     assert fail(engine, "ConfigError: mask.ratio must be in (0, 1), got 2", is_final=True) == "failed"
@@ -298,11 +342,11 @@ def test_a_failed_run_waits_before_it_is_tried_again(engine: Engine) -> None:
     add(engine, (A, 0))
     claim = must_take(engine)
     with engine.begin() as connection:
-        queue.fail(connection, claim, "OSError", backoff_s=0.3)
+        queue.fail(connection, claim, "OSError", backoff_s=60.0)
     assert take(engine) is None
     with engine.begin() as connection:
-        assert 0 < queue.pending(connection).wait_s <= 0.3
-    time.sleep(0.35)
+        assert 0 < queue.pending(connection).wait_s <= 60
+        connection.execute(update(RunRow).values(not_before=RunRow.not_before - 60))
     assert must_take(engine).attempt == 2
 
 

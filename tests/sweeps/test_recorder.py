@@ -1,4 +1,5 @@
 import json
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -285,6 +286,41 @@ def test_a_journals_points_come_back_from_disk(tmp_path: Path) -> None:
     assert [(g.attempt, g.seq, [step for step, _ in g.points]) for g in found] == [(1, 0, [1]), (1, 1, [2])]
     assert found[0].points == closed.points
     assert leftovers(tmp_path, before=1) == []
+
+
+def test_a_full_disk_leaves_no_torn_point_in_the_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, attempt=1)
+    journal.append(1, {"loss": 0.5})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.path.stat().st_size + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match="No space left on device"):
+            journal.append(2, {"loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    journal.append(3, {"loss": 0.5})
+    journal.close()
+    assert [step for step, _ in leftovers(tmp_path, before=2)[0].points] == [1, 3]
+
+
+def test_a_journal_is_read_up_to_where_a_power_cut_spoilt_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal(tmp_path, attempt=1)
+    journal.append(1, {"loss": 0.5})
+    journal.close()
+    journal.path.write_bytes(journal.path.read_bytes() + b"\0\0\0\n")
+    assert [step for step, _ in leftovers(tmp_path, before=2)[0].points] == [1]
+    assert "unreadable from line 2 on" in caplog.text
+
+
+def test_a_run_ends_well_without_a_place_for_its_tensorboard_events(
+    engine: Engine, claim: Claim, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with make(claim) as record:
+        (record.folder / "events").touch()  # a file where the folder should be
+        record.log(1, {"loss": 1.0})
+        record.finish("done", {}, {})
+    assert "no more TensorBoard events" in caplog.text
+    assert (state(engine), curve(engine)) == (("done", "done"), {1: 1.0})
 
 
 def test_facts_of_any_kind_are_kept_as_json(engine: Engine, claim: Claim, make: Make) -> None:

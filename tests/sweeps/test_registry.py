@@ -1,10 +1,12 @@
+import threading
 from pathlib import Path
 
 from sqlalchemy import Engine, func, select
 
-from sweeps.db import CellRow, Config, Paper, RunRow, StudyRow
+from sweeps.db import CellRow, Config, Paper, RunRow, StudyRow, open_database
 from sweeps.expand import Request
 from sweeps.registry import find_registered, launch_hash, shown_path
+from tests.sweeps.conftest import BOTH
 from tests.sweeps.launched import TWO_ROWS, register, two_rows
 
 PRINTED = {"metric": "top-1", "source": "Table 1", "values": {"a": 54.2}}
@@ -27,6 +29,18 @@ def test_a_study_is_written_with_its_cells_runs_and_printed_values(engine):
 
 def test_registering_twice_changes_nothing(engine):
     assert register(engine, request()) == register(engine, request())
+    assert (count(engine, CellRow), count(engine, RunRow), count(engine, StudyRow)) == (3, 6, 1)
+
+
+@BOTH
+def test_two_launchers_may_register_a_study_at_the_same_moment(url, engine):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(register(open_database(url), request()))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and all(one == found[0] for one in found)
     assert (count(engine, CellRow), count(engine, RunRow), count(engine, StudyRow)) == (3, 6, 1)
 
 

@@ -123,6 +123,18 @@ def test_a_config_that_cannot_be_built_fails_at_once(engine: Engine, results: Pa
     assert errors(engine) == ["ConfigError: breaks must not be config"]
 
 
+def test_a_full_disk_ends_the_worker_and_blames_no_run(engine: Engine, results: Path) -> None:
+    add(engine, breaks="disk")
+    with pytest.raises(
+        cli.UserError, match=r"No space left on device \(run 1, step 4\); earlier checkpoints are intact"
+    ):
+        go(engine, results)
+    assert (states(engine), outcomes(engine)) == (["queued"], ["preempted"])
+    assert go(engine, results) == {"done": 1}
+    trained = (results / "runs" / "1" / "trained").read_text().split()
+    assert trained == ["1", "2", "3", "4", "5", *(str(step) for step in range(5, NUM_STEPS + 1))]
+
+
 def test_a_diverged_run_is_an_outcome(engine: Engine, results: Path) -> None:
     add(engine, breaks="diverge")
     assert go(engine, results) == {"diverged": 1}
