@@ -210,10 +210,13 @@ def build(settings: Mapping[str, Any]) -> Run:
         if choice not in GROUPS[group]:
             raise ConfigError(unknown(group, choice, GROUPS[group]))
     evals = chosen_evals(settings.get("evals", []))
-    config = copy.deepcopy(composed(tuple(choices.items()), evals))
+    template, allowed = composed(tuple(choices.items()), evals)
+    config = copy.deepcopy(template)
     for key, value in settings.items():
         if key not in GROUPS and key != "evals":
-            assign(config, choices, evals, key, value)
+            if key not in allowed:
+                raise ConfigError(no_such_key(key, value, key.split(".")[0], choices, evals, list(allowed)))
+            assign(config, key, value)
     try:
         run = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -236,15 +239,15 @@ def chosen_evals(value: Any) -> tuple[str, ...]:
 
 
 @functools.cache
-def composed(choices: tuple[tuple[str, str | None], ...], evals: tuple[str, ...]) -> DictConfig:
-    """Hydra's composition of the chosen variants, every option at its default."""
+def composed(choices: tuple[tuple[str, str | None], ...], evals: tuple[str, ...]) -> tuple[DictConfig, dict[str, None]]:
+    """Hydra's composition of the chosen variants, every option at its default; and the options' keys, in order."""
     store_components()
     overrides = [f"{group}={name}" for group, name in choices if name is not None]
     GlobalHydra.instance().clear()
     with initialize(version_base=None):
         config = compose("run", overrides=[*overrides, f"evals=[{','.join(evals)}]"])
     OmegaConf.set_struct(config, True)
-    return config
+    return config, dict.fromkeys(flat_keys(config))
 
 
 @functools.cache
@@ -261,12 +264,8 @@ def store_components() -> None:
     store.store(name="run", node={"defaults": ["run_schema", *defaults, {"evals": []}, "_self_"]})
 
 
-def assign(config: DictConfig, choices: Mapping[str, Any], evals: Sequence[str], key: str, value: Any) -> None:
-    """Set one option, or say why there is no such option."""
-    section = key.split(".")[0]
-    allowed = list(flat_keys(config))
-    if key not in allowed:
-        raise ConfigError(no_such_key(key, value, section, choices, evals, allowed))
+def assign(config: DictConfig, key: str, value: Any) -> None:
+    """Set one option, or say why it cannot have that value."""
     try:
         OmegaConf.update(config, key, value, merge=False)
     except OmegaConfBaseException as error:

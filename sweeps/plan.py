@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, select
 
-from sweeps import cli
+from sweeps import cli, expansion_cache
 from sweeps.db import Config, RunRow
 from sweeps.expand import Request, expand, fingerprint
 from sweeps.identity import CODE_EPOCH, digest
@@ -25,7 +25,7 @@ from sweeps.study import names, read
 USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
                              [db=sqlite:///results/ablations.sqlite]
 
-Nothing is trained and nothing is written. A run that several studies ask for counts once in the total.
+Nothing is trained or registered. A run that several studies ask for counts once in the total.
 
   cells, runs      places in the table; distinct runs (config x seed)
   shared           of those, also asked for by another study of this plan
@@ -86,13 +86,14 @@ class Line:
 
 
 def wanted(connection: Connection | None, request: Request, core: str) -> Wanted:
-    """From the database when this launch is in it as it would be written now, else by expanding the study."""
-    known = registered_configs(connection, request, launch_hash(request, core)) if connection is not None else None
-    if known is None:
+    """From the database when this launch is in it as it would be written now, else by expanding the study once."""
+    launch = launch_hash(request, core)
+    known = registered_configs(connection, request, launch) if connection is not None else None
+    hashes = known or expansion_cache.read(launch)
+    if hashes is None:
         configs = [config for _, config in expand(request).cells]
         hashes = [(digest(config), int(config["optim.steps"])) for config in configs]
-    else:
-        hashes = known
+        expansion_cache.write(launch, hashes)
     steps = {(config, seed): steps for config, steps in hashes for seed in request.wanted_seeds}
     return Wanted(request.instance, len(hashes), steps)
 
