@@ -65,7 +65,7 @@ class Counting:
 
 
 def steps(run: Counting) -> Iterator[int]:
-    """Yield each step once it is checkpointed, from where the folder's checkpoint is; every step run is noted down."""
+    """Run step after step from where the folder's checkpoint is, and yield each; every step run is noted down."""
     run.folder.mkdir(parents=True, exist_ok=True)
     saved = run.folder / "checkpoint"
     done = int(saved.read_text()) if saved.exists() else 0
@@ -73,10 +73,14 @@ def steps(run: Counting) -> Iterator[int]:
         note(run.folder / "steps.log", f"{step}\n")
         note(run.folder.parent / "progress", ".")
         time.sleep(STEP_S)
-        temporary = run.folder / f"checkpoint.{os.getpid()}"
-        temporary.write_text(str(step))
-        temporary.replace(saved)
         yield step
+
+
+def save(run: Counting, step: int) -> Path:
+    temporary, saved = run.folder / f"checkpoint.{os.getpid()}", run.folder / "checkpoint"
+    temporary.write_text(str(step))
+    temporary.replace(saved)
+    return saved
 
 
 def note(path: Path, text: str) -> None:
@@ -99,7 +103,7 @@ def build(config: Mapping[str, Any], *, seed: int, runtime: Mapping[str, Any]) -
 def train(run: Any, record: Recorder) -> None:
     for step in steps(run):
         record.log(step, {"count": float(step)})
-        record.checkpointed(step, run.folder / "checkpoint")
+        record.checkpointed(step, save(run, step))
         if record.should_stop() and step < NUM_STEPS:
             record.finish("preempted", {}, {})
             return

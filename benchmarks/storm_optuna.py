@@ -73,8 +73,9 @@ def work(url: str, folder: Path, num_trials: int | None = None) -> None:
         space = study.user_attrs["space"]
         cell = trial.suggest_categorical("cell", space["cell"])
         seed = trial.suggest_categorical("seed", space["seed"])
-        for _ in storm.steps(storm.Counting(cell, seed, folder / "runs" / f"{cell}-{seed}")):
-            pass
+        run = storm.Counting(cell, seed, folder / "runs" / f"{cell}-{seed}")
+        for step in storm.steps(run):
+            storm.save(run, step)
         return storm.value_of(cell, seed)
 
     launcher = multiprocessing.parent_process()
