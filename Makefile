@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= masking_ratio
+# results/ holds the runs that this repository reports; yours go to a folder that git ignores.
+OUT ?= runs
 ARGS ?=
 
 .PHONY: help setup study test test-slow check format bench lock clean
 
 help:
 	@echo "make setup                       virtual environment with the locked packages"
-	@echo "make study [STUDY=masking_ratio] [ARGS='scale=cpu workers=2']   train what is missing, write table and figure"
+	@echo "make study [STUDY=masking_ratio] [OUT=runs] [ARGS='scale=cpu workers=2']   train what is missing, write"
+	@echo "                                 OUT/ablations.sqlite, OUT/tables and OUT/figures"
 	@echo "make test                        the default tests;  make test-slow: the heavy ones"
 	@echo "make check                       format, lint, types, import rule, all tests (what CI runs)"
 	@echo "make bench                       speed, beside named references"
@@ -26,7 +29,7 @@ $(VENV)/.stamp: requirements.lock pyproject.toml
 setup: $(VENV)/.stamp
 
 study: setup
-	$(BIN)/python -m sweeps.launch study=$(STUDY) $(ARGS)
+	$(BIN)/python -m sweeps.launch study=$(STUDY) db=sqlite:///$(OUT)/ablations.sqlite results_dir=$(OUT) $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow" -n 2
