@@ -338,7 +338,9 @@ def open_database(url: str | URL, *, read_only: bool = False) -> Engine:
     if backend == "sqlite":
         engine = _open_sqlite(parsed, read_only=read_only)
     elif backend == "postgresql":
-        options = "-c default_transaction_read_only=on" if read_only else ""
+        # Statistics are as old as the last vacuum, and know a queue as empty or full that no longer is: from them the
+        # planner would collect and sort all that is queued for every claim. Its index has it in order.
+        options = "-c default_transaction_read_only=on" if read_only else "-c enable_bitmapscan=off"
         engine = create_engine(
             parsed,
             pool_pre_ping=True,

@@ -30,7 +30,10 @@ class Series(NamedTuple):
 
 
 def encode_steps(steps: Sequence[int] | Steps) -> bytes:
-    return _pack(np.diff(np.asarray(steps, dtype="<i8"), prepend=0))
+    array = np.asarray(steps, dtype="<i8")
+    differences = array.copy()  # np.diff with prepend takes four times as long
+    differences[1:] -= array[:-1]
+    return _pack(differences)
 
 
 def decode_steps(data: bytes) -> Steps:
@@ -48,7 +51,7 @@ def decode_values(data: bytes) -> Values:
 
 def _pack(numbers: NDArray[Any]) -> bytes:
     planes = np.ascontiguousarray(numbers.view(np.uint8).reshape(-1, 8).T)
-    return zlib.compress(planes.tobytes(), level=1)
+    return zlib.compress(planes.data, level=1)
 
 
 def _unpack(data: bytes, dtype: str) -> NDArray[Any]:
@@ -61,16 +64,17 @@ def chunk_row(
 ) -> dict[str, Any]:
     """The row of `sw_chunk` for these points, which are not empty and in the order they were logged."""
     assert len(steps) == len(values) > 0
+    array = np.asarray(steps, dtype="<i8")
     return {
         "run_id": run_id,
         "metric": metric,
         "attempt": attempt,
         "seq": seq,
-        "step0": int(min(steps)),
-        "step1": int(max(steps)),
+        "step0": int(array.min()),
+        "step1": int(array.max()),
         "n": len(steps),
         "codec": CODEC,
-        "steps": encode_steps(steps),
+        "steps": encode_steps(array),
         "values": encode_values(values),
     }
 

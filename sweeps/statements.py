@@ -31,6 +31,8 @@ from sweeps.db import Attempt, CellRow, Config, Event, RunRow, StudyRow, databas
 from sweeps.identity import CODE_EPOCH
 
 PROVENANCE = ("host", "slurm_job", "device", "git_sha", "dirty", "env_hash")  # columns of sw_attempt
+# A clock that moves is no bound for an index: PostgreSQL would read every running run. A subquery is asked once.
+NOW_ONCE = select(database_now()).scalar_subquery()
 NEW_EVENT = insert(Event).values(time=database_now())
 RENEWAL = (
     update(RunRow)
@@ -142,7 +144,7 @@ def _taking(*, is_by_study: bool, num_seeds: int) -> Update:
     found = (
         select(candidate.id)
         # 'queued' is a literal: SQLite uses a partial index only where the query repeats its condition.
-        .where(candidate.state == literal_column("'queued'"), candidate.not_before <= database_now())
+        .where(candidate.state == literal_column("'queued'"), candidate.not_before <= NOW_ONCE)
         .where(*conditions)
         .order_by(candidate.priority.desc(), candidate.id)
         .limit(1)
@@ -174,7 +176,7 @@ def _taking(*, is_by_study: bool, num_seeds: int) -> Update:
 def expiry(*, is_by_owner: bool) -> Update:
     """The statement that queues again what is lost. Parameter: dead, where given owners are."""
     held = aliased(RunRow)
-    ended: ColumnElement[bool] = held.lease_until < database_now()
+    ended: ColumnElement[bool] = held.lease_until < NOW_ONCE
     if is_by_owner:
         ended = ended | held.owner.in_(bindparam("dead", expanding=True))
     found = (
