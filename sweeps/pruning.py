@@ -38,6 +38,7 @@ class Judge:
         # Half a second that only workers on a pruned search spend.
         import optuna
 
+        # For the same reason: it imports Optuna.
         from sweeps import optuna_link
 
         try:
