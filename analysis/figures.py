@@ -128,8 +128,9 @@ def _panel_points(frame: Frame, tidy: pd.DataFrame, panel: Panel, number: int) -
     # Hours and metrics on x differ from seed to seed: their mean places the mark.
     x = rows.groupby(by, sort=False)["x"]
     shared["x"] = (x.mean() if pd.api.types.is_numeric_dtype(rows["x"]) else x.first()).to_numpy()
+    shared["num_wanted"] = rows.groupby(by, sort=False)["seed"].nunique().to_numpy()  # a rule gives some rows more
     points = summarise(rows, by).merge(shared, on=by)
-    return points.assign(panel=number, num_wanted=len(frame.seeds))
+    return points.assign(panel=number)
 
 
 def _hue(frame: Frame, rows: pd.DataFrame, panel: Panel) -> pd.Series[Any] | str:

@@ -17,9 +17,10 @@ import pandas as pd
 from sqlalchemy import Connection, Engine, and_, func, select
 
 from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow
-from sweeps.study import DEFAULT_SCALE, Study, parse
+from sweeps.study import DEFAULT_SCALE, Study, further_seeds, parse
 
 MISSING = "missing"  # the state of a run that nobody has asked for yet
+_NOT_GIVEN = (MISSING, "queued", "cancelled")  # another study's, where it is a seed this one has not spent
 _INSTANCE_KEYS = ("scale", "overrides")  # what a launch adds to the study file's content
 
 
@@ -80,11 +81,15 @@ def load(engine: Engine, study_name: str) -> Frame:
             known = ", ".join(names(engine)) or "none yet; launch one first"
             raise ValueError(f"study={study_name}: the database has no such study; it has: {known}")
         study, scale, seeds, metrics = _instance(study_name, row.spec)
+        further = further_seeds(study.seeds_spec(scale))
         wanted = list(dict.fromkeys([*metrics, *figure_metrics(study)]))
         cells = _read_cells(connection, row.id, row.revision)
-        raw = _read_runs(connection, row.id, row.revision, seeds, wanted)
+        raw = _read_runs(connection, row.id, row.revision, [*seeds, *further], wanted)
         configs = _read_configs(connection, row.id, row.revision)
-    rows = _complete(cells, raw, seeds, wanted)
+    rows = _complete(cells, raw, [*seeds, *further], wanted)
+    # A further seed belongs to the rows that were given it.
+    rows = rows[~rows["seed"].isin(further) | ~rows["state"].isin(_NOT_GIVEN)].reset_index(drop=True)
+    seeds += [seed for seed in further if (rows["seed"] == seed).any()]
     rows.insert(0, "study", study_name)
     rows.insert(1, "scale", scale)
     digest = _digest(row.spec, rows, configs)

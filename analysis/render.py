@@ -15,6 +15,7 @@ from analysis.tables import Cell, Column, Kind, Row, Table
 
 PRINTED_ONLY = "printed only"
 BASELINE = "baseline"
+_WORDS = (Kind.printed, Kind.setting)  # columns of text, not of estimates
 
 
 def format_estimate(estimate: Estimate, *, digits: int, signed: bool = False) -> str:
@@ -162,13 +163,13 @@ def to_csv(table: Table) -> str:
     """
     header = ["study", "scale", "digest", "row_key", "row", "kind"]
     for column in table.columns:
-        parts = [""] if column.kind is Kind.printed else [".mean", ".low", ".high", ".seeds", ".note"]
+        parts = [""] if column.kind in _WORDS else [".mean", ".low", ".high", ".seeds", ".note"]
         header += [column.key + part for part in parts]
     lines = [header]
     for row in table.rows:
         line = [table.name, table.scale, table.digest, row.key, row.label, _row_kind(row)]
         for cell, column in zip(row.cells, table.columns, strict=True):
-            line += [cell.text] if column.kind is Kind.printed else _estimate_fields(cell)
+            line += [cell.text] if column.kind in _WORDS else _estimate_fields(cell)
         lines.append(line)
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([[escape_csv(field) for field in line] for line in lines])

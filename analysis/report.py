@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from analysis import drawing, figures, render, tables
+from analysis import drawing, figures, landscape, render, search, tables
 from analysis.frame import Frame, load, names
 from sweeps.db import mask_url, open_database, upgrade
 
@@ -90,7 +91,7 @@ def contents(engine: Engine, studies: Sequence[str]) -> dict[str, bytes]:
 
 def study_files(frame: Frame) -> dict[str, bytes]:
     """The files of one study."""
-    table = tables.build(frame)
+    table = tables.build(frame) if frame.study.search(frame.scale) is None else search.table(frame)
     stem = frame.name
     files = {
         f"tables/{stem}.md": render.markdown(table).encode(),
@@ -98,9 +99,16 @@ def study_files(frame: Frame) -> dict[str, bytes]:
         f"tables/{stem}.csv": render.to_csv(table).encode(),
     }
     for figure in frame.study.figures:
-        for suffix, content in drawing.images(figures.plot(frame, figure)).items():
+        for suffix, content in pictures(frame, figure).items():
             files[f"figures/{stem}-{figure['name']}.{suffix}"] = content
     return files
+
+
+def pictures(frame: Frame, figure: Mapping[str, Any]) -> dict[str, bytes]:
+    """One figure as svg and png."""
+    if figure.get("kind") in search.KINDS:
+        return landscape.images(search.plot(frame, figure))
+    return drawing.images(figures.plot(frame, figure))
 
 
 def index(frames: Sequence[Frame]) -> str:

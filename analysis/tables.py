@@ -24,6 +24,7 @@ class Kind(Enum):
     value = "value"
     difference = "difference"
     printed = "printed"
+    setting = "setting"  # what a trial of a search chose
 
 
 @dataclass(frozen=True)
@@ -220,20 +221,23 @@ def _cell(source: _Source, place: _Place, column: Column, is_baseline: bool) -> 
     if runs is None:
         return Cell(text="–")
     if column.kind is Kind.value:
-        return value_cell(runs)
+        return value_cell(runs, by_rule=frame.study.seed_rule(frame.scale) is not None)
     if is_baseline:
         return Cell(text="baseline")
     baseline = source.runs(frame.study.baseline, col_key, column.metric)
     return Cell(text="–") if baseline is None else difference_cell(runs, baseline)
 
 
-def value_cell(runs: Runs) -> Cell:
-    """Mean over the seeds that finished. One that did not is named in the note, so no partial mean looks whole."""
+def value_cell(runs: Runs, *, by_rule: bool = False) -> Cell:
+    """Mean over the seeds that finished. One that did not is named in the note, so no partial mean looks whole.
+
+    `by_rule`: rows have different numbers of seeds, so each says how many.
+    """
     num_done, num_wanted = len(runs.values), runs.num_wanted
     states = Counter(runs.without)
     if not runs.values:
         return Cell(text=", ".join(f"{state} ({_share(n, num_wanted)})" for state, n in states.items()))
-    note = "1 seed" if num_wanted == 1 else ""
+    note = "1 seed" if num_wanted == 1 else f"{num_wanted} seeds" if by_rule else ""
     if states:
         note = ", ".join([_share(num_done, num_wanted), *(f"{n} {state}" for state, n in states.items())])
     return Cell(mean_interval(list(runs.values.values())), note=note)
@@ -277,6 +281,11 @@ def _notes(frame: Frame, columns: list[Column], rows: list[Row]) -> list[str]:
     seeds, study = ", ".join(map(str, frame.seeds)), frame.study
     shown = list(dict.fromkeys(column.metric for column in columns if column.kind is Kind.value))
     notes = [f"{', '.join(shown)}: mean ± half-width of the 95 % t-interval over seeds {seeds}."]
+    if rule := study.seed_rule(frame.scale):
+        notes.append(
+            f"Every row has {rule.start} seeds; more, up to {rule.maximum}, went to the rows whose interval of Δ was "
+            f"the widest, until every half-width was below {rule.half_width:g}."
+        )
     if any(column.kind is Kind.difference for column in columns):
         label = next(level.label for level in study.rows if level.key == study.baseline)
         notes.append(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import optuna
@@ -53,8 +53,19 @@ class Linked(NamedTuple):
 class Search:
     """Drives one search; `step` is called again and again, by one launcher at a time. Close it."""
 
-    def __init__(self, engine: Engine, request: Request, registered: Registered, *, priority: int = 0) -> None:
-        """`registered` is the study's instance. Raises UserError where the sampler's package is missing."""
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        registered: Registered,
+        *,
+        priority: int = 0,
+        resolve: Callable[[Request, Mapping[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        """`registered` is the study's instance; `resolve` gives the identity config of a trial's options, in place of
+        core, or raises ValueError. Raises UserError where the sampler's package is missing.
+        """
+        self.resolve = resolve or resolve_with_core
         self.engine, self.request, self.study_id, self.priority = engine, request, registered.study_id, priority
         with engine.connect() as connection:
             row = connection.execute(select(StudyRow).where(StudyRow.id == self.study_id)).one()
@@ -179,13 +190,9 @@ class Search:
 
     def _config(self, trial: FrozenTrial) -> dict[str, Any] | None:
         """The trial's identity config, or None once it is told as infeasible."""
-        # core.config imports torch, 3 s: only where trials are made.
-        from core.config import ConfigError, flatten, identity, load
-
-        default = next(cell for cell in self.request.study.cells(self.request.scale) if cell.row_key == DEFAULT_ROW)
         try:
-            return identity(flatten(load(words(merge(default.overrides, trial.params), self.request))))
-        except ConfigError as error:
+            return self.resolve(self.request, trial.params)
+        except ValueError as error:  # core.config.ConfigError is one
             if FEASIBLE not in trial.constraints:
                 self._constrain(trial, 1.0)
             self._end(trial, TrialState.PRUNED, outcome="infeasible", reason=str(error))
@@ -285,3 +292,12 @@ class Search:
             for cell in newest.values()
         ]  # fmt: skip
         insert_new(connection, CellRow, rows)
+
+
+def resolve_with_core(request: Request, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity config of the study's own options with a trial's on top. Raises ConfigError."""
+    # core.config imports torch, 3 s: only where trials are made.
+    from core.config import flatten, identity, load
+
+    default = next(cell for cell in request.study.cells(request.scale) if cell.row_key == DEFAULT_ROW)
+    return identity(flatten(load(words(merge(default.overrides, params), request))))

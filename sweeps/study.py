@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.search_space import DEFAULT_ROW, SearchSpec, is_trial, merge_search, parse_search
-from sweeps.seed_rule import SeedRule, first_seeds, parse_rule
+from sweeps.seed_rule import SeedRule, first_seeds, further_seeds, parse_rule
 from sweeps.study_files import StudyError, close_matches, load_document, names
 
 __all__ = [
-    "DEFAULT_SCALE", "RANDOM_INIT", "SCALES", "Cell", "Level", "Printed", "Study", "StudyError", "format_override",
-    "instance_name", "names", "parse", "read",
+    "DEFAULT_SCALE", "RANDOM_INIT", "SCALES", "Cell", "Level", "Printed", "SearchSpec", "Study", "StudyError",
+    "format_override", "further_seeds", "instance_name", "is_trial", "names", "parse", "read",
 ]  # fmt: skip
 
 SCALES = ("smoke", "cpu", "gpu", "paper")
