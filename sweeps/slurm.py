@@ -272,9 +272,9 @@ def absolute(job: Job) -> Job:
 
 
 def pilots_alive(name: str) -> Counter[str] | None:
-    """How many pilots of that name Slurm has in which state; None when it does not answer."""
-    answer = _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", f"--name={name}", "--format=%T")
-    return None if answer is None else Counter(answer.split())
+    """How many pilots of that name Slurm has in which state, with why it lets them wait; None: it does not answer."""
+    answer = _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", f"--name={name}", "--format=%T (%r)")
+    return None if answer is None else Counter(line.removesuffix(" (None)").lower() for line in answer.splitlines())
 
 
 def submit(pilot: Pilot, name: str, number: int) -> str:
@@ -379,7 +379,7 @@ class _Watch:
     def _tell(self, alive: Counter[str]) -> None:
         if alive != self.seen:
             self.seen = alive
-            said = ", ".join(f"{count} {state.lower()}" for state, count in sorted(alive.items()))
+            said = ", ".join(f"{count} {state}" for state, count in sorted(alive.items()))
             log.info("pilots in Slurm (%s): %s", self.name, said or "none")
 
     def _last_words(self) -> tuple[int, str]:
