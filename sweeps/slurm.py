@@ -274,7 +274,9 @@ def absolute(job: Job) -> Job:
 def pilots_alive(name: str) -> Counter[str] | None:
     """How many pilots of that name Slurm has in which state, with why it lets them wait; None: it does not answer."""
     answer = _ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", f"--name={name}", "--format=%T (%r)")
-    return None if answer is None else Counter(line.removesuffix(" (None)").lower() for line in answer.splitlines())
+    if answer is None:
+        return None
+    return Counter(re.sub("^[A-Z]+", lambda state: state[0].lower(), line) for line in answer.splitlines())
 
 
 def submit(pilot: Pilot, name: str, number: int) -> str:
@@ -379,7 +381,7 @@ class _Watch:
     def _tell(self, alive: Counter[str]) -> None:
         if alive != self.seen:
             self.seen = alive
-            said = ", ".join(f"{count} {state}" for state, count in sorted(alive.items()))
+            said = ", ".join(f"{count} {state.removesuffix(' (None)')}" for state, count in sorted(alive.items()))
             log.info("pilots in Slurm (%s): %s", self.name, said or "none")
 
     def _last_words(self) -> tuple[int, str]:
