@@ -236,7 +236,8 @@ class Weather:
 
     def kill_one(self, launcher: int, workers: list[int]) -> None:
         time.sleep(self.random.uniform(0, 0.2))  # so that it falls anywhere: in a step, a claim, an ending
-        if self.storm.kills % 12 == 7 and self.stopped is None:  # who would take the stopped worker's run?
+        # Not while a worker is stopped: who would take its run?
+        if self.storm.kills >= 12 * self.storm.launchers_killed and self.stopped is None:
             victims = [launcher]
             if self.storm.launchers_killed % 2:
                 victims += [*children(launcher), *workers]
