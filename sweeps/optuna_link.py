@@ -6,7 +6,6 @@ Imported where a search is driven or judged, never by other commands: importing 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from typing import Any
 
 import optuna
@@ -46,11 +45,6 @@ def _distribution(found: Distribution) -> BaseDistribution:
     if found.kind == "int":
         return IntDistribution(int(found.low), int(found.high), log=found.log, step=int(found.step or 1))
     return FloatDistribution(found.low, found.high, log=found.log, step=found.step)
-
-
-def missing_package(spec: SearchSpec) -> str | None:
-    """The package that the search's sampler needs and that is not installed."""
-    return "cmaes" if spec.sampler == "cmaes" and importlib.util.find_spec("cmaes") is None else None
 
 
 def sampler(spec: SearchSpec, number: int) -> BaseSampler:

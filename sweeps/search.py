@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ class Search:
         resolve: Callable[[Request, Mapping[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         """`registered` is the study's instance; `resolve` gives the identity config of a trial's options, in place of
-        core, or raises ValueError. Raises UserError where the sampler's package is missing.
+        core, or raises ValueError.
         """
         self.resolve = resolve or resolve_with_core
         self.engine, self.request, self.study_id, self.priority = engine, request, registered.study_id, priority
@@ -71,11 +72,6 @@ class Search:
             row = connection.execute(select(StudyRow).where(StudyRow.id == self.study_id)).one()
             default = self._default_config(connection)
         self.spec, self.seed = parse_search(row.spec["search"]), registered.seeds[0]
-        if package := optuna_link.missing_package(self.spec):
-            raise UserError(
-                f"search.sampler={self.spec.sampler} needs the package {package}: pip install {package}, "
-                "or choose search.sampler=tpe"
-            )
         # Trials are comparable, and one Optuna study, while these stay; budget, sampler and pruner may be edited.
         shared = [default, self.seed, CODE_EPOCH, row.spec["search"]["space"], self.spec.metric, self.spec.direction]
         self.name = f"{registered.name}:{digest({'shared': shared})[:8]}"
@@ -214,7 +210,10 @@ class Search:
     def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, **facts: Any) -> None:
         for key, fact in facts.items():
             self._storage.set_trial_user_attr(trial._trial_id, key, fact)
-        self._study.tell(trial.number, value, state=state, skip_if_finished=True)
+        with warnings.catch_warnings():
+            # At every trial. They are kept all the same: the study's sampler may be edited, and others use them.
+            warnings.filterwarnings("ignore", "Constraints have been set, but CmaEsSampler")
+            self._study.tell(trial.number, value, state=state, skip_if_finished=True)
 
     # ---- our side ----------------------------------------------------------------------------------------------------
 

@@ -356,16 +356,19 @@ def test_braces_in_the_database_s_url_are_no_template(tmp_path):
     assert (tmp_path / "pass{word}" / "a.sqlite").exists()
 
 
-def test_cmaes_without_its_package_says_what_to_install(engine, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cmaes", None)
-    with pytest.raises(UserError, match=r"search.sampler=cmaes needs the package cmaes: pip install cmaes"):
-        begin(engine, asked(sampler="cmaes"))
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "random", pytest.param("gp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", pytest.param("gp", marks=pytest.mark.slow)])
 def test_every_sampler_proposes_within_the_space(engine, sampler):
     search = begin(engine, asked(sampler=sampler))
     drive(engine, search, width=1)
     search.close()
     for trial in told(engine, search):
         assert 0.1 <= trial.params["mask.ratio"] <= 0.9 and trial.params["predictor.depth"] in (1, 2, 3)
+
+
+def test_cmaes_moves_towards_what_is_good_though_each_trial_has_a_sampler_of_its_own(engine):
+    space = {"mask.ratio": {"float": [0.1, 0.9]}, "predictor.depth": {"int": [1, 3]}}
+    search = begin(engine, asked(sampler="cmaes", space=space, budget=30, seed=1))
+    drive(engine, search, width=1)
+    search.close()
+    ratios = [trial.params["mask.ratio"] for trial in told(engine, search)]
+    assert sum(ratios[-10:]) / 10 > 0.7 > 0.55 > sum(ratios[:10]) / 10
