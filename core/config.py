@@ -29,6 +29,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.cost import COST_METRICS
 from core.data import DATA
 from core.data.augment import Augment
 from core.evals import EVALS
@@ -367,7 +368,7 @@ def metric_names(run: Run) -> list[str]:
     names = [name for evaluation in run.evals.values() for name in evaluation.metrics(spec)]
     if run.mask is not None:
         names += ["mask/context_share", "mask/target_share"]
-    return names
+    return [*names, *COST_METRICS]
 
 
 # ---- from a run to its flat config ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from core import checkpoint
 from core.config import Precision, Run, check, flatten, identity, located
+from core.cost import Flops, cost_metrics, count_flops
 from core.data.augment import augment, normalise
 from core.data.loader import StepLoader
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
@@ -53,7 +54,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     spec, config = train_set.spec, identity(flatten(run)) | {"seed": run.seed}
     learner = build_learner(run, spec).to(device)
     optimizer = make_adamw(learner, run.optim)
-    step, spent = resume(record.folder, config, learner, optimizer)
+    step, spent, waited = resume(record.folder, config, learner, optimizer)
     precision = choose_precision(run.precision, device)
     model = wrap(learner, where, device)
     if run.runtime.compile:
@@ -69,7 +70,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         world_size=where.size,
     )
     stepper = Stepper(run, spec, learner, model, optimizer, precision, device, where)
-    window = Window(spent)
+    window = Window(spent, waited)
 
     # ---- steps -------------------------------------------------------------------------------------------------
     for step, batch in loader:
@@ -88,7 +89,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
             else:
                 window.clear()
         if saving and where.is_main:
-            save(record, step, config, learner, optimizer, window.spent, run.runtime.keep_checkpoints)
+            save(record, step, config, learner, optimizer, window, run.runtime.keep_checkpoints)
         if stopping and not ending:
             if where.is_main:
                 record.finish("preempted", {}, {"step": step, "train_seconds": window.spent})
@@ -99,6 +100,8 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
             window.skip()
 
     # ---- end ---------------------------------------------------------------------------------------------------
+    # On every rank: a target that is normalised over the whole batch talks to the others.
+    flops = stepper.flops(run.optim.steps, loader.batch(run.optim.steps)) if run.optim.steps else None
     if not where.is_main:
         return
     trained = time.perf_counter()
@@ -109,6 +112,15 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         record.finish("diverged", {}, {"step": run.optim.steps, "train_seconds": window.spent})
         return
     results |= mask_shares(run, learner.encoder.grid)
+    record.log(run.optim.steps, results)
+    results |= cost_metrics(
+        num_steps=run.optim.steps,
+        batch_size=run.optim.batch_size,
+        set_size=len(train_set),
+        seconds=window.spent,
+        waited=window.waited,
+        flops=flops,
+    )
     facts = costs(learner, device, precision) | {
         "train_seconds": window.spent,
         "data_seconds": window.waited,
@@ -116,7 +128,6 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         "wall_seconds": time.perf_counter() - start,
         "step": run.optim.steps,
     }
-    record.log(run.optim.steps, results)
     record.finish("done", results, facts)
 
 
@@ -136,7 +147,23 @@ class Stepper(NamedTuple):
     where: World
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor | float]:
-        """Forward, backward, update. Random draws are made for the whole batch on every rank, then shared out."""
+        """Forward, backward, update."""
+        run = self.run
+        clips, labels, views = self.inputs(step, batch)
+        schedule = set_schedule(self.optimizer, run.optim, step)
+        # Each rank drops paths of its own samples: the rank is part of the purpose.
+        self.learner.encoder.seed_drop_path(generator_for(run.seed, "drop_path", step, self.where.rank))
+        with autocast(self.device, self.precision):
+            losses = self.model(clips, labels, views)
+        losses["loss"].backward()
+        clip_gradients(self.learner.parameters(), run.optim, step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        extra = self.learner.after_step(step, run.optim.steps)
+        return {name: value.detach() for name, value in losses.items()} | schedule | extra
+
+    def inputs(self, step: int, batch: Batch) -> tuple[Tensor, dict[str, Tensor], list[View]]:
+        """This rank's augmented clips, labels and views; all is drawn for the whole batch on every rank."""
         run = self.run
         rows = self.where.rows(run.optim.batch_size)
         clips = augment(
@@ -150,17 +177,13 @@ class Stepper(NamedTuple):
         )
         labels = {name: value.to(self.device) for name, value in batch.labels.items()}
         views = draw_views(run, self.learner.encoder.grid, step, rows, self.device)
-        schedule = set_schedule(self.optimizer, run.optim, step)
-        # Each rank drops paths of its own samples: the rank is part of the purpose.
-        self.learner.encoder.seed_drop_path(generator_for(run.seed, "drop_path", step, self.where.rank))
-        with autocast(self.device, self.precision):
-            losses = self.model(clips, labels, views)
-        losses["loss"].backward()
-        clip_gradients(self.learner.parameters(), run.optim, step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        extra = self.learner.after_step(step, run.optim.steps)
-        return {name: value.detach() for name, value in losses.items()} | schedule | extra
+        return clips, labels, views
+
+    def flops(self, step: int, batch: Batch) -> Flops:
+        """What step `step` computes on all ranks together; it trains nothing."""
+        self.learner.encoder.seed_drop_path(generator_for(self.run.seed, "drop_path", step, self.where.rank))
+        mine = count_flops(self.learner, *self.inputs(step, batch), autocast(self.device, self.precision))
+        return Flops(*(self.where.size * count for count in mine))
 
 
 def draw_views(run: Run, grid: Grid, step: int, rows: slice, device: torch.device) -> list[View]:
@@ -213,15 +236,15 @@ def choose_precision(wanted: Precision, device: torch.device) -> torch.dtype | N
 
 def resume(
     folder: Path, config: Mapping[str, Any], learner: Learner, optimizer: torch.optim.Optimizer
-) -> tuple[int, float]:
-    """Step and training seconds of the newest checkpoint, its state loaded; (0, 0.0) where there is none."""
+) -> tuple[int, float, float]:
+    """Step, training seconds and waiting seconds of the newest checkpoint, its state loaded; zeros without one."""
     state = checkpoint.load_latest(folder, config)
     if state is None:
-        return 0, 0.0
+        return 0, 0.0, 0.0
     learner.load_state_dict(state["learner"])
     optimizer.load_state_dict(state["optimizer"])
     log.info("resuming at step %d from %s", state["step"], folder)
-    return int(state["step"]), float(state["seconds"])
+    return int(state["step"]), float(state["seconds"]), float(state["waited"])
 
 
 def save(
@@ -230,10 +253,15 @@ def save(
     config: Mapping[str, Any],
     learner: Learner,
     optimizer: torch.optim.Optimizer,
-    seconds: float,
+    window: Window,
     keep: int,
 ) -> None:
-    state = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "seconds": seconds}
+    state = {
+        "learner": learner.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "seconds": window.spent,
+        "waited": window.waited,
+    }
     record.checkpointed(step, checkpoint.save(record.folder, step, state, config, keep=keep))
 
 
@@ -296,8 +324,8 @@ class Window:
     Every step's own value is logged, not a mean over the window: a resumed run then logs what an uninterrupted one did.
     """
 
-    def __init__(self, spent: float) -> None:
-        self.spent, self.waited = spent, 0.0  # seconds of training over all attempts; of waiting for data in this one
+    def __init__(self, spent: float, waited: float) -> None:
+        self.spent, self.waited = spent, waited  # seconds over all attempts: of training, of these waiting for data
         self.clock = time.perf_counter()
         self.rows: list[tuple[int, dict[str, Tensor | float]]] = []
         self.spent_at_open = spent

@@ -71,6 +71,10 @@ class StepLoader:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def batch(self, step: int) -> Batch:
+        """One step's batch, read on the spot."""
+        return self._batches[step]
+
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         if self._num_workers == 0 or not self.steps:
             for step in self.steps:

@@ -32,6 +32,7 @@ class Notebook:
     points: dict = field(default_factory=dict)
     outcome: str | None = None
     results: dict = field(default_factory=dict)
+    costs: dict = field(default_factory=dict)  # the results that take another value each time
     facts: dict = field(default_factory=dict)
     steps_seen: int = 0
 
@@ -48,7 +49,9 @@ class Notebook:
 
     def finish(self, outcome, results, facts):
         assert self.outcome is None, "finish is called once"
-        self.outcome, self.results, self.facts = outcome, dict(results), dict(facts)
+        self.costs = {name: value for name, value in results.items() if name.startswith("cost/")}
+        self.outcome, self.facts = outcome, dict(facts)
+        self.results = {name: value for name, value in results.items() if name not in self.costs}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,110 @@
+"""What a run costs, as metrics that tables can show beside its accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from core.types import Learner, View
+
+COST_METRICS = (
+    "cost/train_seconds",  # all steps, loading included, over all attempts; no evaluation
+    "cost/data_seconds",  # of these, spent waiting for data
+    "cost/compute_seconds",  # the rest
+    "cost/ms_per_step",  # of computing
+    "cost/samples_per_second",  # loading included
+    "cost/gflop_per_step",  # 1e9 operations, forward and backward, of a step's whole batch
+    "cost/forward_mmac",  # 1e6 multiply-adds of one clip's forward pass: what the papers print as FLOPs
+    "cost/encoder_mmac",  # the trained encoder's part of these
+    "cost/effective_epochs",  # how often each sample of the training set was seen
+    "cost/samples_decoded",
+)
+
+
+class Flops(NamedTuple):
+    """Floating-point operations of one step on one batch; a multiply-add is two. Only matrix products count."""
+
+    total: float  # forward and backward
+    forward: float  # of everything: encoder, predictor, target network
+    encoder: float  # of the trained encoder's forward pass
+
+
+def count_flops(
+    learner: Learner,
+    clips: Tensor,
+    labels: Mapping[str, Tensor],
+    views: Sequence[View],
+    precision: AbstractContextManager[Any],
+) -> Flops:
+    """Run a step's forward and backward pass under torch's counter. No parameter or gradient is changed."""
+    counter = FlopCounterMode(display=False, custom_mapping=_ONEDNN)
+    encoder = 0
+
+    def enter(*_: Any) -> None:
+        nonlocal encoder
+        encoder -= counter.get_total_flops()
+
+    def leave(*_: Any) -> None:
+        nonlocal encoder
+        encoder += counter.get_total_flops()
+
+    hooks = [learner.encoder.register_forward_pre_hook(enter), learner.encoder.register_forward_hook(leave)]
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    try:
+        with counter:
+            with precision:
+                # Not called as a module: that would run the compiled step, whose kernels the counter cannot see into.
+                loss = learner.forward(clips, labels, views)["loss"]
+            forward = counter.get_total_flops()
+            # Not loss.backward(), which would add to .grad and wake the hooks of DistributedDataParallel.
+            torch.autograd.grad(loss, parameters, allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Flops(counter.get_total_flops(), forward, encoder)
+
+
+def _linear_flops(x: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    return 2 * math.prod(x) * out_shape[-1]
+
+
+# The written-out CPU block calls oneDNN's fused product directly, which torch's table does not list.
+_ONEDNN: dict[Any, Any] = {torch.ops.mkldnn._linear_pointwise: _linear_flops} if torch._C._has_mkldnn else {}
+
+
+def cost_metrics(
+    *,
+    num_steps: int,
+    batch_size: int,
+    set_size: int,
+    seconds: float,
+    waited: float,
+    flops: Flops | None,
+) -> dict[str, float]:
+    """`COST_METRICS` of a run whose steps took `seconds`, `waited` of them for data.
+
+    Rates and operations are left out for a run without steps. `flops` are of the whole batch.
+    """
+    samples = num_steps * batch_size
+    metrics = {
+        "train_seconds": seconds,
+        "data_seconds": waited,
+        "compute_seconds": seconds - waited,
+        "effective_epochs": samples / set_size,
+        "samples_decoded": samples,
+    }
+    if flops is not None:
+        metrics |= {
+            "ms_per_step": 1e3 * (seconds - waited) / num_steps,
+            "samples_per_second": samples / seconds,
+            "gflop_per_step": flops.total / 1e9,
+            "forward_mmac": flops.forward / 2e6 / batch_size,
+            "encoder_mmac": flops.encoder / 2e6 / batch_size,
+        }
+    return {f"cost/{name}": float(value) for name, value in metrics.items()}
