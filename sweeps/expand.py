@@ -20,6 +20,7 @@ from sweeps.study import DEFAULT_SCALE, SCALES, Cell, Study, format_override, in
 from sweeps.study_files import close_matches
 
 LABEL = "{label}"  # in a metric: the data set's first label name
+LABELS = "{labels}"  # in a study's metrics: one metric for each label name
 
 
 @dataclass(frozen=True)
@@ -98,30 +99,31 @@ def expand(request: Request) -> Expansion:
     check_overrides(request)
     cells: list[tuple[Cell, dict[str, Any]]] = []
     search = study.search(request.scale)
-    label: str | None = None
+    labels: list[str] | None = None
     for cell in study.cells(request.scale):
         try:
             run = load(words(cell.overrides, request))
             names = metric_names(run)
-            if label is None:
-                label = next(iter(check(run).classes), "")
+            if labels is None:
+                labels = list(check(run).classes)
         except ConfigError as error:
             typed = [word.partition("=")[0] for word in (*request.overrides, *request.runtime)]
             is_typed = any(str(error).startswith(key) for key in typed)
             raise UserError(str(error) if is_typed else f"{where}: {place(cell)}: {error}") from None
-        shown = resolve(study.metrics(request.scale), label, where)
+        shown = resolve(study.metrics(request.scale), labels, where)
         if search is not None:
-            shown += resolve([search.metric] if search.metric else [], label, where)
+            shown += resolve([search.metric] if search.metric else [], labels, where)
             check_space(search, flatten(run), where)
-        for metric in [*shown, *figure_metrics(study, label)]:
+        for metric in [*shown, *figure_metrics(study, first(labels))]:
             if metric not in names:
                 raise UserError(
                     f"{where}: unknown metric {metric!r}{close_matches(metric, names)}; "
                     f"evals [{', '.join(sorted(run.evals))}] give: {', '.join(sorted(names))}"
                 )
         cells.append((cell, identity(flatten(run))))
-    assert label is not None
-    spec = request.spec() | {"metrics": resolve(study.metrics(request.scale), label, where)}
+    assert labels is not None
+    label = first(labels)
+    spec = request.spec() | {"metrics": resolve(study.metrics(request.scale), labels, where)}
     spec["scales"].get(request.scale, {}).pop("metrics", None)
     spec["figures"] = fill(study.spec.get("figures", []), label)
     if search is not None:
@@ -172,10 +174,16 @@ def words(overrides: Mapping[str, Any], request: Request) -> list[str]:
     return [f"scale={request.scale}", *merged, *request.runtime]
 
 
-def resolve(metrics: Sequence[str], label: str, where: Path) -> list[str]:
-    if not label and any(LABEL in metric for metric in metrics):
+def resolve(metrics: Sequence[str], labels: Sequence[str], where: Path) -> list[str]:
+    """The metrics with the data's label names: `{label}` its first, `{labels}` one metric for each of them."""
+    if not labels and any(LABEL in metric or LABELS in metric for metric in metrics):
         raise UserError(f"{where}: metrics {', '.join(metrics)} need labels, and the data has none")
-    return [metric.replace(LABEL, label) for metric in metrics]
+    named = [metric.replace(LABELS, label) for metric in metrics for label in (labels if LABELS in metric else [""])]
+    return [metric.replace(LABEL, first(labels)) for metric in named]
+
+
+def first(labels: Sequence[str]) -> str:
+    return labels[0] if labels else ""
 
 
 def fill(value: Any, label: str) -> Any:

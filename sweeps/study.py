@@ -35,7 +35,7 @@ _LEVEL_KEYS = ("key", "label", "set", "scales")
 _SCALE_KEYS = ("seeds", "metrics", "search")
 _SOURCE_KEYS = ("paper", "arxiv", "place")
 _TABLE_KEYS = ("caption", "digits", "columns")
-_PRINTED_KEYS = ("metric", "source", "values", "rows")
+_PRINTED_KEYS = ("metric", "source", "values", "rows", "digits")
 _FIGURE_KEYS = ("name", "kind", "title", "x", "y", "hue", "metric", "xlabel", "ylabel", "panels", "logx")
 _PANEL_KEYS = ("x", "metric", "xlabel", "ylabel", "title", "logx")
 _KINDS = ("line", "bar", "point", "scatter")
@@ -78,13 +78,17 @@ class Printed:
 
     `values[row key][column key]`: the column key is one of the study's columns; without columns it names the quantity
     when the paper prints several a row, and is "" when it prints one. `rows` are other people's systems: shown, never
-    trained.
+    trained. `digits` are the paper's decimals (0.50); None writes each number as the file does.
     """
 
     metric: str
     source: str
     values: dict[str, dict[str, float]]
     rows: tuple[Level, ...] = ()
+    digits: int | None = None
+
+    def text(self, value: float) -> str:
+        return str(value) if self.digits is None else f"{value:.{self.digits}f}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class Study:
         return merge_search(self.spec["search"], self._scale(scale).get("search", {}))
 
     def metrics(self, scale: str = DEFAULT_SCALE) -> list[str]:
-        """The metrics the table shows, the main one first. May hold `{label}`: see `sweeps.expand`."""
+        """The metrics the table shows, the main one first. May hold `{label}` and `{labels}`: see `sweeps.expand`."""
         metrics: list[str] = self._scale(scale).get("metrics", self.spec["metrics"])
         return list(metrics)
 
@@ -423,10 +427,12 @@ class _Reader:
         self.keys(table, _TABLE_KEYS, "table")
         if table.get("columns", "metrics") not in ("metrics", "columns"):
             raise self.error(f"table.columns must be metrics or columns, got {table['columns']!r}")
-        digits = table.get("digits", 1)
-        if type(digits) is not int or not 0 <= digits <= 6:
-            raise self.error(f"table.digits must be a whole number from 0 to 6, got {digits!r}")
+        self.digits(table.get("digits", 1), "table.digits")
         return {"digits": 1, **table}
+
+    def digits(self, value: Any, where: str) -> None:
+        if type(value) is not int or not 0 <= value <= 6:
+            raise self.error(f"{where} must be a whole number from 0 to 6, got {value!r}")
 
     def figures(self, value: Any, *, has_search: bool) -> tuple[dict[str, Any], ...]:
         kinds = (*_KINDS, *_SEARCH_KINDS) if has_search else _KINDS
@@ -446,6 +452,8 @@ class _Reader:
     def printed(self, value: Any, rows: Sequence[Level], columns: Sequence[Level]) -> Printed:
         printed = self.mapping(value, "printed")
         self.keys(printed, _PRINTED_KEYS, "printed")
+        if "digits" in printed:
+            self.digits(printed["digits"], "printed.digits")
         extra = self.levels(printed["rows"], "printed.rows", "") if "rows" in printed else ()
         row_keys = [row.key for row in (*rows, *extra)]
         col_keys = [column.key for column in columns]
@@ -467,6 +475,7 @@ class _Reader:
             source=str(printed.get("source", "")),
             values=values,
             rows=extra,
+            digits=printed.get("digits"),
         )
 
     # ---- shapes

@@ -107,6 +107,11 @@ def test_a_paper_that_prints_two_numbers_a_row_has_two_printed_columns(laborator
     assert text(table, "block", "printed: context ratio") == "0.4"
 
 
+def test_printed_numbers_keep_the_paper_s_decimals(laboratory: Laboratory) -> None:
+    laboratory.study("rows", {**ROWS, "printed": {"metric": "accuracy", "values": {"block": 0.5}, "digits": 2}})
+    assert text(tables.build(load(laboratory.engine, "rows")), "block", "printed: accuracy") == "0.50"
+
+
 def test_provenance_counts_distinct_runs_seeds_code_and_cost(rows_table: Table, grid_table: Table) -> None:
     assert f"database digest {grid_table.digest}" in grid_table.provenance
     assert "21 of 21 runs" in grid_table.provenance  # 18 trained, 3 random-init shared by both columns

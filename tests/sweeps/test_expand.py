@@ -54,6 +54,13 @@ def test_a_metric_is_named_after_the_data_s_own_label():
     assert expansion.spec["figures"][0]["metric"] == "knn/digit_top1"
 
 
+def test_one_metric_can_stand_for_every_label_of_the_data():
+    asked = study(metrics=["ridge/{labels}_top1", "collapse/rankme"])
+    assert expand(Request(asked, "smoke")).metrics == ["ridge/digit_top1", "collapse/rankme"]
+    clips = expand(Request(asked, "smoke", ("data.frames=2",)))
+    assert clips.spec["metrics"] == ["ridge/digit_top1", "ridge/motion_top1", "collapse/rankme"]
+
+
 def test_the_stored_spec_is_a_study_that_resolves_the_same_way():
     request = Request(study(scales={"smoke": {"seeds": [3], "metrics": ["knn/{label}_top1"]}}), "smoke")
     spec = expand(request).spec

@@ -74,6 +74,11 @@ def test_printed_numbers_are_kept_by_row_and_column():
     assert study.printed.values == {"a": {"": 54.2}, "b": {"top-1": 1.0, "share": 0.25}}
 
 
+def test_printed_numbers_are_written_with_the_paper_s_decimals():
+    texts = [parse(changed(printed=printed), FILE).printed for printed in ({"digits": 2}, {})]
+    assert [printed.text(0.5) for printed in texts if printed] == ["0.50", "0.5"]
+
+
 def test_a_printed_only_row_may_hold_printed_numbers():
     printed = {"values": {"dino": 77.0}, "rows": [{"key": "dino", "label": "DINO"}]}
     study = parse(changed(printed=printed), FILE)
@@ -103,6 +108,7 @@ def test_a_printed_only_row_may_hold_printed_numbers():
         ({"figures": [{"name": "a", "kind": "pie"}]}, r"figures\[0\].kind must be one of line"),
         ({"printed": {"values": {"c": 1.0}}}, "printed.values: no row 'c'"),
         ({"printed": {"values": {"a": "54.2"}}}, "printed.values.a: must be a number as printed"),
+        ({"printed": {"digits": 9}}, "printed.digits must be a whole number from 0 to 6, got 9"),
         ({"rows": [{"key": "random_init"}]}, "taken by the free row"),
     ],
 )
