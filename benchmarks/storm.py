@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,12 +62,13 @@ class Counting:
     cell: int
     seed: int
     folder: Path
+    checkpoints: Path
 
 
 def steps(run: Counting) -> Iterator[int]:
-    """Run step after step from where the folder's checkpoint is, and yield each; every step run is noted down."""
+    """Run step after step from where its checkpoint is, and yield each; every step run is noted down."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    saved = run.folder / "checkpoint"
+    saved = run.checkpoints / "checkpoint"
     done = int(saved.read_text()) if saved.exists() else 0
     for step in range(done + 1, NUM_STEPS + 1):
         note(run.folder / "steps.log", f"{step}\n")
@@ -77,7 +78,8 @@ def steps(run: Counting) -> Iterator[int]:
 
 
 def save(run: Counting, step: int) -> Path:
-    temporary, saved = run.folder / f"checkpoint.{os.getpid()}", run.folder / "checkpoint"
+    temporary, saved = run.checkpoints / f".checkpoint.{os.getpid()}", run.checkpoints / "checkpoint"
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
     temporary.write_text(str(step))
     temporary.replace(saved)
     return saved
@@ -97,10 +99,11 @@ def value_of(cell: int, seed: int) -> float:
 
 
 def build(config: Mapping[str, Any], *, seed: int, runtime: Mapping[str, Any]) -> Counting:
-    return Counting(config["cell"], seed, Path(runtime["dir"]))
+    return Counting(config["cell"], seed, Path(runtime["dir"]), Path())
 
 
 def train(run: Any, record: Recorder) -> None:
+    run = replace(run, checkpoints=record.folder)
     for step in steps(run):
         record.log(step, {"count": float(step)})
         record.checkpointed(step, save(run, step))

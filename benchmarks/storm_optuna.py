@@ -73,7 +73,8 @@ def work(url: str, folder: Path, num_trials: int | None = None) -> None:
         space = study.user_attrs["space"]
         cell = trial.suggest_categorical("cell", space["cell"])
         seed = trial.suggest_categorical("seed", space["seed"])
-        run = storm.Counting(cell, seed, folder / "runs" / f"{cell}-{seed}")
+        place = folder / "runs" / f"{cell}-{seed}"
+        run = storm.Counting(cell, seed, place, place)
         for step in storm.steps(run):
             storm.save(run, step)
         return storm.value_of(cell, seed)

@@ -23,6 +23,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sweeps import queue, series
+from sweeps.attempt_folder import adopt, remove_earlier
 from sweeps.db import Attempt
 from sweeps.events import EventFile
 from sweeps.journal import Generation, Journal, leftovers
@@ -73,7 +74,7 @@ class DatabaseRecorder:
         self,
         engine: Engine,
         claim: Claim,
-        folder: Path,
+        run_folder: Path,
         *,
         results_dir: Path,
         stop: threading.Event,
@@ -82,11 +83,13 @@ class DatabaseRecorder:
         sync_s: float = SYNC_S,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """`stop` is the wish of whoever asks this process to end; `usage(step)` is what the run has used so far.
+        """`run_folder` is for all attempts of the run; `folder`, for checkpoints, is this attempt's.
+
+        `stop` is the wish of whoever asks this process to end; `usage(step)` is what the run has used so far.
 
         `should_prune` is asked with everything that is logged; once it says so, the run stops and ends as `pruned`.
         """
-        self.engine, self.claim, self.folder, self.results_dir = engine, claim, folder, results_dir
+        self.engine, self.claim, self.run_folder, self.results_dir = engine, claim, run_folder, results_dir
         self.usage, self.sync_s, self.patience_s = usage, min(sync_s, claim.lease_s / 4), patience_s
         self.stop, self.fenced, self.closing = stop, threading.Event(), threading.Event()
         self.should_prune, self.is_pruned = should_prune, False
@@ -94,8 +97,11 @@ class DatabaseRecorder:
         self.step = claim.checkpoint_step  # last step known to be reached: where an error happened, twice or not
         self.resume_step: int | None = None
         self._checkpoint: tuple[int, str] | None = None
-        self._journal = Journal(folder, claim.attempt)
-        self._waiting = leftovers(folder, before=claim.attempt)  # generations the database does not have
+        self._journal = Journal(run_folder, claim.attempt)
+        self.folder = adopt(run_folder, claim.attempt)
+        # Generations the database does not have. After `adopt`: a worker that was only asleep may be adding to them,
+        # and every point up to the checkpoint that this attempt goes on from must be among them.
+        self._waiting = leftovers(run_folder, before=claim.attempt)
         self._opened = time.monotonic()  # when the current generation was
         self._events: EventFile | None = None
         self._has_events = True
@@ -221,7 +227,7 @@ class DatabaseRecorder:
     def _write_events(self, closed: Generation) -> None:
         if self._events is None:
             assert self.resume_step is not None
-            self._events = EventFile(self.folder / "events", resume_step=self.resume_step)
+            self._events = EventFile(self.run_folder / "events", resume_step=self.resume_step)
         self._events.write(closed.points)
 
     def _write(self, connection: Connection, parcel: Parcel, usage: Usage) -> None:
@@ -244,6 +250,8 @@ class DatabaseRecorder:
     def _sent(self, parcel: Parcel) -> None:
         for generation in parcel.generations:
             generation.path.unlink(missing_ok=True)
+        if parcel.checkpoint is not None:
+            remove_earlier(self.folder)
         with self._lock:
             del self._waiting[: len(parcel.generations)]
             if self._checkpoint is parcel.checkpoint:

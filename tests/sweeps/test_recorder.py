@@ -11,6 +11,7 @@ from sqlalchemy import Engine, func, select, update
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sweeps import queue, series
+from sweeps.attempt_folder import adopt
 from sweeps.db import Attempt, Chunk, Result, RunRow
 from sweeps.journal import Journal, leftovers
 from sweeps.queue import Claim
@@ -93,7 +94,7 @@ def test_a_finished_run_has_its_curve_its_results_and_its_state(engine: Engine, 
             ("knn/digit_top1", 90.0, 3)
         ]
         assert connection.scalar(select(Attempt.facts)) == {"train_seconds": 2.0, "broken": None}
-    assert list(record.folder.glob("points/*")) == []
+    assert list(record.run_folder.glob("points/*")) == []
 
 
 def test_the_lease_is_renewed_while_the_trainer_is_busy(engine: Engine, make: Make) -> None:
@@ -122,7 +123,7 @@ def test_a_checkpoint_is_recorded_relative_to_the_results_folder(engine: Engine,
 
     with make(claim) as record:
         record.checkpointed(40, record.folder / "step-40.pt")
-        wait_for(lambda: stored() == ("runs/1/step-40.pt", 40))
+        wait_for(lambda: stored() == ("runs/1/checkpoints/1/step-40.pt", 40))
 
 
 @BOTH
@@ -207,21 +208,21 @@ def test_what_a_killed_attempt_had_logged_is_sent_by_the_next(engine: Engine, cl
     killed = make(claim, sync_s=60.0)  # never entered, never left: as SIGKILL leaves it
     for step in (1, 2, 3):
         killed.log(step, {"loss": 1.0})
-    torn = sorted(killed.folder.glob("points/*"))[-1]
+    torn = sorted(killed.run_folder.glob("points/*"))[-1]
     torn.write_bytes(torn.read_bytes() + b'[4, {"lo')
     with make(let_another_have_it(engine)) as record:
         for step in (3, 4):
             record.log(step, {"loss": 2.0})
         record.finish("done", {}, {})
     assert curve(engine) == {1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0}
-    assert list(record.folder.glob("points/*")) == []
+    assert list(record.run_folder.glob("points/*")) == []
 
 
 @BOTH
 def test_sending_leftovers_twice_changes_nothing(engine: Engine, claim: Claim, make: Make) -> None:
     killed = make(claim, sync_s=60.0)
     killed.log(1, {"loss": 1.0})
-    path = next(killed.folder.glob("points/*"))
+    path = next(killed.run_folder.glob("points/*"))
     content = path.read_bytes()
     for _ in range(2):  # killed again between the commit and the removal of the file
         with make(let_another_have_it(engine)) as record:
@@ -259,7 +260,7 @@ def test_tensorboard_shows_the_curve_without_doubling_back(engine: Engine, claim
         for step in (3, 4):
             record.log(step, {"loss": 2.0})
         record.finish("done", {}, {})
-    board = EventAccumulator(str(record.folder / "events"))
+    board = EventAccumulator(str(record.run_folder / "events"))
     board.Reload()
     assert [(event.step, event.value) for event in board.Scalars("loss")] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
 
@@ -316,7 +317,7 @@ def test_a_run_ends_well_without_a_place_for_its_tensorboard_events(
     engine: Engine, claim: Claim, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     with make(claim) as record:
-        (record.folder / "events").touch()  # a file where the folder should be
+        (record.run_folder / "events").touch()  # a file where the folder should be
         record.log(1, {"loss": 1.0})
         record.finish("done", {}, {})
     assert "no more TensorBoard events" in caplog.text
@@ -328,3 +329,38 @@ def test_facts_of_any_kind_are_kept_as_json(engine: Engine, claim: Claim, make: 
         record.finish("done", {}, {"path": Path("a/b"), "shares": [0.1, 0.2]})
     with engine.begin() as connection:
         assert json.loads(json.dumps(connection.scalar(select(Attempt.facts)))) == {"path": "a/b", "shares": [0.1, 0.2]}
+
+
+def test_what_a_sleeper_logged_up_to_the_checkpoint_that_is_taken_over_is_shown(
+    engine: Engine, claim: Claim, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper = make(claim)
+    sleeper.log(1, {"loss": 1.0})
+
+    def wake_and_adopt(run_folder: Path, attempt: int) -> Path:
+        sleeper.log(2, {"loss": 2.0})
+        (sleeper.folder / "step-2.pt").touch()
+        return adopt(run_folder, attempt)
+
+    monkeypatch.setattr("sweeps.recorder.adopt", wake_and_adopt)
+    with make(let_another_have_it(engine)) as record:
+        assert (record.folder / "step-2.pt").exists()
+        record.log(3, {"loss": 3.0})
+        record.finish("done", {}, {})
+    assert curve(engine) == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
+def test_earlier_attempts_checkpoints_go_once_the_database_has_a_later_one(
+    engine: Engine, claim: Claim, make: Make
+) -> None:
+    first = make(claim)
+    (first.folder / "step-1.pt").touch()
+    with make(let_another_have_it(engine)) as record:
+        record.log(2, {"loss": 2.0})
+        time.sleep(0.1)
+        assert first.folder.exists()
+        (record.folder / "step-2.pt").touch()
+        record.checkpointed(2, record.folder / "step-2.pt")
+        wait_for(lambda: not first.folder.exists())
+        record.finish("done", {}, {})
+    assert sorted(path.name for path in record.folder.iterdir()) == ["step-1.pt", "step-2.pt"]
