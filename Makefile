@@ -50,7 +50,7 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/masks.py
-	$(BIN)/python benchmarks/step.py all
+	$(BIN)/python -m benchmarks.step all
 
 lock:
 	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

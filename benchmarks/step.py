@@ -1,115 +1,129 @@
-"""Time training steps on random clips, beside the plain reference steps when their file is given.
+"""Time the trainer's own steps on random clips, beside the plain reference steps when their file is given.
 
-    python benchmarks/step.py [ijepa|mae_st|vjepa|all] [--steps 10] [--threads 2] [--reference PATH]
+    python -m benchmarks.step [ijepa|mae_st|vjepa|all] [--steps 10] [--threads 2] [--compile] [--reference PATH]
 
 The configurations are those of the reference: ViT-Ti; I-JEPA at 32 px / patch 4, MAE-ST and V-JEPA at 16 x 112 px /
-2 x 16 x 16. A step draws its clips and masks, and ends with the optimiser and the moving average. With --reference the
-two alternate in one process, because the speed of a shared machine drifts; the ratio is the median over rounds.
+2 x 16 x 16, with its numbers of context and target patches. A step is everything between two batches: fetching uint8
+clips from memory, normalising, drawing masks, schedules, forward, backward, clipping, optimiser, moving average. With
+--reference the two alternate, each in a process of its own, because the speed of a shared machine drifts; the ratio is
+the median over rounds. The reference draws its clips as noise (4 to 8 % of its step); ours are stored, as in training.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor
 
-from core.losses import L1, MSE, SmoothL1
-from core.models import Decoder, Narrow, ViT
-from core.models.positions import Position
-from core.targets import EmaTarget, PixelTarget
-from core.targets.pixels import Frames
-from core.types import DataSpec, View, generator_for
+from core.config import Run, load
+from core.data.arrays import ArrayDataset
+from core.data.augment import augment
+from core.data.loader import StepLoader
+from core.distributed import World
+from core.memory import keep_freed_memory
+from core.optim import make_adamw, set_schedule
+from core.trainer import Stepper, build_learner, choose_precision, draw_views
+from core.types import DataSpec, Grid, Mask, View, generator_for
 
-IMAGES = DataSpec(channels=3, frames=1, height=32, width=32)
-CLIPS = DataSpec(channels=3, frames=16, height=112, width=112)
-
-
-def draw(batch: int, tokens: int, length: int) -> Tensor:
-    return torch.rand(batch, tokens).argsort(1)[:, :length]
+CPU = torch.device("cpu")
 
 
-def adamw(*modules: nn.Module, **options: object) -> torch.optim.AdamW:
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, fused=True, **options)
+@dataclass
+class Counts(Mask):
+    """As many context and target patches as the reference, drawn like its own: uniformly, for each view."""
+
+    context: list[int] = field(default_factory=list)
+    target: list[int] = field(default_factory=list)
+    shared: bool = False  # all views have one context (I-JEPA)
+
+    def sample(self, grid: Grid, batch_size: int, generator: Generator) -> list[View]:
+        def draw(length: int) -> Tensor:
+            return torch.rand(batch_size, grid.num_patches, generator=generator).argsort(1)[:, :length]
+
+        contexts = [draw(length) for length in self.context] * (len(self.target) if self.shared else 1)
+        kinds = [0] * len(contexts) if self.shared else range(len(contexts))
+        targets = [draw(length) for length in self.target]
+        return [View(c, t, kind=kind) for c, t, kind in zip(contexts, targets, kinds, strict=True)]
 
 
-def ijepa(batch: int = 128) -> Callable[[], None]:
-    """4 targets of 12 tokens from a context of 12; predictor 3 x 96."""
-    generator = generator_for(0, "init")
-    encoder = ViT(width=192, depth=12, heads=3, patch=4).build(IMAGES, generator)
-    target = EmaTarget().build(encoder, IMAGES)
-    predictor = Narrow(depth=3, width=96, heads=3).build(encoder, target.out_dim, 1, generator)
-    optimizer, loss = adamw(encoder, predictor), SmoothL1()
-
-    def step() -> None:
-        clips, context = torch.randn(batch, 3, 1, 32, 32), draw(batch, 64, 12)
-        views = [View(context, draw(batch, 64, 12)) for _ in range(4)]
-        with torch.autocast("cpu", torch.bfloat16):
-            wanted = torch.cat(target(clips, views))
-            stacked = View(context.repeat(4, 1), torch.cat([view.target for view in views]))
-            total = loss(predictor(encoder(clips, context), stacked), wanted)["loss"]
-        total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        target.update(encoder, 1, 100)
-
-    return step
-
-
-def vjepa(batch: int = 8) -> Callable[[], None]:
-    """Contexts of 120 and 56 tokens, targets of 184 and 280; predictor 4 x 96."""
-    generator = generator_for(0, "init")
-    encoder = ViT(width=192, depth=12, heads=3, patch=16, tubelet=2).build(CLIPS, generator)
-    target = EmaTarget(decay_start=0.998).build(encoder, CLIPS)
-    predictor = Narrow(depth=4, width=96, heads=3).build(encoder, target.out_dim, 2, generator)
-    optimizer, loss = adamw(encoder, predictor), L1()
-
-    def step() -> None:
-        clips = torch.randn(batch, 3, 16, 112, 112)
-        sizes = ((120, 184), (56, 280))
-        views = [View(draw(batch, 392, nc), draw(batch, 392, nt), kind=i) for i, (nc, nt) in enumerate(sizes)]
-        with torch.autocast("cpu", torch.bfloat16):
-            total = torch.zeros(())
-            for view, wanted in zip(views, target(clips, views), strict=True):
-                total = total + loss(predictor(encoder(clips, view.context), view), wanted)["loss"] / 2
-        total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        target.update(encoder, 1, 100)
-
-    return step
+COMMON = "encoder.width=192 encoder.depth=12 encoder.heads=3 augment.scale_min=1 augment.flip=false evals=[]"
+CLIP = "data.size=112 data.frames=16 encoder.patch=16 encoder.tubelet=2 optim.batch_size=8"
+CONFIGS: dict[str, tuple[str, Mask | None]] = {
+    # 4 targets of 12 tokens from a context of 12; predictor 3 x 96.
+    "ijepa": (
+        "data.size=32 encoder.patch=4 optim.batch_size=128 target.norm=layer loss=smooth_l1"
+        " predictor.depth=3 predictor.width=96 predictor.heads=3",
+        Counts([12], [12] * 4, shared=True),
+    ),
+    # 90 % hidden; decoder 4 x 128 over all tokens; normalised pixels of one frame of each tubelet.
+    "mae_st": (
+        f"{CLIP} encoder.position=learned predictor.position=learned target.norm=patch target.frames=mae_st"
+        " predictor.depth=4 predictor.width=128 predictor.heads=4 optim.clip=0.02",
+        None,
+    ),
+    # Contexts of 120 and 56 tokens, targets of 184 and 280; predictor 4 x 96.
+    "vjepa": (
+        f"{CLIP} target.norm=layer predictor.depth=4 predictor.width=96 predictor.heads=3",
+        Counts([120, 56], [184, 280]),
+    ),
+}
 
 
-def mae_st(batch: int = 8) -> Callable[[], None]:
-    """90 % hidden; decoder 4 x 128 over all tokens; pixels of one frame of each tubelet."""
-    generator = generator_for(0, "init")
-    encoder = ViT(width=192, depth=12, heads=3, patch=16, tubelet=2, position=Position.learned).build(CLIPS, generator)
-    target = PixelTarget(frames=Frames.mae_st).build(encoder, CLIPS)
-    decoder = Decoder(depth=4, width=128, heads=4, position=Position.learned)
-    predictor = decoder.build(encoder, target.out_dim, 1, generator)
-    optimizer, loss = adamw(encoder, predictor, betas=(0.9, 0.95), weight_decay=0.05), MSE()
-    parameters = [*encoder.parameters(), *predictor.parameters()]
+def steps_of(method: str, threads: int, *, compiled: bool) -> tuple[Callable[[], None], Callable[[], None], int]:
+    """One step, the part of it that is outside the model and its optimiser, and the batch size."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    overrides, mask = CONFIGS[method]
+    run: Run = load([f"method={method}", "scale=cpu", "optim.steps=100000", *COMMON.split(), *overrides.split()])
+    run.mask = mask or run.mask
+    spec = DataSpec(channels=3, frames=run.data.frames, height=run.data.size, width=run.data.size)
+    batch_size = run.optim.batch_size
+    noise = np.random.default_rng(0).integers(0, 256, (4 * batch_size, 3, spec.frames, spec.height, spec.width))
+    loader = StepLoader(
+        ArrayDataset(spec, noise.astype(np.uint8), {}), batch_size=batch_size, seed=0, num_steps=run.optim.steps
+    )
+    learner: Any = build_learner(run, spec)
+    optimizer, precision = make_adamw(learner, run.optim), choose_precision(run.precision, CPU)
+    if compiled:
+        learner.compile()
+    stepper = Stepper(run, spec, learner, learner, optimizer, precision, CPU, World())
+    count = [0]
 
     def step() -> None:
-        clips, order = torch.randn(batch, 3, 16, 112, 112), draw(batch, 392, 392)
-        view = View(order[:, :39], order[:, 39:])
-        with torch.autocast("cpu", torch.bfloat16):
-            total = loss(predictor(encoder(clips, view.context), view), target(clips, [view])[0])["loss"]
-        total.backward()
-        nn.utils.clip_grad_norm_(parameters, 0.02, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad()
+        count[0] += 1
+        stepper.step(count[0], loader.batch(count[0]))
 
-    return step
+    def outside() -> None:
+        clips = loader.batch(count[0]).clips
+        augment(clips, run.augment, spec, generator=generator_for(0, "augment", count[0]), device=CPU)
+        draw_views(run, learner.encoder.grid, count[0], slice(0, batch_size), CPU)
+        set_schedule(optimizer, run.optim, count[0])
+
+    return step, outside, batch_size
 
 
-STEPS = {"ijepa": (ijepa, 128), "mae_st": (mae_st, 8), "vjepa": (vjepa, 8)}
+def serve(connection: Connection, path: Path, method: str, threads: int) -> None:
+    """Run a reference step for each message, answering with its seconds."""
+    spec = importlib.util.spec_from_file_location("reference_steps", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    step = getattr(module, method)()
+    while connection.recv():
+        connection.send(seconds(step))
 
 
 def seconds(step: Callable[[], None]) -> float:
@@ -120,33 +134,39 @@ def seconds(step: Callable[[], None]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", nargs="?", choices=[*STEPS, "all"], default="all")
+    parser.add_argument("method", nargs="?", choices=[*CONFIGS, "all"], default="all")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="ours under torch.compile (runtime.compile=true)")
     parser.add_argument("--reference", type=Path, help="a file with plain steps of the same names")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    if args.reference is not None and not (args.reference.suffix == ".py" and args.reference.is_file()):
+        parser.error(f"--reference {args.reference}: not a Python file")
 
-    reference = None
-    if args.reference is not None:
-        spec = importlib.util.spec_from_file_location("reference_steps", args.reference)
-        if spec is None or spec.loader is None:
-            parser.error(f"--reference {args.reference}: not a Python file")
-        reference = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(reference)
+    for method in CONFIGS if args.method == "all" else [args.method]:
+        step, outside, batch_size = steps_of(method, args.threads, compiled=args.compile)
+        timers = [lambda step=step: seconds(step), lambda outside=outside: seconds(outside)]
+        if args.reference is not None:
+            context = multiprocessing.get_context("spawn")
+            here, there = context.Pipe()
+            context.Process(target=serve, args=(there, args.reference, method, args.threads), daemon=True).start()
 
-    for method in STEPS if args.method == "all" else [args.method]:
-        build, batch = STEPS[method]
-        steps = [build()] if reference is None else [build(), getattr(reference, method)()]
-        for step in steps * 2:  # warm-up
-            step()
-        rounds = [[seconds(step) for step in steps] for _ in range(args.steps)]
-        ours, *others = (statistics.median(times) for times in zip(*rounds, strict=True))
-        line = f"{method}: {ours * 1e3:.0f} ms/step, {batch / ours:.0f} samples/s"
+            def reference(here: Connection = here) -> float:
+                here.send(True)
+                return float(here.recv())
+
+            timers.append(reference)
+        for _ in range(3):  # warm-up
+            for timer in timers:
+                timer()
+        rounds = [[timer() for timer in timers] for _ in range(args.steps)]
+        ours, aside, *others = (statistics.median(times) for times in zip(*rounds, strict=True))
+        line = f"{method}: {ours * 1e3:.0f} ms/step, {batch_size / ours:.0f} samples/s"
+        line += f", {aside / ours:.0%} outside the model"
         for other in others:
-            ratio = statistics.median(times[0] / times[1] for times in rounds)
+            ratio = statistics.median(times[0] / times[2] for times in rounds)
             line += f"; reference {other * 1e3:.0f} ms, ratio {ratio:.2f}"
+            here.send(False)
         print(line, flush=True)
 
 
