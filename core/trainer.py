@@ -21,7 +21,7 @@ from core.data.augment import augment, normalise
 from core.data.loader import StepLoader
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
-from core.masks.realised import expected
+from core.masks.realised import realised
 from core.memory import keep_freed_memory
 from core.optim import clip_gradients, make_adamw, set_schedule
 from core.types import Batch, Dataset, DataSpec, Grid, Learner, Parts, Recorder, View, generator_for
@@ -36,9 +36,9 @@ def train(run: Run, record: Recorder) -> None:
     being built or trained raises instead. On CPU the numbers are bitwise the same however often it was interrupted.
     """
     device = choose_device(run.runtime.device)
-    if run.runtime.threads:
     if device.type == "cpu":
         keep_freed_memory()
+    if run.runtime.threads:
         torch.set_num_threads(run.runtime.threads)
     with world(device.type) as where:
         train_in(run, record, device, where)
