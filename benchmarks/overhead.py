@@ -38,6 +38,8 @@ class Bare:
     def should_stop(self) -> bool:
         return False
 
+    def keep(self, name: str, kind: str, content: bytes) -> None: ...
+
     def finish(self, outcome: str, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
         self.facts = dict(facts)
 

@@ -81,6 +81,9 @@ class ConsoleRecorder:
     def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop_asked = True
 
+    def keep(self, name: str, kind: str, content: bytes) -> None:
+        (self.folder / name).write_bytes(content)
+
     def finish(self, outcome: str, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
         self.outcome = outcome
         if self.events is not None:

@@ -185,6 +185,14 @@ class TargetModule(nn.Module):
         """Called after optimiser step `step` (from 1) of `num_steps`; returns what to log."""
         return {}
 
+    def paint(self, clips: Tensor, view: View, prediction: Tensor) -> Tensor | None:
+        """`clips` with the target patches as `prediction` [B, Nt, out_dim] has them; None if it says nothing of pixels.
+
+        Normalised like `clips`, [B, C, T, H, W], NaN in frames that are never predicted. For pictures: no number is
+        made from it.
+        """
+        return None
+
 
 @dataclass
 class Target:
@@ -230,6 +238,10 @@ class Learner(nn.Module):
     def after_step(self, step: int, num_steps: int) -> dict[str, float]:
         """Called after optimiser step `step` (from 1); returns what to log."""
         return {}
+
+    def reconstruct(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
+        """`clips` as each view's prediction completes them, [B, C, T, H, W] each; empty where it predicts no pixels."""
+        return []
 
 
 @dataclass
@@ -278,6 +290,10 @@ class Recorder(Protocol):
 
     def should_stop(self) -> bool:
         """True once the run was asked to stop (or lost its lease): checkpoint and return."""
+        ...
+
+    def keep(self, name: str, kind: str, content: bytes) -> None:
+        """A small file of the run (kind "picture": arrays to draw from), told before `finish`. A name is told once."""
         ...
 
     def finish(self, outcome: str, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:

@@ -250,7 +250,7 @@ class Chunk(Base):
 
 
 class Artifact(Base):
-    """A file a run left behind (a checkpoint, a picture)."""
+    """A file a run left behind: a picture's arrays. A small one's content is the `sw_blob` of the same `sha256`."""
 
     __tablename__ = "sw_artifact"
 
@@ -261,6 +261,15 @@ class Artifact(Base):
     sha256: Mapped[str | None] = mapped_column(String(64))
     bytes: Mapped[int | None] = mapped_column(BigInteger)
     kind: Mapped[str] = mapped_column(String(32))
+
+
+class Blob(Base):
+    """Content by its digest: what several runs share (the test clips of one data set) is here once."""
+
+    __tablename__ = "sw_blob"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Paper(Base):

@@ -24,7 +24,9 @@ from sweeps.cli import UserError
 from sweeps.db import (
     FINAL_STATES,
     Alias,
+    Artifact,
     Attempt,
+    Blob,
     CellRow,
     Chunk,
     Config,
@@ -52,7 +54,7 @@ USAGE = """usage: python -m sweeps.export to=FILE [study=NAME|all] [series=true]
 
 Tables from a capsule alone: python -m analysis.report db=sqlite:///capsule.sqlite results_dir=offline
 Merging never changes what is there: finished runs stay, runs being trained are left alone, and a study that differs
-keeps the destination's cells. Checkpoints and pictures are files and stay where they are."""
+keeps the destination's cells. Pictures' arrays go with their runs; checkpoints are files and stay where they are."""
 
 OPTIONS = ("to", "from", "study", "series", "db")
 NUM_PER_BATCH = 200  # runs copied at once: their curves are held in memory
@@ -200,6 +202,11 @@ def _copy_runs(
     for table in (Result, Chunk) if with_series else (Result,):
         rows = source.execute(select(table).where(table.run_id.in_(moved))).all()
         insert_new(destination, table, [_moved(row, moved, "attempt") for row in rows])
+    files = source.execute(select(Artifact).where(Artifact.run_id.in_(moved))).all()
+    for digest in sorted({file.sha256 for file in files if file.sha256}):
+        for content in source.scalars(select(Blob.content).where(Blob.sha256 == digest)):
+            insert_new(destination, Blob, [{"sha256": digest, "content": content}])
+    insert_new(destination, Artifact, [_moved(row, moved, "attempt") for row in files])
 
 
 def _values(row: Any) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from sqlalchemy import Connection, Engine, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from sweeps import queue, series
+from sweeps import artifacts, queue, series
+from sweeps.artifacts import Kept
 from sweeps.attempt_folder import adopt, remove_earlier
 from sweeps.db import Attempt
 from sweeps.events import EventFile
@@ -97,6 +98,7 @@ class DatabaseRecorder:
         self.step = claim.checkpoint_step  # last step known to be reached: where an error happened, twice or not
         self.resume_step: int | None = None
         self._checkpoint: tuple[int, str] | None = None
+        self._kept: list[Kept] = []
         self._journal = Journal(run_folder, claim.attempt)
         self.folder = adopt(run_folder, claim.attempt)
         # Generations the database does not have. After `adopt`: a worker that was only asleep may be adding to them,
@@ -142,6 +144,10 @@ class DatabaseRecorder:
     def should_stop(self) -> bool:
         return self.stop.is_set() or self.fenced.is_set() or self.is_pruned
 
+    def keep(self, name: str, kind: str, content: bytes) -> None:
+        """Into the run's folder now, into the database with the results."""
+        self._kept.append(artifacts.write_file(self.run_folder / name, kind, content, results_dir=self.results_dir))
+
     def finish(self, outcome: str, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
         """Write the rest of the points, the results and the ending together; nothing when the lease was lost."""
         told = _plain(facts)
@@ -177,6 +183,7 @@ class DatabaseRecorder:
         def write(connection: Connection) -> None:
             if not queue.is_ended(connection, self.claim, outcome):
                 self._write(connection, parcel, usage)
+                artifacts.store(connection, self.claim.run_id, self.claim.attempt, self._kept)
             end(connection, usage)
 
         try:

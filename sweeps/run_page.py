@@ -13,7 +13,7 @@ from rich.table import Table
 from sqlalchemy import Connection, and_, select
 
 from sweeps.cli import UserError, duration
-from sweeps.db import Artifact, Attempt, CellRow, Config, Environment, Result, RunRow, StudyRow, database_now
+from sweeps.db import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow, database_now
 from sweeps.study import format_override, parse
 
 PACKAGES = ("python", "torch", "torchvision", "timm", "numpy", "hydra-core")  # that make the numbers
@@ -94,8 +94,10 @@ def _facts(connection: Connection, run: Any, config_hash: str, places: Sequence[
     facts.add_row("cost", f"{duration(run.cpu_seconds)} CPU, {duration(run.gpu_seconds)} GPU")
     if run.checkpoint:
         facts.add_row("checkpoint", escape(f"{run.checkpoint} (step {run.checkpoint_step}) in the results folder"))
-    for artifact in connection.execute(select(Artifact).where(Artifact.run_id == run.id).order_by(Artifact.name)):
-        facts.add_row(escape(artifact.kind), escape(artifact.uri))
+    inline = select(Blob.sha256).where(Blob.sha256 == Artifact.sha256).exists().label("is_inline")
+    for file in connection.execute(select(Artifact, inline).where(Artifact.run_id == run.id).order_by(Artifact.name)):
+        where = "also in the database" if file.is_inline else "in the results folder"
+        facts.add_row(escape(file.kind), escape(f"{file.uri} ({(file.bytes or 0) / 1e3:.1f} kB, {where})"))
     for place in places:
         facts.add_row("asked for by", escape(f"{place.study}: {place.label}"))
     return facts

@@ -86,6 +86,11 @@ class MaskedLearner(Learner):
     def after_step(self, step: int, num_steps: int) -> dict[str, float]:
         return self.target.update(self.encoder, step, num_steps)
 
+    @torch.no_grad()
+    def reconstruct(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
+        painted = (self.target.paint(clips, v, self.predictor(self.encode(clips, [v]), v).float()) for v in views)
+        return [clip for clip in painted if clip is not None]
+
 
 def same_shape_groups(views: Sequence[View]) -> list[list[int]]:
     """Indices of views that one predictor call can serve: same mask type, same lengths."""

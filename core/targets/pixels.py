@@ -68,6 +68,24 @@ class Pixels(TargetModule):
             clips = clips[:, :, self.frames]
         return [normalise(cut_patches(clips, self.grid, view.target).float(), self.norm).flatten(2) for view in views]
 
+    @torch.no_grad()
+    def paint(self, clips: Tensor, view: View, prediction: Tensor) -> Tensor:
+        """The target patches as predicted, everything else as it was.
+
+        A patch that is normalised by itself is given its own mean and scale back, those of the original: the model
+        predicts what is left, and the picture shows no more of its work than that (as in MAE's and MAE-ST's figures).
+        With frames=mae_st the frames that are not predicted are NaN.
+        """
+        frames = self.frames if self.frames is not None else list(range(clips.shape[2]))
+        every = torch.arange(self.grid.num_patches, device=clips.device).expand(len(clips), -1)
+        patches = cut_patches(clips[:, :, frames], self.grid, every).float()  # [B, N, u, p, q, C]
+        index = view.target.view(*view.target.shape, 1, 1, 1, 1).expand(-1, -1, *patches.shape[2:])
+        originals = patches.gather(1, index)
+        patches = patches.scatter(1, index, denormalise(prediction.view_as(originals), originals, self.norm))
+        painted = torch.full_like(clips, math.nan, dtype=torch.float32)
+        painted[:, :, frames] = join_patches(patches, self.grid)
+        return painted
+
 
 def every_other_frame(num_frames: int) -> list[int]:
     """floor(linspace(0, T - 1, T / 2)) in whole numbers: every second frame, but the last one is T - 1."""
@@ -85,6 +103,13 @@ def cut_patches(clips: Tensor, grid: Grid, index: Tensor) -> Tensor:
     return rows[index + offset].view(*index.shape, *cut.shape[4:])
 
 
+def join_patches(patches: Tensor, grid: Grid) -> Tensor:
+    """All patches of each clip [B, N, frames, rows, columns, C] -> [B, C, T, H, W]; undoes `cut_patches`."""
+    b, _, frames, rows, columns, c = patches.shape
+    laid = patches.view(b, *grid, frames, rows, columns, c).permute(0, 7, 1, 4, 2, 5, 3, 6)  # [B, C, t, u, h, p, w, q]
+    return laid.reshape(b, c, grid.t * frames, grid.h * rows, grid.w * columns)
+
+
 def normalise(patches: Tensor, norm: PixelNorm) -> Tensor:
     """`patches` [B, n, u, p, q, C], float32 and not used again, each normalised by itself."""
     if norm is PixelNorm.none:
@@ -97,3 +122,12 @@ def normalise(patches: Tensor, norm: PixelNorm) -> Tensor:
     variance = torch.linalg.vector_norm(patches, dim=over, keepdim=True).square() / (count - 1)
     patches *= (variance + 1e-6).rsqrt() if norm is PixelNorm.patch else 1 / (variance.sqrt() + 1e-6)
     return patches
+
+
+def denormalise(values: Tensor, originals: Tensor, norm: PixelNorm) -> Tensor:
+    """`values` with the mean and the scale that `normalise` takes away from `originals`; both [B, n, u, p, q, C]."""
+    if norm is PixelNorm.none:
+        return values
+    over = (2, 3, 4, 5) if norm is PixelNorm.patch else (2, 3, 4)
+    variance, mean = torch.var_mean(originals, over, keepdim=True)
+    return mean + values * ((variance + 1e-6).sqrt() if norm is PixelNorm.patch else variance.sqrt() + 1e-6)

@@ -35,6 +35,7 @@ class Notebook:
     costs: dict = field(default_factory=dict)  # the results that take another value each time
     facts: dict = field(default_factory=dict)
     steps_seen: int = 0
+    kept: dict = field(default_factory=dict)
 
     def log(self, step, metrics):
         timeless = {name: value for name, value in metrics.items() if name != "samples_per_second"}
@@ -46,6 +47,10 @@ class Notebook:
     def should_stop(self):
         self.steps_seen += 1
         return self.stop_after is not None and self.steps_seen >= self.stop_after
+
+    def keep(self, name, kind, content):
+        assert name not in self.kept, "a name is told once"
+        self.kept[name] = content
 
     def finish(self, outcome, results, facts):
         assert self.outcome is None, "finish is called once"
@@ -176,3 +181,11 @@ def test_cpu_losses_match_golden(cache, tmp_path, method):
     golden = json.loads((Path(__file__).parent / "golden.json").read_text())
     record = run_it(cache, tmp_path, f"method={method}")
     assert [record.points[step]["loss"] for step in range(1, 7)] == pytest.approx(golden[method], rel=2e-4)
+
+
+def test_a_run_that_was_interrupted_leaves_the_pictures_of_one_that_was_not(cache, tmp_path):
+    whole = run_it(cache, tmp_path / "whole", "method=mae_st")
+    first = run_it(cache, tmp_path / "parts", "method=mae_st", stop_after=3)
+    second = run_it(cache, tmp_path / "parts", "method=mae_st")
+    assert first.kept == {}
+    assert second.kept == whole.kept and sorted(whole.kept) == ["clips.npz", "masks.npz"]

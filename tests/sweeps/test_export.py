@@ -5,9 +5,10 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from analysis.report import contents
-from sweeps import export, queue, series
+from sweeps import artifacts, export, queue, series
+from sweeps.artifacts import Kept
 from sweeps.cli import OK, USER_ERROR
-from sweeps.db import Attempt, Chunk, Result, RunRow, StudyRow, open_database, upgrade
+from sweeps.db import Artifact, Attempt, Blob, Chunk, Result, RunRow, StudyRow, open_database, upgrade
 from tests.sweeps.launched import finish_next, register, two_rows
 
 METRIC = "ridge/digit_top1"
@@ -64,6 +65,22 @@ def test_only_the_asked_for_study_and_only_ended_runs_are_in_a_capsule(engine, t
     capsule = open_database(f"sqlite:///{tmp_path / 'capsule.sqlite'}")
     with capsule.connect() as connection:
         assert connection.scalars(select(StudyRow.name)).all() == ["ratio"]
+
+
+def test_a_capsule_carries_the_pictures_of_its_runs_and_what_they_share_once(engine, other, tmp_path):
+    finish_all(engine, [60.0, 61.0])
+    with engine.begin() as connection:
+        for run_id in (1, 2):
+            files = [
+                Kept("clips.npz", "picture", f"runs/{run_id}/clips.npz", b"of all"),
+                Kept("masks.npz", "picture", f"runs/{run_id}/masks.npz", b"of %d" % run_id),
+            ]
+            artifacts.store(connection, run_id, 1, files)
+    export.write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"])
+    export.read_capsule(tmp_path / "capsule.sqlite", other)
+    with engine.connect() as here, other.connect() as there:
+        assert sorted(there.scalars(select(Blob.content))) == [b"of 1", b"of 2", b"of all"]
+        assert sorted(there.execute(select(Artifact)).all()) == sorted(here.execute(select(Artifact)).all())
 
 
 def test_reading_a_capsule_twice_changes_nothing(engine, other, tmp_path):
