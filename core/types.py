@@ -129,8 +129,15 @@ class EncoderModule(nn.Module):
     ) -> Tensor:
         raise NotImplementedError
 
-    def intermediate(self, clips: Tensor, num_layers: int) -> list[Tensor]:
-        """Patch tokens of the last `num_layers` blocks, shallow to deep, each after the final norm: [B, N, D]."""
+    def many(self, clips: Tensor, keeps: Sequence[Tensor]) -> list[Tensor]:
+        """`forward` for each of `keeps`, several contexts of the same clips; an encoder may know a faster way."""
+        return [self(clips, keep) for keep in keeps]
+
+    def intermediate(self, clips: Tensor, num_layers: int, keep: Tensor | None = None) -> list[Tensor]:
+        """Patch tokens of the last `num_layers` blocks, shallow to deep, each after the final norm: [B, N, D].
+
+        With `keep` [B, n] only those patches are embedded and encoded: [B, n, D].
+        """
         raise NotImplementedError
 
     def add_mask_token(self, generator: Generator) -> None:
@@ -154,12 +161,22 @@ class Encoder:
         raise NotImplementedError
 
 
+class PredictorModule(nn.Module):
+    """A built predictor: forward(tokens [B, P + Nc, D], view) -> predictions at `view.target` [B, Nt, out_dim]."""
+
+    def forward(self, tokens: Tensor, view: View) -> Tensor:
+        raise NotImplementedError
+
+    def many(self, tokens: Sequence[Tensor], views: Sequence[View]) -> list[Tensor]:
+        """`forward` for each view; a predictor may know a faster way."""
+        return [self(encoded, view) for encoded, view in zip(tokens, views, strict=True)]
+
+
 @dataclass
 class Predictor:
     """A predictor's options. `dense_encoder` says whether the encoder is also given mask tokens."""
 
-    def build(self, encoder: EncoderModule, out_dim: int, num_kinds: int, generator: Generator) -> nn.Module:
-        """A module: forward(tokens [B, P + Nc, D], view) -> predictions at `view.target` [B, Nt, out_dim]."""
+    def build(self, encoder: EncoderModule, out_dim: int, num_kinds: int, generator: Generator) -> PredictorModule:
         raise NotImplementedError
 
 

@@ -38,17 +38,43 @@ def fits(block: Any, x: Tensor, attn_mask: Tensor | None) -> bool:
     )
 
 
+Segments = tuple[tuple[int, int, int], ...]  # sequences of one length: how many, tokens each, tokens only read
+
+
 def apply(block: Any, x: Tensor, skip: int) -> Tensor:
     """The block's output for the tokens after the first `skip`: [B, N, D] -> [B, N - skip, D] bfloat16."""
+    b, n, d = x.shape
+    return apply_flat(block, x.reshape(-1, d), ((b, n, skip),)).view(b, n - skip, d)
+
+
+def apply_flat(block: Any, x: Tensor, segments: Segments) -> Tensor:
+    """The same for sequences of several lengths, one after the other: [sum of B N, D] -> [sum of B (N - skip), D].
+
+    Only attention knows where a sequence ends; the rest is one product each for all of them.
+    """
     attn, mlp = block.attn, block.mlp
     parameters = []
     for layer in (block.norm1, attn.qkv, attn.proj, block.norm2, mlp.fc1, mlp.fc2):
         parameters += [layer.weight, layer.bias]
     with torch.autocast("cpu", enabled=False):
         if torch.is_grad_enabled():
-            out: Tensor = _Block.apply(x.bfloat16(), attn.num_heads, block.norm1.eps, skip, *parameters)
+            out: Tensor = _Block.apply(x.bfloat16(), attn.num_heads, block.norm1.eps, segments, *parameters)
             return out
-        return _forward(x.bfloat16(), attn.num_heads, block.norm1.eps, skip, parameters, keep=False)[0]
+        return _forward(x.bfloat16(), attn.num_heads, block.norm1.eps, segments, parameters, keep=False)[0]
+
+
+def _read(x: Tensor, segments: Segments) -> list[Tensor]:
+    """`x` [sum of B N, D] cut into its segments, [B, N, D] each."""
+    parts = torch.split(x, [b * n for b, n, _ in segments])
+    return [part.view(b, n, -1) for part, (b, n, _) in zip(parts, segments, strict=True)]
+
+
+def _updated(x: Tensor, segments: Segments) -> Tensor:
+    """The rows of `x` [sum of B N, D] that are not only read."""
+    if not any(skip for _, _, skip in segments):
+        return x
+    parts = _read(x, segments)
+    return torch.cat([p[:, s:].reshape(-1, x.shape[1]) for p, (_, _, s) in zip(parts, segments, strict=True)])
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -64,34 +90,39 @@ def _add(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
 
 
 def _forward(
-    x: Tensor, heads: int, eps: float, skip: int, parameters: Sequence[Tensor], keep: bool
+    x: Tensor, heads: int, eps: float, segments: Segments, parameters: Sequence[Tensor], keep: bool
 ) -> tuple[Tensor, ...]:
-    """The output and, with `keep`, what the backward pass needs."""
+    """The output and, with `keep`, what the backward pass needs; the attention's part comes last."""
     w_proj, b_proj, w_fc2, b_fc2 = (parameters[i].bfloat16() for i in (4, 5, 10, 11))
-    b, n, d = x.shape
+    d, fold = x.shape[1], keep and _is_long(x)
 
-    qkv, *saved1 = _norm_linear(x.reshape(-1, d), eps, parameters[:4], keep and _is_long(x))
-    qkv = qkv.view(b, n, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
-    if keep:
-        qkv = qkv.contiguous()
-        mixed, weights = _mix(qkv, skip)
-    else:
-        mixed = F.scaled_dot_product_attention(qkv[0][:, :, skip:], qkv[1], qkv[2])
-    mixed = mixed.transpose(1, 2).reshape(-1, d)
-    x1 = _add(mixed, w_proj, b_proj, x[:, skip:].reshape(-1, d))
+    qkv, *saved1 = _norm_linear(x, eps, parameters[:4], fold)
+    mixed = x.new_empty(sum(b * (n - skip) for b, n, skip in segments), d)
+    kept: list[Tensor] = []
+    outputs = torch.split(mixed, [b * (n - skip) for b, n, skip in segments])
+    for packed, out, (b, n, skip) in zip(_read(qkv, segments), outputs, segments, strict=True):
+        by_head = packed.view(b, n, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+        if keep:
+            by_head = by_head.contiguous()
+            values, weights = _mix(by_head, skip)
+            kept += [by_head, weights]
+        else:
+            values = F.scaled_dot_product_attention(by_head[0][:, :, skip:], by_head[1], by_head[2])
+        out.view(b, n - skip, heads, d // heads).copy_(values.transpose(1, 2))
+    x1 = _add(mixed, w_proj, b_proj, _updated(x, segments))
 
-    hidden, *saved2 = _norm_linear(x1, eps, parameters[6:10], keep and _is_long(x))
+    hidden, *saved2 = _norm_linear(x1, eps, parameters[6:10], fold)
     if not keep:
         # In place and not inside the product, where oneDNN's own gelu takes twice as long.
-        return (_add(torch.ops.aten.gelu_(hidden), w_fc2, b_fc2, x1).view(b, n - skip, d),)
+        return (_add(torch.ops.aten.gelu_(hidden), w_fc2, b_fc2, x1),)
     active = F.gelu(hidden)
-    out = _add(active, w_fc2, b_fc2, x1).view(b, n - skip, d)
-    return out, x, *saved1, qkv, weights, mixed, w_proj, x1, *saved2, hidden, active, w_fc2
+    out = _add(active, w_fc2, b_fc2, x1)
+    return out, x, *saved1, mixed, w_proj, x1, *saved2, hidden, active, w_fc2, *kept
 
 
 def _is_long(x: Tensor) -> bool:
     """Whether there are so many tokens that folding norms into weights costs less than their own gradients."""
-    return x.shape[0] * x.shape[1] > 16 * x.shape[2]
+    return x.shape[0] > 16 * x.shape[1]
 
 
 def _norm_linear(x: Tensor, eps: float, parameters: Sequence[Tensor], fold: bool) -> tuple[Tensor, ...]:
@@ -149,7 +180,7 @@ def _mix(qkv: Tensor, skip: int) -> tuple[Tensor, Tensor]:
 
 
 def _mix_backward(grad: Tensor, qkv: Tensor, weights: Tensor, mixed: Tensor, skip: int) -> Tensor:
-    """Gradient with respect to the packed q, k, v, [B * N, 3 D]; `grad` and `mixed` are [B * (N - skip), D]."""
+    """Gradient with respect to the packed q, k, v, [3, B, H, N, d]; `grad` and `mixed` are [B * (N - skip), D]."""
     _, b, heads, n, d = qkv.shape
     q, k, v = qkv.flatten(1, 2)
     q = q[:, skip:]
@@ -172,7 +203,7 @@ def _mix_backward(grad: Tensor, qkv: Tensor, weights: Tensor, mixed: Tensor, ski
             grad_scores = torch._softmax_backward_data(grad_weights, weights[part], -1, weights.dtype)
         grad_q[part, skip:] = torch.baddbmm(nothing, grad_scores, k[part], beta=0, alpha=scale)
         torch.baddbmm(nothing, grad_scores.transpose(1, 2), q[part], beta=0, alpha=scale, out=grad_k[part])
-    return out.permute(1, 3, 0, 2, 4).reshape(b * n, 3 * heads * d)
+    return out
 
 
 def _parts(weights: Tensor) -> list[slice]:
@@ -183,29 +214,37 @@ def _parts(weights: Tensor) -> list[slice]:
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, heads: int, eps: float, skip: int, *parameters: Tensor) -> Tensor:
-        out, *saved = _forward(x, heads, eps, skip, parameters, keep=True)
-        ctx.save_for_backward(*saved, *parameters[:3], *parameters[6:9])
-        ctx.skip = skip
+    def forward(ctx: Any, x: Tensor, heads: int, eps: float, segments: Segments, *parameters: Tensor) -> Tensor:
+        out, *saved = _forward(x, heads, eps, segments, parameters, keep=True)
+        ctx.save_for_backward(*parameters[:3], *parameters[6:9], *saved)
+        ctx.segments = segments
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *rest = ctx.saved_tensors
-        saved1, (qkv, weights, mixed, w_proj, x1), rest = rest[:4], rest[4:9], rest[9:]
-        saved2, (hidden, active, w_fc2), affine1, affine2 = rest[:4], rest[4:7], rest[7:10], rest[10:]
-        b, n, d = x.shape
+        segments: Segments = ctx.segments
+        affine1, affine2 = ctx.saved_tensors[:3], ctx.saved_tensors[3:6]
+        x, *rest = ctx.saved_tensors[6:]
+        saved1, (mixed, w_proj, x1), rest = rest[:4], rest[4:7], rest[7:]
+        saved2, (hidden, active, w_fc2), kept = rest[:4], rest[4:7], rest[7:]
         fold = _is_long(x)
-        grad = grad.reshape(-1, d)
 
         grad_hidden = torch.ops.aten.gelu_backward(grad @ w_fc2, hidden)
         grad_x1, *grads2 = _norm_linear_backward(grad_hidden, x1, saved2, affine2, fold)
         grad_x1 += grad
-        grad_qkv = _mix_backward(grad_x1 @ w_proj, qkv, weights, mixed, ctx.skip)
-        grad_x, *grads1 = _norm_linear_backward(grad_qkv, x.reshape(-1, d), saved1, affine1, fold)
-        grad_x = grad_x.view(b, n, d)
-        grad_x[:, ctx.skip :] += grad_x1.view(b, n - ctx.skip, d)
+        grad_mixed = grad_x1 @ w_proj
+        grad_qkv = x.new_empty(len(x), 3 * x.shape[1])
+        rows = [b * (n - skip) for b, n, skip in segments]
+        for i, (out, part, values) in enumerate(
+            zip(_read(grad_qkv, segments), torch.split(grad_mixed, rows), torch.split(mixed, rows), strict=True)
+        ):
+            by_head = _mix_backward(part, kept[2 * i], kept[2 * i + 1], values, segments[i][2])
+            _, b, heads, n, d = by_head.shape
+            out.view(b, n, 3, heads, d).copy_(by_head.permute(1, 3, 0, 2, 4))
+        grad_x, *grads1 = _norm_linear_backward(grad_qkv, x, saved1, affine1, fold)
+        for out, part, (b, n, skip) in zip(_read(grad_x, segments), torch.split(grad_x1, rows), segments, strict=True):
+            out[:, skip:] += part.view(b, n - skip, -1)
 
         proj, fc2 = _linear_backward(grad_x1, mixed), _linear_backward(grad, active)
         return grad_x, None, None, None, *grads1, *proj, *grads2, *fc2

@@ -11,7 +11,7 @@ from core.models.attention import key_mask
 from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear
 from core.models.narrow import check_widths
 from core.models.positions import Position, Positions
-from core.types import EncoderModule, Predictor, View
+from core.types import EncoderModule, Predictor, PredictorModule, View
 
 
 @dataclass
@@ -36,11 +36,11 @@ class Decoder(Predictor):
     def __post_init__(self) -> None:
         check_widths(self.depth, self.width, self.heads, self.mlp_ratio)
 
-    def build(self, encoder: EncoderModule, out_dim: int, num_kinds: int, generator: Generator) -> nn.Module:
+    def build(self, encoder: EncoderModule, out_dim: int, num_kinds: int, generator: Generator) -> PredictorModule:
         return TokenDecoder(self, encoder, out_dim, generator)
 
 
-class TokenDecoder(nn.Module):
+class TokenDecoder(PredictorModule):
     def __init__(self, options: Decoder, encoder: EncoderModule, out_dim: int, generator: Generator) -> None:
         super().__init__()
         self.grid, self.num_prefix, self.dense_encoder = encoder.grid, encoder.num_prefix, options.dense_encoder

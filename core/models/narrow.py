@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Generator, Tensor, nn
 from core.models.attention import key_mask
 from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear
 from core.models.positions import Position, Positions
-from core.types import EncoderModule, Predictor, View
+from core.types import EncoderModule, Predictor, PredictorModule, View
 
 
 @dataclass
@@ -32,11 +33,11 @@ class Narrow(Predictor):
     def __post_init__(self) -> None:
         check_widths(self.depth, self.width, self.heads, self.mlp_ratio)
 
-    def build(self, encoder: EncoderModule, out_dim: int, num_kinds: int, generator: Generator) -> nn.Module:
+    def build(self, encoder: EncoderModule, out_dim: int, num_kinds: int, generator: Generator) -> PredictorModule:
         return NarrowPredictor(self, encoder, out_dim, num_kinds, generator)
 
 
-class NarrowPredictor(nn.Module):
+class NarrowPredictor(PredictorModule):
     def __init__(
         self, options: Narrow, encoder: EncoderModule, out_dim: int, num_kinds: int, generator: Generator
     ) -> None:
@@ -58,6 +59,19 @@ class NarrowPredictor(nn.Module):
         `tokens` [B, P + Nc, D]. The batch of `view` may be a multiple of B: several views of the same contexts stacked
         one after the other; then the context is embedded once.
         """
+        x, num_read = self._sequence(tokens, view)
+        x = self.blocks(x, view_mask(view, self.num_prefix, x.dtype), skip=num_read)
+        predictions: Tensor = self.head(self.norm(x))
+        return predictions
+
+    def many(self, tokens: Sequence[Tensor], views: Sequence[View]) -> list[Tensor]:
+        if any(view.context_valid is not None or view.target_valid is not None for view in views):
+            return super().many(tokens, views)
+        sequences, num_read = zip(*map(self._sequence, tokens, views), strict=True)
+        return [self.head(self.norm(x)) for x in self.blocks.many(sequences, num_read)]
+
+    def _sequence(self, tokens: Tensor, view: View) -> tuple[Tensor, int]:
+        """[prefix, context, target] tokens, and how many come before the target."""
         context = self.embed(tokens)
         repeats = view.context.shape[0] // context.shape[0]
         positions = self.positions(view.context[: context.shape[0]], context.dtype)
@@ -65,10 +79,7 @@ class NarrowPredictor(nn.Module):
             positions = nn.functional.pad(positions, (0, 0, self.num_prefix, 0))
         context = (context + positions).repeat(repeats, 1, 1) if repeats > 1 else context + positions
         target = self.mask_token[view.kind].to(context.dtype) + self.positions(view.target, context.dtype)
-        x = torch.cat([context, target], dim=1)
-        x = self.blocks(x, view_mask(view, self.num_prefix, x.dtype), skip=context.shape[1])
-        predictions: Tensor = self.head(self.norm(x))
-        return predictions
+        return torch.cat([context, target], dim=1), context.shape[1]
 
 
 def view_mask(view: View, num_prefix: int, dtype: torch.dtype) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,8 +97,15 @@ class VisionTransformer(EncoderModule):
         encoded: Tensor = self.norm(self.blocks(x, attn_mask))
         return encoded
 
-    def intermediate(self, clips: Tensor, num_layers: int) -> list[Tensor]:
-        x, _ = self._tokens(clips)
+    def many(self, clips: Tensor, keeps: Sequence[Tensor]) -> list[Tensor]:
+        x, _ = self._tokens(clips, torch.cat(list(keeps), dim=1))
+        prefix, patches = x[:, : self.num_prefix], x[:, self.num_prefix :]
+        parts = torch.split(patches, [keep.shape[1] for keep in keeps], dim=1)
+        sequences = [torch.cat([prefix, part], dim=1) for part in parts] if self.num_prefix else list(parts)
+        return [self.norm(encoded) for encoded in self.blocks.many(sequences)]
+
+    def intermediate(self, clips: Tensor, num_layers: int, keep: Tensor | None = None) -> list[Tensor]:
+        x, _ = self._tokens(clips, keep)
         return [self.norm(layer)[:, self.num_prefix :] for layer in self.blocks.every(x)[-num_layers:]]
 
     def _tokens(

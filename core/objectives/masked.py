@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.types import (
     DataSpec,
@@ -20,6 +20,7 @@ from core.types import (
     Loss,
     Objective,
     Parts,
+    PredictorModule,
     TargetModule,
     View,
     generator_for,
@@ -52,7 +53,7 @@ class MaskedLearner(Learner):
     """Encoder, predictor and target of masked prediction."""
 
     def __init__(
-        self, encoder: EncoderModule, predictor: nn.Module, target: TargetModule, loss: Loss, *, dense: bool
+        self, encoder: EncoderModule, predictor: PredictorModule, target: TargetModule, loss: Loss, *, dense: bool
     ) -> None:
         super().__init__()
         self.encoder, self.predictor, self.target, self.loss, self.dense = encoder, predictor, target, loss, dense
@@ -64,31 +65,46 @@ class MaskedLearner(Learner):
     def forward(self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View]) -> dict[str, Tensor]:
         targets = self.target(clips, views)
         totals: dict[str, Tensor] = {}
-        for group in same_shape_groups(views):
-            tokens = self.encode(clips, [views[i] for i in group])
-            stacked = stack_views([views[i] for i in group])
+        groups = same_shape_groups(views)
+        stacked = [stack_views([views[i] for i in group]) for group in groups]
+        predictions = self.predictor.many(self.encode(clips, views, groups), stacked)
+        for group, prediction, view in zip(groups, predictions, stacked, strict=True):
             wanted = torch.cat([targets[i] for i in group]) if len(group) > 1 else targets[group[0]]
-            parts = self.loss(self.predictor(tokens, stacked), wanted, stacked.target_valid)
+            parts = self.loss(prediction, wanted, view.target_valid)
             for name, value in parts.items():
                 share = value * (len(group) / len(views))
                 totals[name] = totals[name] + share if name in totals else share
         return totals
 
-    def encode(self, clips: Tensor, views: Sequence[View]) -> Tensor:
-        """Tokens of each view's context, stacked along the batch; a context shared by all views is encoded once."""
+    def encode(self, clips: Tensor, views: Sequence[View], groups: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Tokens of each view's context, those of a group stacked along the batch.
+
+        A context that views share is encoded once; different ones go through the encoder together.
+        """
         if self.dense:
-            return torch.cat([self.encoder(clips, hidden=view.target) for view in views])
-        if all(view.context is views[0].context for view in views):
-            tokens: Tensor = self.encoder(clips, keep=views[0].context, valid=views[0].context_valid)
-            return tokens.repeat(len(views), 1, 1) if len(views) > 1 else tokens
-        return torch.cat([self.encoder(clips, keep=view.context, valid=view.context_valid) for view in views])
+            return [torch.cat([self.encoder(clips, hidden=views[i].target) for i in group]) for group in groups]
+        contexts = {id(view.context): view for view in views}
+        if any(view.context_valid is not None for view in views):
+            encoded = [self.encoder(clips, view.context, view.context_valid) for view in contexts.values()]
+        else:
+            encoded = self.encoder.many(clips, [view.context for view in contexts.values()])
+        tokens = dict(zip(contexts, encoded, strict=True))
+        return [
+            torch.cat([tokens[id(views[i].context)] for i in group])
+            if len(group) > 1
+            else tokens[id(views[group[0]].context)]
+            for group in groups
+        ]
 
     def after_step(self, step: int, num_steps: int) -> dict[str, float]:
         return self.target.update(self.encoder, step, num_steps)
 
     @torch.no_grad()
     def reconstruct(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
-        painted = (self.target.paint(clips, v, self.predictor(self.encode(clips, [v]), v).float()) for v in views)
+        tokens = (self.encode(clips, [view], [[0]])[0] for view in views)
+        painted = (
+            self.target.paint(clips, v, self.predictor(t, v).float()) for t, v in zip(tokens, views, strict=True)
+        )
         return [clip for clip in painted if clip is not None]
 
 

@@ -56,6 +56,27 @@ def test_without_gradients_the_output_is_the_same():
         assert relative(apply_block(ours, x, None, 4), theirs(x)[:, 4:].float()) < 0.01
 
 
+@pytest.mark.parametrize("skips", [(0, 0), (2, 6)])
+def test_sequences_of_different_lengths_go_through_together_as_they_would_alone(skips):
+    spec = DataSpec(channels=3, frames=1, height=8, width=8)
+    stack = ViT(width=64, depth=2, heads=2, patch=4).build(spec, generator_for(0)).blocks
+    shake(stack)
+    xs = [torch.randn(b, n, 64, generator=generator_for(b)).bfloat16().requires_grad_() for b, n in ((3, 40), (5, 9))]
+    weights = [
+        torch.randn(len(x), x.shape[1] - s, 64, generator=generator_for(9)) for x, s in zip(xs, skips, strict=True)
+    ]
+
+    def outputs_and_gradients(together):
+        with torch.autocast("cpu", torch.bfloat16):
+            outs = stack.many(xs, skips) if together else [stack(x, skip=s) for x, s in zip(xs, skips, strict=True)]
+        loss = sum((out * weight).sum() for out, weight in zip(outs, weights, strict=True))
+        return [*outs, *torch.autograd.grad(loss, [*xs, *stack.parameters()])]
+
+    for together, alone in zip(outputs_and_gradients(True), outputs_and_gradients(False), strict=True):
+        assert together.shape == alone.shape
+        assert relative(together, alone.float()) < 0.01
+
+
 def test_float32_runs_do_not_take_it():
     ours, _ = blocks(64)
     assert not cpu_block.fits(ours, torch.zeros(1, 2, 64), None)
