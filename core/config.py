@@ -35,6 +35,7 @@ from core.data.augment import Augment
 from core.evals import EVALS
 from core.losses import LOSSES
 from core.masks import MASKS
+from core.masks.realised import NAMES as SHARES
 from core.models import ENCODERS, PREDICTORS
 from core.objectives import OBJECTIVES
 from core.optim import Optim
@@ -367,7 +368,7 @@ def metric_names(run: Run) -> list[str]:
     spec = spec_of(run)
     names = [name for evaluation in run.evals.values() for name in evaluation.metrics(spec)]
     if run.mask is not None:
-        names += ["mask/context_share", "mask/target_share"]
+        names += [f"mask/{name}" for name in SHARES]
     return [*names, *COST_METRICS]
 
 

@@ -21,10 +21,8 @@ from core.data.augment import augment, normalise
 from core.data.loader import StepLoader
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
-from core.masks.realised import realised
-from core.memory import keep_freed_memory
+from core.masks.realised import expected
 from core.optim import clip_gradients, make_adamw, set_schedule
-from core.pictures import pictures
 from core.types import Batch, Dataset, DataSpec, Grid, Learner, Parts, Recorder, View, generator_for
 
 log = logging.getLogger(__name__)
@@ -37,8 +35,6 @@ def train(run: Run, record: Recorder) -> None:
     being built or trained raises instead. On CPU the numbers are bitwise the same however often it was interrupted.
     """
     device = choose_device(run.runtime.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     if run.runtime.threads:
         torch.set_num_threads(run.runtime.threads)
     with world(device.type) as where:
@@ -125,14 +121,10 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         waited=window.waited,
         flops=flops,
     )
-    evaluated = time.perf_counter()
-    for name, content in pictures(run, learner, test_set, device, precision).items():
-        record.keep(name, "picture", content)
     facts = costs(learner, device, precision) | {
         "train_seconds": window.spent,
         "data_seconds": window.waited,
-        "eval_seconds": evaluated - trained,
-        "picture_seconds": time.perf_counter() - evaluated,
+        "eval_seconds": time.perf_counter() - trained,
         "wall_seconds": time.perf_counter() - start,
         "step": run.optim.steps,
     }
@@ -307,12 +299,12 @@ def finish_diverged(record: Recorder, step: int, window: Window, where: World) -
         record.finish("diverged", {}, {"step": step, "train_seconds": window.spent})
 
 
-def mask_shares(run: Run, grid: Grid, num_draws: int = 256) -> dict[str, float]:
-    """What share of the patches contexts and targets really cover, over `num_draws` samples of the run's own masks."""
+def mask_shares(run: Run, grid: Grid) -> dict[str, float]:
+    """What share of the patches contexts and targets really cover, over batches such as the run's own."""
     if run.mask is None:
         return {}
-    views = run.mask.sample(grid, num_draws, generator_for(run.seed, "realised"))
-    return {f"mask/{name}": value for name, value in realised(views, grid).items()}
+    shares = expected(run.mask, grid, run.optim.batch_size, generator_for(run.seed, "realised"))
+    return {f"mask/{name}": value for name, value in shares.items()}
 
 
 def costs(learner: Learner, device: torch.device, precision: torch.dtype | None) -> dict[str, Any]:
