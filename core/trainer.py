@@ -22,7 +22,9 @@ from core.data.loader import StepLoader
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
 from core.masks.realised import expected
+from core.memory import keep_freed_memory
 from core.optim import clip_gradients, make_adamw, set_schedule
+from core.pictures import pictures
 from core.types import Batch, Dataset, DataSpec, Grid, Learner, Parts, Recorder, View, generator_for
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ def train(run: Run, record: Recorder) -> None:
     being built or trained raises instead. On CPU the numbers are bitwise the same however often it was interrupted.
     """
     device = choose_device(run.runtime.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if run.runtime.threads:
         torch.set_num_threads(run.runtime.threads)
     with world(device.type) as where:
@@ -121,10 +125,14 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         waited=window.waited,
         flops=flops,
     )
+    evaluated = time.perf_counter()
+    for name, content in pictures(run, learner, test_set, device, precision).items():
+        record.keep(name, "picture", content)
     facts = costs(learner, device, precision) | {
         "train_seconds": window.spent,
         "data_seconds": window.waited,
-        "eval_seconds": time.perf_counter() - trained,
+        "eval_seconds": evaluated - trained,
+        "picture_seconds": time.perf_counter() - evaluated,
         "wall_seconds": time.perf_counter() - start,
         "step": run.optim.steps,
     }
