@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import NamedTuple
 
@@ -15,12 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, select
 
-from sweeps import cli, expansion_cache
-from sweeps.db import Config, RunRow
+from sweeps import aliases, cli, expansion_cache
+from sweeps.db import FINAL_STATES, Config, RunRow
 from sweeps.expand import Request, expand, fingerprint
 from sweeps.identity import CODE_EPOCH, digest
 from sweeps.registry import launch_hash, registered_configs
 from sweeps.study import names, read
+from sweeps.to_come import RunKey, by_rule, further_runs, trials
 
 USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
                              [db=sqlite:///results/ablations.sqlite]
@@ -30,13 +31,14 @@ Nothing is trained or registered. A run that several studies ask for counts once
   cells, runs      places in the table; distinct runs (config x seed)
   shared           of those, also asked for by another study of this plan
   done             trained already, by whichever study
-  to finish        CPU-hours and GPU-hours of what is left, from the recorded cost of runs of the same config,
-                   else of the same study by step; "?" where nothing like it has ever been run
+  to come          runs that results decide on: the rest of a search's budget; the seeds that a rule will ask for
+                   if no spread changes, all it may ask for where nothing is known yet
+  to finish        CPU-hours and GPU-hours of what is left and to come, from the recorded cost of runs of the same
+                   config, else of the same study by step; "?" where nothing like it has ever been run
 
 example: python -m sweeps.plan study=all scale=cpu"""
 
 OPTIONS = ("study", "scale", "seeds", "name", "db")
-RunKey = tuple[str, int]  # config hash, seed
 
 
 class Cost(NamedTuple):
@@ -58,6 +60,8 @@ class Wanted:
     name: str
     num_cells: int
     steps: dict[RunKey, int]
+    further: dict[RunKey, int] = field(default_factory=dict)  # likewise, those that a rule for seeds will ask for
+    num_trials: int = 0  # those that a search will ask for
 
 
 class Recorded(NamedTuple):
@@ -80,6 +84,7 @@ class Line:
     done: frozenset[RunKey]
     running: int
     left: dict[RunKey, Cost | None]  # None: nothing like it was ever run
+    to_come: tuple[Cost | None, ...] = ()
 
 
 # ---- what is wanted --------------------------------------------------------------------------------------------------
@@ -94,8 +99,12 @@ def wanted(connection: Connection | None, request: Request, core: str) -> Wanted
         configs = [config for _, config in expand(request).cells]
         hashes = [(digest(config), int(config["optim.steps"])) for config in configs]
         expansion_cache.write(launch, hashes)
+    of = dict(hashes)
+    search, seeds = trials(connection, request, of), further_runs(connection, request, of)
     steps = {(config, seed): steps for config, steps in hashes for seed in request.wanted_seeds}
-    return Wanted(request.instance, len(hashes), steps)
+    asked = {key: of[key[0]] for key in seeds}
+    further = {key: of[key[0]] for key in by_rule(connection, request, of)}
+    return Wanted(request.instance, len(hashes), steps | search.steps | asked, further, search.num_left)
 
 
 # ---- what there is, what is left -------------------------------------------------------------------------------------
@@ -106,8 +115,9 @@ def recorded(connection: Connection) -> list[Recorded]:
         Config.hash, RunRow.seed, RunRow.state, Config.json["optim.steps"].as_integer().label("steps"),
         RunRow.cpu_seconds, RunRow.gpu_seconds,
     ).join(Config, Config.id == RunRow.config_id).where(RunRow.code_epoch == CODE_EPOCH)  # fmt: skip
+    today = aliases.names_today(connection)  # a database that no launch has migrated yet
     return [
-        Recorded((row.hash, row.seed), row.state, row.steps or 0, Cost(row.cpu_seconds, row.gpu_seconds))
+        Recorded((today.get(row.hash, row.hash), row.seed), row.state, row.steps or 0, Cost(row.cpu_seconds, row.gpu_seconds))
         for row in connection.execute(query)
     ]
 
@@ -120,7 +130,8 @@ def lines(studies: Sequence[Wanted], runs: Iterable[Recorded]) -> list[Line]:
         others = {key for other in studies if other is not study for key in other.steps}
         states = {key: by_key[key].state if key in by_key else "missing" for key in study.steps}
         left = [key for key, state in states.items() if state in ("missing", "queued", "running", "cancelled")]
-        costs = estimates(study, left, by_key)
+        costs = estimates(study, [*left, *study.further], by_key)
+        to_come = [costs[key] for key in study.further] + [of_a_trial(study, by_key)] * study.num_trials
         found.append(
             Line(
                 name=study.name,
@@ -129,7 +140,8 @@ def lines(studies: Sequence[Wanted], runs: Iterable[Recorded]) -> list[Line]:
                 shared=len(others & study.steps.keys()),
                 done=frozenset(key for key, state in states.items() if state == "done"),
                 running=sum(state == "running" for state in states.values()),
-                left=costs,
+                left={key: costs[key] for key in left},
+                to_come=tuple(to_come),
             )
         )
     return found
@@ -147,9 +159,19 @@ def estimates(study: Wanted, left: Sequence[RunKey], runs: Mapping[RunKey, Recor
     def estimate(key: RunKey) -> Cost | None:
         if costs := by_config.get(key[0]):
             return Cost(mean(c.cpu_seconds for c in costs), mean(c.gpu_seconds for c in costs))
-        return total.times(study.steps[key] / num_steps) if num_steps else None
+        steps = study.steps.get(key, study.further.get(key, 0))
+        return total.times(steps / num_steps) if num_steps else None
 
     return {key: estimate(key) for key in left}
+
+
+def of_a_trial(study: Wanted, runs: Mapping[RunKey, Recorded]) -> Cost | None:
+    """What a run of the study cost so far, those that a search stopped early counted in."""
+    ended = [runs[key] for key, steps in study.steps.items() if steps and key in runs]
+    costs = [run.cost for run in ended if run.state in FINAL_STATES and run.state != "cancelled"]
+    if not costs:
+        return None
+    return Cost(mean(cost.cpu_seconds for cost in costs), mean(cost.gpu_seconds for cost in costs))
 
 
 # ---- showing ---------------------------------------------------------------------------------------------------------
@@ -168,22 +190,29 @@ def hours(costs: Iterable[Cost | None], *, gpu: bool) -> str:
 def as_table(plan: Sequence[Line]) -> Table:
     table = Table(title="Plan")
     table.add_column("study", no_wrap=True)
-    for header in ("cells", "runs", "shared", "done", "running", "left", "CPU to finish", "GPU to finish"):
+    # A column that most plans leave empty would cut the others' headers on a narrow terminal.
+    has_more = any(line.to_come for line in plan)
+    headers = ["cells", "runs", "shared", "done", "running", "left", *(["to come"] if has_more else [])]
+    for header in (*headers, "CPU to finish", "GPU to finish"):
         table.add_column(header, justify="right")
     for line in plan:
         numbers = [line.num_cells, len(line.runs), line.shared, len(line.done), line.running, len(line.left)]
-        costs = list(line.left.values())
-        table.add_row(escape(line.name), *map(str, numbers), hours(costs, gpu=False), hours(costs, gpu=True))
+        more = [str(len(line.to_come) or "·")] if has_more else []
+        costs = [*line.left.values(), *line.to_come]
+        table.add_row(escape(line.name), *map(str, numbers), *more, hours(costs, gpu=False), hours(costs, gpu=True))
     if len(plan) > 1:
         runs = frozenset(key for line in plan for key in line.runs)
         done = frozenset(key for line in plan for key in line.done)
         left: dict[RunKey, Cost | None] = {}
         for line in plan:  # an estimate from any study that asks for the run will do
             left |= {key: cost or left.get(key) for key, cost in line.left.items()}
+        to_come = [cost for line in plan for cost in line.to_come]
+        more = [str(len(to_come))] if has_more else []
+        costs = [*left.values(), *to_come]
         table.add_section()
         table.add_row(
             "all, shared runs once", str(sum(line.num_cells for line in plan)), str(len(runs)), "", str(len(done)), "",
-            str(len(left)), hours(left.values(), gpu=False), hours(left.values(), gpu=True),
+            str(len(left)), *more, hours(costs, gpu=False), hours(costs, gpu=True),
         )  # fmt: skip
     return table
 

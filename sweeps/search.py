@@ -31,10 +31,10 @@ from sweeps.cli import UserError
 from sweeps.db import FINAL_STATES, CellRow, Config, Result, RunRow, StudyRow, insert_new
 from sweeps.db import Search as SearchRow
 from sweeps.expand import Request, words
-from sweeps.identity import CODE_EPOCH, digest
+from sweeps.identity import CODE_EPOCH
 from sweeps.registry import Registered
 from sweeps.search_lock import SearchLock
-from sweeps.search_space import DEFAULT_ROW, TRIAL, parse_search
+from sweeps.search_space import DEFAULT_ROW, TRIAL, parse_search, search_name
 from sweeps.study import merge
 
 log = logging.getLogger(__name__)
@@ -72,9 +72,7 @@ class Search:
             row = connection.execute(select(StudyRow).where(StudyRow.id == self.study_id)).one()
             default = self._default_config(connection)
         self.spec, self.seed = parse_search(row.spec["search"]), registered.seeds[0]
-        # Trials are comparable, and one Optuna study, while these stay; budget, sampler and pruner may be edited.
-        shared = [default, self.seed, CODE_EPOCH, row.spec["search"]["space"], self.spec.metric, self.spec.direction]
-        self.name = f"{registered.name}:{digest({'shared': shared})[:8]}"
+        self.name = search_name(registered.name, default, self.seed, row.spec["search"], self.spec)
         self.lock = SearchLock(engine, self.study_id)
         self._storage: Any = None
         self._study: Any = None

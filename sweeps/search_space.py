@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sweeps.identity import CODE_EPOCH, digest
 from sweeps.study_files import close_matches
 
 KINDS = ("float", "int", "categorical")
@@ -76,6 +77,17 @@ def merge_search(section: Mapping[str, Any], at_scale: Mapping[str, Any]) -> dic
     """A scale's `search:` on top of the study's; its space replaces distributions option by option."""
     space = {**section.get("space", {}), **at_scale.get("space", {})}
     return {**section, **at_scale, "space": space}
+
+
+def search_name(
+    instance: str, default: Mapping[str, Any], seed: int, section: Mapping[str, Any], spec: SearchSpec
+) -> str:
+    """What Optuna calls the study: trials are comparable while all of this stays. The rest of `spec` may be edited.
+
+    `default` is the identity config of what nothing searched for, `section` the spec's text.
+    """
+    shared = [default, seed, CODE_EPOCH, section["space"], spec.metric, spec.direction]
+    return f"{instance}:{digest({'shared': shared})[:8]}"
 
 
 def is_trial(row_key: str) -> bool:

@@ -1,12 +1,18 @@
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from sweeps import plan
+from sweeps import aliases, plan
+from sweeps.aliases import renamed
 from sweeps.cli import OK, USER_ERROR
+from sweeps.expand import Expansion, Request
+from sweeps.identity import digest
 from sweeps.plan import Cost, Recorded, Wanted, hours, lines
-from tests.sweeps.launched import finish_next, register, two_rows
+from sweeps.search import Search
+from sweeps.study import parse
+from tests.sweeps.launched import TWO_ROWS, finish_next, register, two_rows
 
 
 def study(name: str, *configs: str, steps: int = 100) -> Wanted:
@@ -63,6 +69,83 @@ def test_a_registered_launch_is_planned_without_expanding_it(engine, monkeypatch
     with engine.connect() as connection:
         (line,) = lines([plan.wanted(connection, asked, "core")], plan.recorded(connection))
     assert (line.num_cells, len(line.runs), len(line.done), len(line.left)) == (2, 4, 1, 3)
+
+
+def test_what_is_to_come_is_counted_and_costs_what_like_runs_cost():
+    wanted = Wanted("first", 2, {("a", 0): 100, ("b", 0): 100}, further={("a", 1): 100}, num_trials=2)
+    (line,) = lines([wanted], [run("a", 0, cpu_seconds=72.0), run("b", 0, state="pruned", cpu_seconds=36.0)])
+    assert line.to_come == (Cost(72.0, 0.0), Cost(54.0, 0.0), Cost(54.0, 0.0))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(plan.as_table([line]))
+    shown = console.export_text().splitlines()[-2].replace("│", " ").split()
+    assert shown[-5:] == ["3", "0.05", "h", "0.00", "h"]
+
+
+def searching(budget: int = 6):
+    space = {"mask.ratio": {"float": [0.1, 0.9]}}
+    search = {"space": space, "budget": budget, "metric": "ridge/digit_top1"}
+    file = {key: value for key, value in TWO_ROWS.items() if key not in ("rows", "seeds")} | {"search": search}
+    return Request(parse(file, Path("studies/searched.yaml")), "cpu")
+
+
+def planned(engine, asked, fingerprint: str = "core"):
+    with engine.connect() as connection:
+        (line,) = lines([plan.wanted(connection, asked, fingerprint)], plan.recorded(connection))
+    return line
+
+
+def test_a_search_has_its_budget_to_come_less_what_it_has_asked_for(engine):
+    asked = searching()
+    registered = register(engine, asked, "core")
+    assert len(planned(engine, asked).to_come) == 6
+    search = Search(engine, asked, registered, resolve=lambda request, params: {"optim.steps": 100, **params})
+    search.step(2)
+    search.close()
+    finish_next(engine, {"ridge/digit_top1": 1.0}, cpu_seconds=36.0)
+    line = planned(engine, asked)
+    assert (len(line.runs), len(line.left), len(line.to_come)) == (3, 2, 4)
+    assert set(line.to_come) == {Cost(36.0, 0.0)}
+
+
+def test_a_search_whose_budget_was_edited_goes_on_from_its_trials(engine, monkeypatch):
+    asked = searching()
+    registered = register(engine, asked, "core")
+    search = Search(engine, asked, registered, resolve=lambda request, params: {"optim.steps": 100, **params})
+    search.step(2)
+    search.close()
+    cells = [(cell, cell.overrides) for cell in asked.study.cells("cpu")]
+    monkeypatch.setattr(plan, "expand", lambda request: Expansion(request, request.spec(), [], cells))
+    monkeypatch.setattr(plan.expansion_cache, "read", lambda launch: None)
+    monkeypatch.setattr(plan.expansion_cache, "write", lambda launch, hashes: None)
+    line = planned(engine, searching(budget=10))
+    assert (len(line.runs), len(line.left), len(line.to_come)) == (3, 3, 8)
+
+
+RULE = {"start": 2, "stop_when": "half_width < 1.0", "max": 5}
+
+
+def test_a_rule_for_seeds_may_ask_for_all_of_them_while_nothing_is_known(engine):
+    asked = two_rows(seeds=RULE)
+    register(engine, asked, "core")
+    line = planned(engine, asked)
+    assert (len(line.left), len(line.to_come)) == (4, 6)
+
+
+def test_a_rule_for_seeds_asks_for_as_many_as_the_spread_so_far_needs(engine):
+    asked = two_rows(seeds=RULE)
+    register(engine, asked, "core")
+    for value in (10.0, 20.0, 11.0, 21.2):  # differences of 10 and 10.2: narrow enough with three seeds
+        finish_next(engine, {"ridge/digit_top1": value})
+    assert len(planned(engine, asked).to_come) == 2
+
+
+def test_a_run_that_no_launch_has_migrated_yet_counts_under_today_s_name(engine, monkeypatch):
+    register(engine, two_rows())
+    finish_next(engine, {})
+    monkeypatch.setattr(aliases, "MIGRATIONS", (renamed("ratio is share", "mask.ratio", "mask.share"),))
+    with engine.connect() as connection:
+        done = [run.key for run in plan.recorded(connection) if run.state == "done"]
+    assert done == [(digest({"mask.share": 0.5, "optim.steps": 100}), 0)]
 
 
 def test_planning_writes_nothing(tmp_path, capsys, monkeypatch):
