@@ -18,11 +18,12 @@ help:
 	@echo "make bench                       speed, beside named references"
 	@echo "make lock                        resolve requirements.lock anew"
 
-# The stamp is newer than the lock once the environment matches it.
+# The stamp is newer than the lock once the environment matches it. Bytecode is compiled now: where Python may not write
+# it, every command would compile torch anew, for 2 s.
 $(VENV)/.stamp: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirements requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes --requirements requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
