@@ -332,6 +332,11 @@ def check(run: Run) -> DataSpec:
         if (getattr(run, group) is None) == (group in run.objective.uses):
             wanted = "needs a" if group in run.objective.uses else "uses no"
             raise ConfigError(f"{group}: objective={name_of('objective', run.objective)} {wanted} {group}")
+    if run.optim.batch_size % run.augment.repeats:
+        raise ConfigError(
+            f"augment.repeats must divide optim.batch_size, which counts every repeat; got {run.augment.repeats} and "
+            f"{run.optim.batch_size}"
+        )
     try:
         spec = spec_of(run)
         grid = run.encoder.grid(spec)

@@ -82,6 +82,7 @@ def cost_metrics(
     *,
     num_steps: int,
     batch_size: int,
+    repeats: int,
     set_size: int,
     seconds: float,
     waited: float,
@@ -97,7 +98,7 @@ def cost_metrics(
         "data_seconds": waited,
         "compute_seconds": seconds - waited,
         "effective_epochs": samples / set_size,
-        "samples_decoded": samples,
+        "samples_decoded": samples / repeats,
     }
     if flops is not None:
         metrics |= {

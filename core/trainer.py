@@ -70,6 +70,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         start_step=step,
         num_steps=run.optim.steps,
         num_workers=run.runtime.workers,
+        repeats=run.augment.repeats,
         rank=where.rank,
         world_size=where.size,
     )
@@ -120,6 +121,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     results |= cost_metrics(
         num_steps=run.optim.steps,
         batch_size=run.optim.batch_size,
+        repeats=run.augment.repeats,
         set_size=len(train_set),
         seconds=window.spent,
         waited=window.waited,

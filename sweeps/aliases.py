@@ -46,11 +46,14 @@ class Migration:
     apply: Callable[[Flat], Flat]
 
 
-def added(name: str, key: str, value: Any, *, when: Mapping[str, Any]) -> Migration:
-    """A new option: older runs did what `value` says. `when` picks configs that have it: {"predictor": "narrow"}."""
+def added(name: str, key: str, value: Any, *, when: Mapping[str, Any], beside: str = "") -> Migration:
+    """A new option: older runs did what `value` says. `when` picks configs that have it: {"predictor": "narrow"}.
+
+    `beside` is an option that all of them have had, for one that does not depend on a choice.
+    """
 
     def apply(flat: Flat) -> Flat:
-        has_it = all(flat.get(other) == wanted for other, wanted in when.items())
+        has_it = all(flat.get(other) == wanted for other, wanted in when.items()) and (not beside or beside in flat)
         return flat | {key: value} if has_it and key not in flat else flat
 
     return Migration(name, apply)
@@ -74,7 +77,9 @@ def removed(name: str, key: str, value: Any) -> Migration:
 
 
 # Oldest first; append, and never edit one that has been released: databases remember it by name.
-MIGRATIONS: tuple[Migration, ...] = ()
+MIGRATIONS: tuple[Migration, ...] = (
+    added("2026-11-21 augment.repeats", "augment.repeats", 1, when={}, beside="augment.flip"),
+)
 
 
 def migrated(flat: Mapping[str, Any], migrations: Sequence[Migration] | None = None) -> Flat:
@@ -83,6 +88,13 @@ def migrated(flat: Mapping[str, Any], migrations: Sequence[Migration] | None = N
     for migration in MIGRATIONS if migrations is None else migrations:
         found = migration.apply(found)
     return found
+
+
+def names_today(connection: Connection) -> dict[str, str]:
+    """Today's identity of each stored config that is still under its old one, for commands that only read."""
+    stored = connection.execute(select(Config.hash, Config.json)).all() if MIGRATIONS else []
+    renamed = {row.hash: new for row in stored if (new := migrated(row.json)) != row.json}
+    return {old: digest(canonical(new)) for old, new in renamed.items()}
 
 
 # ---- the database ----------------------------------------------------------------------------------------------------

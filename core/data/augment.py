@@ -30,8 +30,11 @@ class Augment:
     SimCLR's jitter in VICReg. They are one linear map of the pixels, with hue as a rotation in YIQ, and are clipped
     once at the end rather than after each, which is many times faster and not visibly different.
 
+    `repeats` is repeated sampling: so many samples are made of each clip that is fetched, each augmented and masked by
+    itself. `optim.batch_size` counts them all, so that fewer clips are decoded for the same steps.
+
     Source: I-JEPA (Assran et al., 2023, arXiv:2301.08243), appendix A; MAE-ST (Feichtenhofer et al., 2022,
-    arXiv:2205.09113), Table 2c.
+    arXiv:2205.09113), section 3 and Tables 2c and 2d (`repeats`).
     """
 
     scale_min: float = 0.3
@@ -41,6 +44,7 @@ class Augment:
     flip: bool = False  # mirror left and right with probability 0.5
     color: float = 0.0  # strength; 0 = off
     center_crop: float = 1.0  # share of each side, about the centre, that random crops are drawn from
+    repeats: int = 1  # MAE-ST: 4
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, allowed: str) -> None:
@@ -57,6 +61,7 @@ class Augment:
         )
         require(0 <= self.color <= 2, "color", "in [0, 2]")
         require(0 < self.center_crop <= 1, "center_crop", "in (0, 1]")
+        require(self.repeats >= 1, "repeats", "at least 1")
 
 
 class _Boxes(NamedTuple):

@@ -37,6 +37,7 @@ def step_indices(seed: int, step: int, *, batch_size: int, length: int) -> Tenso
 class StepLoader:
     """Iterates (step, batch) over steps `start_step` + 1 to `num_steps`; `start_step` steps are already done.
 
+    With `repeats`, a batch holds each of its samples that many times in a row, fetched once.
     `batch_size` counts the samples of all processes; each step's batch is cut into `world_size` equal runs and this
     process gets number `rank`. Sets held in memory are indexed on the spot; for lazy ones `num_workers` processes read
     ahead. The batches are the same for any number of workers and wherever the iteration starts.
@@ -53,6 +54,7 @@ class StepLoader:
         start_step: int = 0,
         num_steps: int,
         num_workers: int = 0,
+        repeats: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -64,9 +66,10 @@ class StepLoader:
         if num_workers < 0:
             raise ValueError(f"runtime.num_workers must be at least 0, got {num_workers}")
         assert 0 <= rank < world_size and start_step >= 0, (rank, world_size, start_step)
+        assert batch_size % repeats == 0, "core.config refuses repeats that do not divide the batch"
         self.steps = range(start_step + 1, num_steps + 1)
         self._num_workers = num_workers if getattr(dataset, "is_lazy", False) else 0
-        self._batches = _Batches(dataset, seed, batch_size, rank, world_size)
+        self._batches = _Batches(dataset, seed, batch_size, repeats, rank, world_size)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -96,10 +99,17 @@ class StepLoader:
 class _Batches(TorchDataset[Batch]):
     """This process's part of each step's batch, addressed by step."""
 
-    def __init__(self, dataset: Dataset, seed: int, batch_size: int, rank: int, world_size: int) -> None:
-        self._dataset, self._seed, self._batch_size = dataset, seed, batch_size
+    def __init__(self, dataset: Dataset, seed: int, batch_size: int, repeats: int, rank: int, world_size: int) -> None:
+        self._dataset, self._seed, self._batch_size, self._repeats = dataset, seed, batch_size, repeats
         self._part = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
     def __getitem__(self, step: int) -> Batch:
-        indices = step_indices(self._seed, step, batch_size=self._batch_size, length=len(self._dataset))
-        return self._dataset.fetch(indices[self._part])
+        num_samples = self._batch_size // self._repeats
+        indices = step_indices(self._seed, step, batch_size=num_samples, length=len(self._dataset))
+        of_row = torch.arange(self._batch_size)[self._part] // self._repeats  # a rank may hold part of a sample's rows
+        first, last = int(of_row[0]), int(of_row[-1])
+        batch = self._dataset.fetch(indices[first : last + 1])
+        if self._repeats == 1:
+            return batch
+        place = of_row - first
+        return Batch(batch.clips[place], {name: values[place] for name, values in batch.labels.items()})

@@ -91,6 +91,13 @@ def test_operations_and_epochs_are_the_same_for_a_resumed_run(cache, tmp_path):
     assert len(lasting(whole)) == 5
 
 
+def test_repeats_leave_the_effective_epochs_and_decode_fewer_samples(cache, tmp_path):
+    once = run_it(cache, tmp_path / "1").costs
+    thrice = run_it(cache, tmp_path / "4", "augment.repeats=4").costs
+    assert once["cost/effective_epochs"] == thrice["cost/effective_epochs"]
+    assert (once["cost/samples_decoded"], thrice["cost/samples_decoded"]) == (48, 12)
+
+
 def test_a_run_without_steps_records_no_rates(cache, tmp_path):
     costs = run_it(cache, tmp_path, "optim.steps=0").costs
     assert costs["cost/train_seconds"] == costs["cost/samples_decoded"] == 0

@@ -81,3 +81,39 @@ def test_no_steps_left_gives_nothing(lazy):
 def test_a_batch_that_the_processes_cannot_share_is_refused(digits):
     with pytest.raises(ValueError, match=r"optim\.batch_size must be a positive multiple of the 4 processes .* got 6"):
         StepLoader(digits, batch_size=6, seed=0, num_steps=1, world_size=4)
+
+
+def test_repeats_fetch_a_sample_once_and_hold_it_so_many_times_in_a_row(digits):
+    once = dict(StepLoader(digits, batch_size=3, seed=1, num_steps=4))
+    for step, batch in StepLoader(digits, batch_size=6, seed=1, num_steps=4, repeats=2):
+        assert (batch.clips == once[step].clips.repeat_interleave(2, 0)).all()
+        assert (batch.labels["digit"] == once[step].labels["digit"].repeat_interleave(2)).all()
+
+
+def test_repeats_shared_out_over_ranks_make_the_batch(digits):
+    whole = dict(StepLoader(digits, batch_size=6, seed=1, num_steps=2, repeats=3))
+    parts = [
+        dict(StepLoader(digits, batch_size=6, seed=1, num_steps=2, repeats=3, rank=rank, world_size=3))
+        for rank in range(3)  # rank 1 has one repeat of the first sample and one of the second
+    ]
+    for step, batch in whole.items():
+        assert (torch.cat([part[step].clips for part in parts]) == batch.clips).all()
+
+
+def test_with_repeats_fewer_samples_are_read(lazy):
+    class Counting:
+        spec, is_lazy, read = lazy.spec, False, 0
+
+        def __len__(self):
+            return len(lazy)
+
+        def fetch(self, indices):
+            self.read += len(indices)
+            return lazy.fetch(indices)
+
+    reads = []
+    for repeats in (1, 2, 4):
+        dataset = Counting()
+        list(StepLoader(dataset, batch_size=8, seed=1, num_steps=3, repeats=repeats))
+        reads.append(dataset.read)
+    assert reads == [24, 12, 6]
