@@ -34,6 +34,7 @@ from sweeps.db import (
     Paper,
     Result,
     RunRow,
+    Search,
     StudyRow,
     insert_new,
     mask_url,
@@ -41,6 +42,7 @@ from sweeps.db import (
     upgrade,
 )
 from sweeps.identity import canonical_json
+from sweeps.search_space import is_trial
 from sweeps.study_files import close_matches
 
 USAGE = """usage: python -m sweeps.export to=FILE [study=NAME|all] [series=true] [db=sqlite:///results/ablations.sqlite]
@@ -104,6 +106,8 @@ def merge(source: Connection, destination: Connection, studies: Sequence[str], *
     ).all()
     for start in range(0, len(runs), NUM_PER_BATCH):
         _copy_runs(source, destination, runs[start : start + NUM_PER_BATCH], config_ids, with_series, done)
+    for row in rows:
+        _copy_trials(source, destination, row, [c for c in cells[row.id] if is_trial(c.row_key)], config_ids)
     return done
 
 
@@ -152,6 +156,47 @@ def _copy_study(
     printed = source.execute(select(Paper).where(Paper.study_id == row.id)).all()
     insert_new(destination, Paper, [_values(value) | {"study_id": study_id} for value in printed])
     done.studies += 1
+
+
+def _copy_trials(
+    source: Connection, destination: Connection, study: Any, cells: Sequence[Any], config_ids: dict[int, int]
+) -> None:
+    """A search's trials as cells and the runs they stand for, where the destination has the same search less far.
+
+    One that went another way there keeps its own trials: both have numbered theirs from 0.
+    """
+    there = destination.execute(select(StudyRow.id, StudyRow.revision).where(StudyRow.name == study.name)).one()
+    mine = (CellRow.study_id == there.id, CellRow.revision == there.revision)
+    known = destination.execute(select(CellRow.row_key, CellRow.config_id, CellRow.display).where(*mine)).all()
+    told = {cell.row_key: (config_ids[cell.config_id], cell.display["trial"]["study"]) for cell in cells}
+    if any(
+        told.get(cell.row_key) != (cell.config_id, cell.display["trial"]["study"])
+        for cell in known
+        if is_trial(cell.row_key)
+    ):
+        return
+    at = {"study_id": there.id, "revision": there.revision}
+    insert_new(destination, CellRow, [_values(cell) | at | {"config_id": config_ids[cell.config_id]} for cell in cells])
+    links = source.execute(
+        select(Search.optuna_study, Search.trial_number, RunRow.config_id, RunRow.seed, RunRow.code_epoch)
+        .join(RunRow, RunRow.id == Search.run_id)
+        .where(Search.study_id == study.id, RunRow.config_id.in_(config_ids))
+    ).all()
+    runs = {
+        (run.config_id, run.seed, run.code_epoch): run.id
+        for run in destination.execute(
+            select(RunRow).where(RunRow.config_id.in_([config_ids[link.config_id] for link in links]))
+        )
+    }
+    rows = [
+        {
+            "study_id": there.id, "optuna_study": link.optuna_study, "trial_number": link.trial_number,
+            "run_id": runs[key],
+        }
+        for link in links
+        if (key := (config_ids[link.config_id], link.seed, link.code_epoch)) in runs
+    ]  # fmt: skip
+    insert_new(destination, Search, rows)
 
 
 def _copy_runs(

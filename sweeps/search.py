@@ -113,6 +113,26 @@ class Search:
         with self.engine.begin() as connection:
             self._carry_trials(connection)
             queue.requeue(connection, self._runs_in(connection, ("cancelled",)), states=("cancelled",))
+        self._remember()
+
+    def _remember(self) -> None:
+        """Tell Optuna of the trials that came in a capsule: it learns from them and numbers on."""
+        num_known = len(self._study.get_trials(deepcopy=False))
+        with self.engine.connect() as connection:
+            cells, linked = self._trial_cells(connection), self._linked(connection)
+        params = {int(cell.row_key.removeprefix(TRIAL)): cell.display["trial"]["params"] for cell in cells}
+        for number in range(num_known, max(params, default=-1) + 1):
+            run = linked.get(number)
+            if number not in params or run is None or run.state not in FINAL_STATES:
+                # One that came to nothing, which a capsule has no cell or no run of.
+                self._study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
+                continue
+            state, value = told_as(run)
+            trial = optuna.trial.create_trial(
+                state=state, value=value, params=params[number], distributions=optuna_link.distributions(self.spec),
+                user_attrs={"outcome": run.state, "run": run.run_id}, system_attrs={f"constraints:{FEASIBLE}": 0.0},
+            )  # fmt: skip
+            self._study.add_trial(trial)
 
     def _step(self, width: int) -> None:
         num_open = 0
@@ -193,13 +213,8 @@ class Search:
             return None
 
     def _tell(self, trial: FrozenTrial, run: Linked) -> None:
-        facts: dict[str, Any] = {"run": run.run_id}
-        if run.state == "done" and run.value is not None and math.isfinite(run.value):
-            self._end(trial, TrialState.COMPLETE, run.value, outcome="done", **facts)
-        elif run.state in ("pruned", "diverged"):  # known to be bad: the sampler keeps away from it
-            self._end(trial, TrialState.PRUNED, outcome=run.state, **facts)
-        else:
-            self._end(trial, TrialState.FAIL, outcome=run.state, **facts)
+        state, value = told_as(run)
+        self._end(trial, state, value, outcome=run.state, run=run.run_id)
 
     def _constrain(self, trial: FrozenTrial, violation: float) -> None:
         """As `optuna.Trial.set_constraint`, which a trial of an earlier launcher has no object for."""
@@ -289,6 +304,14 @@ class Search:
             for cell in newest.values()
         ]  # fmt: skip
         insert_new(connection, CellRow, rows)
+
+
+def told_as(run: Linked) -> tuple[TrialState, float | None]:
+    """What Optuna is told of a run that has ended."""
+    if run.state == "done" and run.value is not None and math.isfinite(run.value):
+        return TrialState.COMPLETE, run.value
+    # Known to be bad: the sampler keeps away from it.
+    return (TrialState.PRUNED if run.state in ("pruned", "diverged") else TrialState.FAIL), None
 
 
 def resolve_with_core(request: Request, params: Mapping[str, Any]) -> dict[str, Any]:

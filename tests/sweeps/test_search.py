@@ -11,11 +11,11 @@ import pytest
 from alembic import command
 from optuna.trial import TrialState
 from optuna_dashboard import wsgi
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import Engine, create_engine, func, select
 
-from sweeps import optuna_link, queue
+from sweeps import export, optuna_link, queue
 from sweeps.cli import UserError
-from sweeps.db import Attempt, CellRow, Result, RunRow, StudyRow, migrations, upgrade
+from sweeps.db import Attempt, CellRow, Result, RunRow, StudyRow, migrations, open_database, upgrade
 from sweeps.db import Search as SearchRow
 from sweeps.expand import Request
 from sweeps.pruning import find_judge
@@ -372,3 +372,60 @@ def test_cmaes_moves_towards_what_is_good_though_each_trial_has_a_sampler_of_its
     search.close()
     ratios = [trial.params["mask.ratio"] for trial in told(engine, search)]
     assert sum(ratios[-10:]) / 10 > 0.7 > 0.55 > sum(ratios[:10]) / 10
+
+
+def copied(engine: Engine, to: Path) -> Engine:
+    """Another database, with what a capsule of this one's search holds."""
+    export.write_capsule(engine, to.with_suffix(".capsule"), ["searched"])
+    there = open_database(f"sqlite:///{to}")
+    upgrade(there)
+    export.read_capsule(to.with_suffix(".capsule"), there)
+    return there
+
+
+def test_a_search_goes_on_elsewhere_from_its_capsule_as_if_it_had_never_moved(engine, tmp_path):
+    search = begin(engine, asked(sampler="tpe"))
+    for _ in range(3):
+        search.step(1)
+        while train_one(engine):
+            pass
+    there = copied(engine, tmp_path / "there.sqlite")
+    moved = begin(there, asked(sampler="tpe"))
+    for place, driven in ((engine, search), (there, moved)):
+        drive(place, driven, width=1)
+        driven.close()
+        assert num_trained(place) == 6
+    assert [trial.params for trial in told(there, moved)] == [trial.params for trial in told(engine, search)]
+    there.dispose()
+
+
+def test_a_capsule_brings_the_trials_since_to_a_search_that_is_less_far(engine, tmp_path):
+    search = begin(engine)
+    search.step(1)
+    train_one(engine)
+    there = copied(engine, tmp_path / "there.sqlite")
+    drive(engine, search, width=1)
+    search.close()
+    copied(engine, tmp_path / "there.sqlite").dispose()
+    count = select(func.count()).select_from(SearchRow)
+    with there.connect() as connection, engine.connect() as here:
+        assert connection.scalar(count) == here.scalar(count) >= 6
+    there.dispose()
+
+
+def test_a_capsule_leaves_a_search_alone_that_went_another_way(engine, tmp_path):
+    there = open_database(f"sqlite:///{tmp_path / 'there.sqlite'}")
+    upgrade(there)
+    for place, seed in ((engine, 0), (there, 1)):
+        search = begin(place, asked(seed=seed))
+        drive(place, search, width=1)
+        search.close()
+    before = cells_of(there)
+    copied(engine, tmp_path / "there.sqlite").dispose()
+    assert cells_of(there) == before
+    there.dispose()
+
+
+def cells_of(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return sorted(map(repr, connection.execute(select(CellRow.row_key, CellRow.config_id, CellRow.display))))
