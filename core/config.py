@@ -356,15 +356,16 @@ def spec_of(run: Run) -> DataSpec:
 
 
 def located(run: Run) -> Run:
-    """The run with a relative `data.path` resolved against `runtime.data_root`.
+    """The run with a relative `data.path` (and `data.test_path`) resolved against `runtime.data_root`.
 
     Identity keeps the path as it was given, so a study may be continued on a machine that keeps its data elsewhere.
     """
-    path = getattr(run.data, "path", None)
-    if not path:
+    given = {name: path for name in ("path", "test_path") if (path := getattr(run.data, name, None))}
+    if not given:
         return run
+    root = Path(run.runtime.data_root).expanduser()
     return dataclasses.replace(
-        run, data=dataclasses.replace(run.data, path=str(Path(run.runtime.data_root).expanduser() / path))
+        run, data=dataclasses.replace(run.data, **{name: str(root / path) for name, path in given.items()})
     )
 
 

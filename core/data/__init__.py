@@ -4,6 +4,7 @@ from core.data.array_files import Idx, Npz
 from core.data.image_folder import ImageFolder
 from core.data.moving_digits import MovingDigits
 from core.data.torchvision_set import Torchvision
+from core.data.videos import FrameFolder, VideoCsv, VideoFolder
 from core.types import Data
 
 DATA: dict[str, type[Data]] = {
@@ -12,4 +13,7 @@ DATA: dict[str, type[Data]] = {
     "idx": Idx,
     "image_folder": ImageFolder,
     "torchvision": Torchvision,
+    "video_folder": VideoFolder,
+    "video_csv": VideoCsv,
+    "frame_folder": FrameFolder,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +33,13 @@ def step_indices(seed: int, step: int, *, batch_size: int, length: int) -> Tenso
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
     ]
     return torch.cat(parts)
+
+
+class DrawnDataset(Protocol):
+    """A data set whose samples leave something to chance (where in a video a clip starts), which has an attribute
+    `is_drawn` = True: `fetch` is a pure function of the indices and of as many numbers in [0, 1)."""
+
+    def fetch(self, indices: Tensor, draws: Tensor | None = None) -> Batch: ...
 
 
 class StepLoader:
@@ -107,6 +115,10 @@ class _Batches(TorchDataset[Batch]):
         num_samples = self._batch_size // self._repeats
         indices = step_indices(self._seed, step, batch_size=num_samples, length=len(self._dataset))
         of_row = torch.arange(self._batch_size)[self._part] // self._repeats  # a rank may hold part of a sample's rows
+        if getattr(self._dataset, "is_drawn", False):
+            # Of the whole batch, so that the samples are as they would be with one process; one for each repeat.
+            draws = torch.rand(self._batch_size, generator=generator_for(self._seed, "clip", step))
+            return cast(DrawnDataset, self._dataset).fetch(indices[of_row], draws[self._part])
         first, last = int(of_row[0]), int(of_row[-1])
         batch = self._dataset.fetch(indices[first : last + 1])
         if self._repeats == 1:

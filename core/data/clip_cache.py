@@ -1,0 +1,95 @@
+"""Decoded videos on disk, one memory-mapped uint8 file each, shared by all runs of a sweep."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+
+class FrameCache:
+    """Files [frames, C, H, W] uint8 by key; a file that exists is complete.
+
+    Whoever needs a missing file takes its lock (released by the system if the process dies), looks again, writes a
+    temporary file beside it and renames it. So each video is decoded once however many processes ask at once, and a
+    reader never sees half of one. Needs a file system with `flock`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.npy"  # some file systems are slow with 100,000 names in one folder
+
+    def get(self, key: str, num_frames: int, size: int, decode: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+        """The memory map [num_frames, 3, size, size]; `decode` gives its pieces where there is no file yet."""
+        path = self.path(key)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path.with_suffix(".lock")):
+                if not path.exists():
+                    _write(path, (num_frames, 3, size, size), decode())
+        frames: np.ndarray = np.load(path, mmap_mode="r")
+        return frames
+
+
+def _write(path: Path, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
+    try:
+        # Written, not mapped: a full disk is then an error here, and not a signal that kills the process.
+        with os.fdopen(handle, "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            written = 0
+            for piece in pieces:
+                assert piece.shape[1:] == shape[1:] and piece.dtype == np.uint8, (piece.shape, piece.dtype, shape)
+                file.write(np.ascontiguousarray(piece).data)
+                written += len(piece)
+            assert written == shape[0], (written, shape)
+            file.flush()
+            os.fsync(file.fileno())  # a machine that dies here must not leave a file of zeros under the final name
+        Path(name).chmod(0o644)  # mkstemp makes it private; a cache may be shared by several users
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Whoever opened it before waits for a file without a name, and then finds the result: nothing is lost
+            # but, between two newcomers, a decoding done twice.
+            path.unlink(missing_ok=True)
+
+
+class JsonCache:
+    """A small dict on disk that several processes add to: an entry that another overwrites is found out again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[str, list[float]]:
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def add(self, entries: Mapping[str, list[float]]) -> None:
+        if not entries:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{self.path.stem}.", dir=self.path.parent)
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(self.read() | dict(entries), file)
+            Path(name).chmod(0o644)
+            Path(name).replace(self.path)
+        finally:
+            Path(name).unlink(missing_ok=True)

@@ -1,0 +1,206 @@
+"""Videos as samples: probed once, decoded once, and cut into clips."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.data.arrays import cache_key
+from core.data.clip_cache import FrameCache, JsonCache
+from core.data.video_lists import Entry
+from core.data.video_reader import Facts, Reader, Unreadable
+from core.types import Batch, DataSpec
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # raise it when the same videos would be decoded to other pixels
+
+
+class Video(NamedTuple):
+    """A video that can be used."""
+
+    entry: Entry
+    facts: Facts
+    grid: np.ndarray  # numbers of the frames that may be in a clip, ascending
+    key: str  # of its frames in the cache
+    is_cached: bool  # whether it is to be kept there
+
+
+class VideoClips:
+    """A split of videos; sample `i` is a clip of segment ``i % clips_per_video`` of video ``i // clips_per_video``.
+
+    `excluded` names the files that are not part of the split, with the reasons.
+    """
+
+    is_drawn = True
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        videos: Sequence[Video],
+        store: Store,
+        excluded: tuple[str, ...],
+        *,
+        clips_per_video: int = 1,
+        random_start: bool = True,
+        is_lazy: bool = False,
+    ) -> None:
+        self.spec, self.excluded, self.is_lazy, self.clips_per_video = spec, excluded, is_lazy, clips_per_video
+        self._videos, self._store, self._random_start = videos, store, random_start
+        self._labels = torch.tensor([video.entry.label for video in videos])
+        self._broken: set[int] = set()  # as this process knows
+        self._replaced = multiprocessing.Array("q", len(videos))  # clips, counted by all loader processes together
+
+    def __len__(self) -> int:
+        return len(self._videos) * self.clips_per_video
+
+    def labels(self) -> dict[str, Tensor]:
+        return {name: self._labels.repeat_interleave(self.clips_per_video) for name in self.spec.classes}
+
+    def video_of(self) -> Tensor:
+        """Which video each sample is of: [len] int64."""
+        return torch.arange(len(self)) // self.clips_per_video
+
+    def fetch(self, indices: Tensor, draws: Tensor | None = None) -> Batch:
+        """Clips that start where `draws` ([B], uniform in [0, 1)) says, or in the middle of their segments without.
+
+        A pure function of its arguments as long as the files are as they were; see `VideoFolder` on those that break.
+        """
+        draws = None if draws is None or not self._random_start else draws
+        clips = np.stack(
+            [
+                self._clip(index, 0.5 if draws is None else float(draws[place]))
+                for place, index in enumerate(indices.tolist())
+            ]
+        )
+        labels = {name: self._labels[indices // self.clips_per_video] for name in self.spec.classes}
+        return Batch(torch.from_numpy(clips), labels)
+
+    def replaced(self) -> dict[str, int]:
+        """How many clips of each file that broke were replaced so far."""
+        return {str(video.entry.path): num for video, num in zip(self._videos, self._replaced[:], strict=True) if num}
+
+    def _clip(self, index: int, draw: float) -> np.ndarray:
+        """[C, T, H, W], of another video of the class where this one is broken."""
+        number, segment = divmod(index, self.clips_per_video)
+        for other in self._and_its_class(number):
+            if other in self._broken:
+                continue
+            video = self._videos[other]
+            try:
+                start = start_of(draw, segment, self.clips_per_video, len(video.grid), self.spec.frames)
+                frames = self._store.frames(video, start, self.spec.frames)
+            except Unreadable as error:
+                self._broken.add(other)
+                log.warning(
+                    "data.path: %s was readable when training began and is not now (%s); clips of the next good video "
+                    "take the place of its own from here on, counted in the run's record",
+                    video.entry.path,
+                    error,
+                )
+                continue
+            if other != number:
+                with self._replaced.get_lock():
+                    self._replaced[number] += 1
+            return frames.transpose(1, 0, 2, 3)
+        raise ValueError(
+            f"data.path: {self._videos[number].entry.path} and every other video of its class can no longer be read; "
+            "restore them and start again: the run goes on at its checkpoint"
+        )
+
+    def _and_its_class(self, number: int) -> Iterator[int]:
+        """`number` and the later videos of its class, then the earlier ones."""
+        yield number  # nearly always the only one asked for
+        same = (self._labels == self._labels[number]).nonzero().flatten().tolist()
+        place = same.index(number)
+        yield from same[place + 1 :] + same[:place]
+
+
+def start_of(draw: float, segment: int, num_segments: int, length: int, num_frames: int) -> int:
+    """Where in a video of `length` frames a clip of `num_frames` starts, for a `draw` in [0, 1).
+
+    The video is cut into equal segments and a clip lies within its own. Where a segment is shorter than a clip, the
+    clips overlap and their starts are equally spaced over the video. As in V-JEPA's released loader.
+    """
+    low, high = segment * length // num_segments, (segment + 1) * length // num_segments - num_frames
+    if high < low:
+        low = high = round(segment * (length - num_frames) / max(num_segments - 1, 1))
+    return low + min(int(draw * (high - low + 1)), high - low)
+
+
+# ---- probing and decoding ------------------------------------------------------------------------------------------
+
+
+def probe_all(paths: Sequence[Path], reader: Reader, folder: Path) -> list[tuple[str, Facts] | str]:
+    """Fingerprint and facts of each video, or why it cannot be read; good ones are remembered in `folder`."""
+    index = JsonCache(folder / f"index-{reader.name}-{VERSION}.json")
+    known = index.read()
+
+    def probe(path: Path) -> tuple[str, str, Facts] | str:
+        try:
+            fingerprint = reader.fingerprint(path)
+            key = cache_key([str(path.resolve()), fingerprint])
+            if key in known:
+                frames, fps, height, width = known[key]
+                return key, fingerprint, Facts(int(frames), fps, int(height), int(width))
+            return key, fingerprint, reader.probe(path)
+        except Unreadable as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_threads()) as pool:
+        found = list(pool.map(probe, paths))
+    index.add({one[0]: list(one[2]) for one in found if not isinstance(one, str) and one[0] not in known})
+    return [one if isinstance(one, str) else one[1:] for one in found]
+
+
+def _threads() -> int:
+    return min(8, os.cpu_count() or 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """Decodes videos at the size that is kept, through the cache."""
+
+    reader: Reader
+    cache: FrameCache
+    size: int
+    crop: float
+
+    def frames(self, video: Video, start: int, num: int) -> np.ndarray:
+        """Frames `start` to `start` + `num` of the video's grid: [num, 3, size, size]. Raises Unreadable."""
+        if video.is_cached:
+            return self._cached(video)[start : start + num]
+        return np.concatenate(list(self._decode(video, video.grid[start : start + num])))
+
+    def fill(self, videos: Sequence[Video], left_out: dict[str, str]) -> list[Video]:
+        """Have every video in the cache; those that cannot be decoded go to `left_out`. Returns the others."""
+        if num_missing := sum(not self.cache.path(video.key).exists() for video in videos):
+            log.info("decoding %d videos into %s, once", num_missing, self.cache.folder)
+
+        def reason(video: Video) -> str | None:
+            try:
+                self._cached(video)
+            except Unreadable as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor(_threads()) as pool:
+            reasons = list(pool.map(reason, videos))
+        left_out |= {str(v.entry.path): why for v, why in zip(videos, reasons, strict=True) if why is not None}
+        return [video for video, why in zip(videos, reasons, strict=True) if why is None]
+
+    def _cached(self, video: Video) -> np.ndarray:
+        return self.cache.get(video.key, len(video.grid), self.size, lambda: self._decode(video, video.grid))
+
+    def _decode(self, video: Video, numbers: np.ndarray) -> Iterator[np.ndarray]:
+        return self.reader.read(video.entry.path, video.facts, numbers.tolist(), self.size, self.crop)

@@ -1,0 +1,168 @@
+"""Which videos a split has, and their classes: from folders, and from files of "path label" lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from core.data import pictures
+from core.data.video_reader import SUFFIXES
+from core.types import generator_for
+
+TEST_FOLDERS = ("test", "validation", "valid", "val")
+_LINE = re.compile(r"(?P<path>.*?)\s*[,\s]\s*(?P<label>[^,\s]*)")
+_MAX_CLASSES = 1_000_000
+
+
+class Entry(NamedTuple):
+    path: Path
+    label: int  # 0 where there are no labels
+
+
+class Listing(NamedTuple):
+    """The videos of one split. `others` are files that are none, each with the reason."""
+
+    entries: list[Entry]
+    classes: list[str]  # empty: there are no labels
+    others: dict[str, str] = {}  # noqa: RUF012 (never changed)
+
+
+# ---- folders -----------------------------------------------------------------------------------------------------
+
+
+def from_folder(root: Path, split: str, *, test_root: Path | None, frames: bool, share: float, seed: int) -> Listing:
+    """`root`/train and `root`/test (or val), or `test_root` for the test split, or a share of `root` held out.
+
+    Videos directly in such a folder make it flat: everything below belongs to it, without labels. Else its sub-folders
+    are the classes. With `frames` a video is a folder that holds images. Raises ValueError.
+    """
+    what = "folder of frame images" if frames else "video"
+    train = root / "train" if (root / "train").is_dir() and not _holds_images(root / "train", frames) else root
+    own = test_root or (None if train == root else next((root / n for n in TEST_FOLDERS if (root / n).is_dir()), None))
+    if train != root and own is None:
+        raise ValueError(f"data.path={root} has a train folder but none called {' or '.join(TEST_FOLDERS)}")
+    known = listed(train, "data.path", frames)
+    if own is None:
+        return Listing(held_out(known, split, share=share, seed=seed, what=what), known.classes, known.others)
+    if split == "train":
+        return known
+    return _with_classes_of(known, listed(own, "data.test_path" if test_root else "data.path", frames))
+
+
+def listed(root: Path, key: str, frames: bool) -> Listing:
+    """Every video below `root`, in the order of names, and the files that are none by their names."""
+    what = "folders of frame images" if frames else "videos"
+    if not root.is_dir():
+        there = "is not a folder" if root.exists() else "does not exist"
+        raise ValueError(f"{key} must be a folder of {what}, got {str(root)!r}, which {there}")
+    videos, others = _search(root, frames)
+    if not videos:
+        raise ValueError(f"{key}={root} holds no {what} ({' '.join(pictures.SUFFIXES if frames else SUFFIXES)})")
+    if any(video.parent == root for video in videos):
+        return Listing([Entry(video, 0) for video in videos], [], others)
+    classes = sorted({video.relative_to(root).parts[0] for video in videos})
+    number = {name: place for place, name in enumerate(classes)}
+    return Listing([Entry(video, number[video.relative_to(root).parts[0]]) for video in videos], classes, others)
+
+
+def _search(root: Path, frames: bool) -> tuple[list[Path], dict[str, str]]:
+    files = [
+        file
+        for file in root.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
+    ]
+    if frames:
+        folders = {file.parent for file in files if file.suffix.lower() in pictures.SUFFIXES} - {root}
+        return sorted(folders), {}
+    videos = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
+    others = {str(file): f"not a video by its name ({file.suffix or 'no suffix'})" for file in sorted(files)}
+    return videos, {name: reason for name, reason in others.items() if Path(name).suffix.lower() not in SUFFIXES}
+
+
+def _holds_images(folder: Path, frames: bool) -> bool:
+    """Whether a folder called "train" is one video's frames, not a split."""
+    return frames and any(file.suffix.lower() in pictures.SUFFIXES for file in folder.iterdir())
+
+
+def _with_classes_of(train: Listing, test: Listing) -> Listing:
+    """The test split with the class numbers of the train split."""
+    if not train.classes:  # without labels there, they are of no use here
+        return Listing([Entry(entry.path, 0) for entry in test.entries], [], test.others)
+    if unknown := sorted(set(test.classes) - set(train.classes)):
+        raise ValueError(f"data: the test videos have a class {unknown[0]} that the train videos do not have")
+    if not test.classes:
+        raise ValueError("data: the train videos are in class sub-folders but the test videos are not")
+    number = {place: train.classes.index(name) for place, name in enumerate(test.classes)}
+    return Listing([Entry(e.path, number[e.label]) for e in test.entries], train.classes, test.others)
+
+
+def held_out(known: Listing, split: str, *, share: float, seed: int, what: str) -> list[Entry]:
+    """The seeded `share` of each class for test, the rest for train. Raises ValueError where a class has one video."""
+    chosen: list[Entry] = []
+    by_class: dict[int, list[Entry]] = {}
+    for entry in known.entries:
+        by_class.setdefault(entry.label, []).append(entry)
+    for label, members in sorted(by_class.items()):
+        name = known.classes[label] if known.classes else ""
+        if len(members) < 2:
+            raise ValueError(
+                f"data.path: {f'class {name}' if name else 'the data set'} needs two entries ({what}), one to hold out "
+                "for test; it has 1. Name test videos in data.test_path, or add some"
+            )
+        num_test = min(max(round(share * len(members)), 1), len(members) - 1)
+        order = torch.randperm(len(members), generator=generator_for(seed, "split", name)).tolist()
+        numbers = order[:num_test] if split == "test" else order[num_test:]
+        chosen += [members[number] for number in sorted(numbers)]
+    return chosen
+
+
+# ---- lists -------------------------------------------------------------------------------------------------------
+
+
+def from_list(file: Path, split: str, *, test_file: Path | None, share: float, seed: int) -> Listing:
+    """The lines of `file`, and of `test_file` for the test split, or a share of each class held out."""
+    known = read_list(file, "data.path")
+    if test_file is None:
+        return Listing(held_out(known, split, share=share, seed=seed, what="lines"), known.classes)
+    if split == "train":
+        return known
+    test = read_list(test_file, "data.test_path")
+    if len(test.classes) > len(known.classes):
+        raise ValueError(f"{test_file}: has label {len(test.classes) - 1}, {file} only 0 to {len(known.classes) - 1}")
+    return test._replace(classes=known.classes)
+
+
+def read_list(file: Path, key: str) -> Listing:
+    """One video a line: a path (relative to the file's folder, or absolute; blanks are allowed), a blank, tab or comma,
+    and a class number from 0. Empty lines are skipped.
+
+    Raises ValueError naming file and line for a label that is missing or not a number. Whether the videos are there is
+    not looked at here: a missing one is left out and named like an unreadable one.
+    """
+    if not file.is_file():
+        raise ValueError(f'{key} must be a file of "path label" lines, got {str(file)!r}, which is not a file')
+    entries = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        match = _LINE.fullmatch(line.strip())
+        path, label = (match["path"], match["label"]) if match else (line.strip(), "")
+        if not (label.isascii() and label.isdecimal() and int(label) < _MAX_CLASSES and path):
+            raise ValueError(
+                f'{file}, line {number}: must be "path label", the label a class number in [0, {_MAX_CLASSES}), '
+                f"got {line!r}"
+            )
+        entries.append(Entry(file.parent / path, int(label)))
+    if not entries:
+        raise ValueError(f"{key}={file} has no lines")
+    return Listing(entries, [str(label) for label in range(1 + max(entry.label for entry in entries))])
+
+
+def emptied(classes: Sequence[str], before: Sequence[Entry], after: Sequence[Entry]) -> list[str]:
+    """The classes that had videos and have none left."""
+    gone = {entry.label for entry in before} - {entry.label for entry in after}
+    return [classes[label] for label in sorted(gone)] if classes else []
