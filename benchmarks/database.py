@@ -167,13 +167,17 @@ def ingest(place: Place) -> Iterator[str]:
 
         def send(attempt: int, engine: Any = engine) -> None:
             nonlocal sent
-            for first in range(0, num_points, 20 * per_chunk):  # ten metrics twice: what a flush sends together
-                rows = [
-                    series.chunk_row(
-                        1, attempt, seq, "loss", steps[seq : seq + per_chunk], values[seq : seq + per_chunk]
-                    )
-                    for seq in range(first, first + 20 * per_chunk, per_chunk)
-                ]
+            for first in range(0, num_points, 20 * per_chunk):  # two generations of ten metrics: what a flush sends
+                rows = []
+                for seq in (first, first + 10 * per_chunk):
+                    points = {
+                        f"metric {i}": (
+                            steps[seq : seq + per_chunk],
+                            values[seq + i * per_chunk : seq + (i + 1) * per_chunk],
+                        )
+                        for i in range(10)
+                    }
+                    rows += series.chunk_rows(1, attempt, seq, points)
                 with engine.begin() as connection:
                     series.write(connection, rows)
             sent += num_points

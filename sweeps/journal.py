@@ -37,9 +37,9 @@ class Generation(NamedTuple):
             for metric, value in metrics.items():
                 steps.setdefault(metric, []).append(step)
                 values.setdefault(metric, []).append(value)
-        return [
-            series.chunk_row(run_id, self.attempt, self.seq, metric, steps[metric], values[metric]) for metric in steps
-        ]
+        return series.chunk_rows(
+            run_id, self.attempt, self.seq, {metric: (steps[metric], values[metric]) for metric in steps}
+        )
 
 
 class Journal:

@@ -8,7 +8,7 @@ under 10 bytes a point. Without torch: analysis reads through here.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,20 +63,26 @@ def chunk_row(
     run_id: int, attempt: int, seq: int, metric: str, steps: Sequence[int], values: Sequence[float]
 ) -> dict[str, Any]:
     """The row of `sw_chunk` for these points, which are not empty and in the order they were logged."""
-    assert len(steps) == len(values) > 0
-    array = np.asarray(steps, dtype="<i8")
-    return {
-        "run_id": run_id,
-        "metric": metric,
-        "attempt": attempt,
-        "seq": seq,
-        "step0": int(array.min()),
-        "step1": int(array.max()),
-        "n": len(steps),
-        "codec": CODEC,
-        "steps": encode_steps(array),
-        "values": encode_values(values),
-    }
+    (row,) = chunk_rows(run_id, attempt, seq, {metric: (steps, values)})
+    return row
+
+
+def chunk_rows(
+    run_id: int, attempt: int, seq: int, points: Mapping[str, tuple[Sequence[int], Sequence[float]]]
+) -> list[dict[str, Any]]:
+    """One row a metric, for the steps and values of each. Metrics logged together have their steps packed once."""
+    rows: list[dict[str, Any]] = []
+    packed: dict[str, Any] = {}
+    packed_steps: Sequence[int] = ()
+    for metric, (steps, values) in points.items():
+        assert len(steps) == len(values) > 0
+        if not packed or steps != packed_steps:
+            array = np.asarray(steps, dtype="<i8")
+            packed = {"step0": int(array.min()), "step1": int(array.max()), "steps": encode_steps(array)}
+            packed_steps = steps
+        key = {"run_id": run_id, "metric": metric, "attempt": attempt, "seq": seq}
+        rows.append(key | packed | {"n": len(steps), "codec": CODEC, "values": encode_values(values)})
+    return rows
 
 
 def write(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:

@@ -94,3 +94,10 @@ def test_the_names_of_a_runs_series_are_known(engine: Engine, run_id: int) -> No
     write(engine, run_id, 1, [1], [1.0])
     with engine.begin() as connection:
         assert series.metrics(connection, run_id) == ["loss"]
+
+
+def test_metrics_packed_together_are_those_packed_alone():
+    points = {"loss": ([1, 2], [0.5, 0.4]), "lr": ([1, 2], [0.1, 0.2]), "top1": ([2], [60.0]), "knn": ([2], [50.0])}
+    alone = [series.chunk_row(1, 1, 0, metric, steps, values) for metric, (steps, values) in points.items()]
+    assert series.chunk_rows(1, 1, 0, points) == alone
+    assert [series.decode_steps(row["steps"]).tolist() for row in alone] == [[1, 2], [1, 2], [2], [2]]
