@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -44,17 +44,22 @@ def count_flops(
 ) -> Flops:
     """Run a step's forward and backward pass under torch's counter. No parameter or gradient is changed."""
     counter = FlopCounterMode(display=False, custom_mapping=_ONEDNN)
-    encoder = 0
+    encoder, depth = 0, 0
 
-    def enter(*_: Any) -> None:
-        nonlocal encoder
-        encoder -= counter.get_total_flops()
+    def watched(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal encoder, depth
+            before, depth = counter.get_total_flops(), depth + 1
+            out = method(*args, **kwargs)
+            depth -= 1
+            if depth == 0:  # `many` may go through `forward`
+                encoder += counter.get_total_flops() - before
+            return out
 
-    def leave(*_: Any) -> None:
-        nonlocal encoder
-        encoder += counter.get_total_flops()
+        return call
 
-    hooks = [learner.encoder.register_forward_pre_hook(enter), learner.encoder.register_forward_hook(leave)]
+    for name in ("forward", "many"):
+        setattr(learner.encoder, name, watched(getattr(learner.encoder, name)))
     parameters = [p for p in learner.parameters() if p.requires_grad]
     try:
         with counter:
@@ -65,8 +70,8 @@ def count_flops(
             # Not loss.backward(), which would add to .grad and wake the hooks of DistributedDataParallel.
             torch.autograd.grad(loss, parameters, allow_unused=True)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for name in ("forward", "many"):
+            delattr(learner.encoder, name)  # the class's method shows again
     return Flops(counter.get_total_flops(), forward, encoder)
 
 

@@ -47,12 +47,13 @@ def test_forward_operations_equal_the_formula():
 
 
 @pytest.mark.skipif(not torch._C._has_mkldnn, reason="the written-out block needs oneDNN")
-@pytest.mark.parametrize("method", ["mae", "mae_st", "ijepa"])
+@pytest.mark.parametrize("method", ["mae", "mae_st", "ijepa", "vjepa"])
 def test_the_written_out_block_counts_as_much_as_the_generic_one(method, monkeypatch):
     written, _ = count(f"method={method}", dtype=torch.bfloat16)
     monkeypatch.setattr(cpu_block, "fits", lambda *_: False)
     generic, _ = count(f"method={method}", dtype=torch.bfloat16)
     assert written == generic
+    assert 0 < written.encoder < written.forward
 
 
 def test_counting_changes_neither_parameters_nor_gradients():
