@@ -31,7 +31,7 @@ from sweeps.db import FINAL_STATES, RunRow, open_database
 from sweeps.owner import reap, worker_name
 from sweeps.queue import LEASE_S
 from sweeps.recorder import patiently
-from sweeps.statements import in_scope
+from sweeps.statements import NEW_EVENT, in_scope
 
 log = logging.getLogger(__name__)
 TICK_S = 0.3
@@ -123,9 +123,11 @@ def local(job: Job, *, workers: int = 2, on_tick: Callable[[], None] = lambda: N
             if left.num_queued + left.num_running == 0:
                 break
             if pool.is_hopeless:
-                return Ended(gave_up=True)
+                return Ended(gave_up=True)  # the worker has noted why
             if crashes >= MOST_CRASHES:
-                log.error("%d workers in a row died without finishing a run: giving up", crashes)
+                reason = f"{crashes} workers in a row died without finishing a run, the last one {pool.last_end}"
+                log.error("%s: giving up", reason)
+                patiently(engine, functools.partial(note_giving_up, job, reason), stop=stop)
                 return Ended(gave_up=True)
             can_claim = left.num_queued > 0 and left.wait_s == 0
             if can_claim and len(pool.processes) < workers:
@@ -151,6 +153,16 @@ def look(job: Job, connection: Connection) -> tuple[queue.Pending, int]:
     return queue.pending(connection, study=job.study, seeds=job.seeds), int(ended or 0)
 
 
+def note_giving_up(job: Job, reason: str, connection: Connection) -> None:
+    """Into the audit, for each run that is left waiting: `sweeps.status` shows it until somebody claims the run."""
+    waiting = connection.scalars(
+        select(RunRow.id).where(RunRow.state == "queued", *in_scope(RunRow, job.study, job.seeds))
+    ).all()
+    told = {"kind": "gave_up", "attempt": None, "worker": worker_name(), "detail": f"gave up: {reason}"}
+    if waiting:
+        connection.execute(NEW_EVENT, [told | {"run_id": run_id} for run_id in waiting])
+
+
 class _Pool:
     """The worker processes of one launcher."""
 
@@ -164,6 +176,7 @@ class _Pool:
         self.names: dict[int, str] = {}  # slot -> the worker's name in the database
         self.num_oom_kills = oom_kills()
         self.is_hopeless = False  # a worker said that a person must mend something first
+        self.last_end = ""  # how the last worker died
 
     def start(self) -> None:
         slot = next(slot for slot in range(self.size) if slot not in self.processes)
@@ -184,7 +197,8 @@ class _Pool:
             self.is_hopeless |= process.exitcode == USER_ERROR
             if process.exitcode:
                 error = blame(process.exitcode, ran_out_of_memory=self.num_oom_kills > before)
-                log.warning("%s (process %d) died: %s", process.name, process.pid, error or _cause(process.exitcode))
+                self.last_end = error or _cause(process.exitcode)
+                log.warning("%s (process %d) died: %s", process.name, process.pid, self.last_end)
                 dead[self.names[slot]] = error
             process.close()
         return dead
@@ -244,6 +258,9 @@ def _serve(job: Job, slot: int, num_slots: int) -> None:
             worker.work(engine, work_of(worker, job, wait=False), stop=stop, **job.functions)
         except UserError as error:
             log.error("%s", error)
+            # The database may be what a person must mend.
+            with suppress(SQLAlchemyError), engine.begin() as connection:
+                note_giving_up(job, str(error), connection)
             sys.exit(USER_ERROR)
         engine.dispose()
 

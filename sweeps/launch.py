@@ -226,7 +226,7 @@ def verdict(study: StudyStatus, words: Sequence[str], *, is_search: bool = False
         print(f"diverged at step {run.step}: {run.label}", file=sys.stderr)
     lacking = study.of("failed", *(() if is_search else ("pruned",)), *WAITING)
     for run in lacking:
-        reason = f": {run.error}" if run.error and run.state == "failed" else ""
+        reason = f": {run.error}" if run.error else ""
         print(f"{run.state}: {run.label} (run {run.run_id or '–'}){reason}", file=sys.stderr)
     if not lacking:
         return cli.OK

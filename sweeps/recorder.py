@@ -93,6 +93,7 @@ class DatabaseRecorder:
         self.engine, self.claim, self.run_folder, self.results_dir = engine, claim, run_folder, results_dir
         self.usage, self.sync_s, self.patience_s = usage, min(sync_s, claim.lease_s / 4), patience_s
         self.stop, self.fenced, self.closing = stop, threading.Event(), threading.Event()
+        self._wake = threading.Event()
         self.should_prune, self.is_pruned = should_prune, False
         self.outcome: str | None = None
         self.step = claim.checkpoint_step  # last step known to be reached: where an error happened, twice or not
@@ -134,6 +135,7 @@ class DatabaseRecorder:
             if self.resume_step is None:
                 # A run resumed at its end logs its evaluation at the checkpoint's step: it trained from the next on.
                 self.resume_step = step + 1 if step == self.claim.checkpoint_step else step
+                self._wake.set()
         if self.should_prune is not None and not self.is_pruned:
             self.is_pruned = self.should_prune(step, metrics)
 
@@ -196,8 +198,12 @@ class DatabaseRecorder:
         self._sent(parcel)
 
     def _keep_alive(self) -> None:
-        """Until `closing`: renew the lease and send what there is, every `sync_s`."""
-        while not self.closing.wait(self.sync_s):
+        """Until `closing`: renew the lease and send what there is, at the first point and every `sync_s`."""
+        while True:
+            self._wake.wait(self.sync_s)
+            self._wake.clear()
+            if self.closing.is_set():
+                return
             try:
                 parcel = self._pack(everything=False)
                 with self.engine.begin() as connection:
@@ -217,7 +223,8 @@ class DatabaseRecorder:
     def _pack(self, *, everything: bool) -> Parcel:
         """What to send: the generations that wait, and the current one once it is old or large enough."""
         with self._lock:
-            is_due = len(self._journal.points) >= CHUNK_POINTS or time.monotonic() - self._opened > CHUNK_S
+            is_first = self._journal.seq == 0  # whoever watches learns at once that, and where, training began
+            is_due = is_first or len(self._journal.points) >= CHUNK_POINTS or time.monotonic() - self._opened > CHUNK_S
             closed = self._journal.rotate() if everything or is_due else None
             if closed is not None:
                 self._opened = time.monotonic()
@@ -270,6 +277,7 @@ class DatabaseRecorder:
 
     def _end_thread(self) -> None:
         self.closing.set()
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
 

@@ -36,7 +36,7 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmiss
 from sweeps import next_run, queue
 from sweeps.cli import UserError
 from sweeps.db import Attempt, RunRow, StudyRow, open_database
-from sweeps.executors import TICK_S, Ended, Job, look, threads_per_worker, work_of
+from sweeps.executors import TICK_S, Ended, Job, look, note_giving_up, threads_per_worker, work_of
 from sweeps.recorder import patiently
 from sweeps.study_files import close_matches
 
@@ -331,6 +331,8 @@ def slurm(
             if left.num_queued + left.num_running == 0:
                 return Ended()
             if not watch.keep_enough(left, ended):
+                reason = f"{watch.num_submissions} Slurm jobs in a row ended without finishing a run"
+                patiently(engine, functools.partial(note_giving_up, job, reason), stop=stop)
                 return Ended(gave_up=True)
             stop.wait(TICK_S)
         print(watch.farewell(), file=sys.stderr)

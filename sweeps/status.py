@@ -9,7 +9,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Connection, Engine, and_, select
+from sqlalchemy import Connection, Engine, and_, func, select
 
 from sweeps import cli, series
 from sweeps.cli import UserError, duration
-from sweeps.db import Attempt, CellRow, Chunk, Config, RunRow, StudyRow
+from sweeps.db import Attempt, CellRow, Chunk, Config, Event, RunRow, StudyRow
 from sweeps.identity import CODE_EPOCH
 from sweeps.run_page import run_page
 from sweeps.seed_rule import first_seeds, further_seeds
@@ -113,8 +113,9 @@ def read(connection: Connection, name: str) -> StudyStatus:
         first.setdefault(cell.config_id, cell)
     seeds, further = first_seeds(study.spec["seeds"]), further_seeds(study.spec["seeds"])
     found = _read_runs(connection, list(first), [*seeds, *further])
+    given_up = _given_up(connection, [row.id for row in found.values() if row.state == "queued"])
     runs = [
-        _run_status(connection, cell, seed, found.get((config_id, seed)))
+        _run_status(connection, cell, seed, found.get((config_id, seed)), given_up)
         for config_id, cell in first.items()
         for seed in [*seeds, *(seed for seed in further if (config_id, seed) in found)]
     ]
@@ -137,7 +138,14 @@ def _read_runs(connection: Connection, config_ids: list[int], seeds: list[int]) 
     return {(row.config_id, row.seed): row for row in connection.execute(query)}
 
 
-def _run_status(connection: Connection, cell: Any, seed: int, row: Any) -> RunStatus:
+def _given_up(connection: Connection, run_ids: Sequence[int]) -> dict[int, str]:
+    """Why a launcher gave up on a run, where nothing has happened to it since."""
+    last = select(func.max(Event.id)).where(Event.run_id.in_(run_ids)).group_by(Event.run_id)
+    found = connection.execute(select(Event.run_id, Event.detail).where(Event.id.in_(last), Event.kind == "gave_up"))
+    return {row.run_id: row.detail for row in found}
+
+
+def _run_status(connection: Connection, cell: Any, seed: int, row: Any, given_up: Mapping[int, str]) -> RunStatus:
     label = ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"], f"seed {seed}"]))
     num_steps = cell.num_steps or 0
     if row is None:
@@ -147,7 +155,8 @@ def _run_status(connection: Connection, cell: Any, seed: int, row: Any) -> RunSt
     if row.state == "running" and row.step and row.heartbeat and row.heartbeat > row.started:
         speed = (row.step - (row.resume_step or 0)) / (row.heartbeat - row.started)
     loss = _last_loss(connection, row.id) if row.state == "running" else None
-    return RunStatus(label, seed, num_steps, row.id, row.state, step, speed, loss, row.error, row.owner)
+    error = given_up.get(row.id, row.error)
+    return RunStatus(label, seed, num_steps, row.id, row.state, step, speed, loss, error, row.owner)
 
 
 def _last_loss(connection: Connection, run_id: int) -> float | None:

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 
-from sweeps import executors, queue
-from sweeps.db import Attempt, Result, RunRow
-from sweeps.executors import EXECUTORS, Ended, Job, blame, inline, local, threads_per_worker
+from sweeps import executors, queue, status
+from sweeps.db import Attempt, Event, Result, RunRow
+from sweeps.executors import EXECUTORS, Ended, Job, blame, inline, local, note_giving_up, threads_per_worker
 from sweeps.owner import is_dead
 from tests.sweeps.conftest import BOTH
 from tests.sweeps.counting import FUNCTIONS, NUM_STEPS
+from tests.sweeps.launched import register, two_rows
 
 LAUNCHER = """
 import sys
@@ -123,6 +124,22 @@ def test_workers_that_keep_dying_are_given_up(engine: Engine, job: Job, caplog: 
     assert local(broken, workers=2) == Ended(gave_up=True)
     assert "died without finishing a run" in caplog.text
     assert states(engine) == {"queued": 1}
+    assert noted(engine) == {"gave up: 5 workers in a row died without finishing a run, the last one exit code 1"}
+
+
+def noted(engine: Engine) -> set[str | None]:
+    with engine.begin() as connection:
+        return set(connection.scalars(select(Event.detail).where(Event.kind == "gave_up")))
+
+
+def test_why_a_launcher_gave_up_is_shown_until_somebody_takes_the_run(engine: Engine, job: Job) -> None:
+    register(engine, two_rows(seeds=[0]))
+    with engine.begin() as connection:
+        note_giving_up(job, "5 workers died", connection)
+    with engine.begin() as connection:
+        assert [run.error for run in status.read(connection, "ratio").runs] == ["gave up: 5 workers died"] * 2
+        queue.claim(connection, "w")
+        assert [run.error for run in status.read(connection, "ratio").runs] == [None, "gave up: 5 workers died"]
 
 
 @dataclass
@@ -175,6 +192,8 @@ def test_a_full_disk_ends_a_launch_without_failing_a_run(engine: Engine, job: Jo
     add(engine, 0, 1, breaks="disk")
     assert local(job, workers=1) == Ended(gave_up=True)
     assert states(engine) == {"queued": 2}
+    (reason,) = noted(engine)
+    assert reason is not None and "No space left on device" in reason and "make room and launch again" in reason
 
 
 @pytest.mark.slow

@@ -364,3 +364,10 @@ def test_earlier_attempts_checkpoints_go_once_the_database_has_a_later_one(
         wait_for(lambda: not first.folder.exists())
         record.finish("done", {}, {})
     assert sorted(path.name for path in record.folder.iterdir()) == ["step-1.pt", "step-2.pt"]
+
+
+def test_the_first_point_is_in_the_database_at_once(engine: Engine, claim: Claim, make: Make) -> None:
+    with make(claim, sync_s=60.0) as record:
+        record.log(1, {"loss": 1.0})
+        wait_for(lambda: curve(engine) == {1: 1.0})
+        record.finish("done", {}, {})
