@@ -18,6 +18,7 @@ from core import checkpoint
 from core.config import Precision, Run, check, flatten, identity, located
 from core.cost import Flops, cost_metrics, count_flops
 from core.data.augment import augment, normalise
+from core.data.left_out import data_facts
 from core.data.loader import StepLoader
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
@@ -53,6 +54,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     if not where.is_main:
         wait(where)  # the main process fills the cache once
     train_set, test_set = data.load("train", cache), data.load("test", cache)
+    splits = {"train": train_set, "test": test_set}
     if where.is_main:
         wait(where)
     spec, config = train_set.spec, identity(flatten(run)) | {"seed": run.seed}
@@ -88,7 +90,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         if step % run.runtime.log_every == 0 or saving:
             window.average_over(where)
             if (broken := window.first_non_finite()) is not None:
-                return finish_diverged(record, broken, window, where)
+                return finish_diverged(record, broken, window, splits, where)
             if where.is_main:
                 window.flush(record, run.optim.batch_size)
             else:
@@ -97,7 +99,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
             save(record, step, config, learner, optimizer, window, run.runtime.keep_checkpoints)
         if stopping and not ending:
             if where.is_main:
-                record.finish("preempted", {}, {"step": step, "train_seconds": window.spent})
+                record.finish("preempted", {}, {"step": step, "train_seconds": window.spent} | data_facts(splits))
             return
         window.tick()
         if run.runtime.eval_every and step % run.runtime.eval_every == 0 and not ending and where.is_main:
@@ -114,7 +116,8 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         results = evaluate(run, learner, train_set, test_set, device, precision)
     except FloatingPointError as error:
         log.error("%s: the run has diverged", error)
-        record.finish("diverged", {}, {"step": run.optim.steps, "train_seconds": window.spent})
+        ended = {"step": run.optim.steps, "train_seconds": window.spent}
+        record.finish("diverged", {}, ended | data_facts(splits))
         return
     results |= mask_shares(run, learner.encoder.grid)
     record.log(run.optim.steps, results)
@@ -138,7 +141,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         "wall_seconds": time.perf_counter() - start,
         "step": run.optim.steps,
     }
-    record.finish("done", results, facts)
+    record.finish("done", results, facts | data_facts(splits))
 
 
 # ---- one step ----------------------------------------------------------------------------------------------------
@@ -302,11 +305,11 @@ def evaluate(
     return results
 
 
-def finish_diverged(record: Recorder, step: int, window: Window, where: World) -> None:
+def finish_diverged(record: Recorder, step: int, window: Window, splits: Mapping[str, Dataset], where: World) -> None:
     """A loss that is not finite is an outcome: recorded with its step, never retried in a loop."""
     log.error("the loss is not finite at step %d: the run has diverged", step)
     if where.is_main:
-        record.finish("diverged", {}, {"step": step, "train_seconds": window.spent})
+        record.finish("diverged", {}, {"step": step, "train_seconds": window.spent} | data_facts(splits))
 
 
 def mask_shares(run: Run, grid: Grid) -> dict[str, float]:

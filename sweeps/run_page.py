@@ -148,6 +148,8 @@ def _attempt_table(connection: Connection, attempt: Any) -> Table:
     }
     table = Table("", "", title=f"Attempt {attempt.n}", show_header=False)
     for name, value in rows.items():
+        if isinstance(value, list):  # names of files, one a line
+            value = "\n".join(map(str, value))
         if value not in (None, ""):
             table.add_row(escape(name), escape(f"{value:.4g}" if isinstance(value, float) else str(value)))
     return table

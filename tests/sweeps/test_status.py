@@ -80,6 +80,18 @@ def test_a_run_s_page_shows_where_each_attempt_ran_and_what_it_gave(engine):
         assert part in page
 
 
+def test_files_that_a_run_left_out_are_on_its_page_one_a_line(engine):
+    register(engine, two_rows())
+    with engine.begin() as connection:
+        claim = queue.claim(connection, "worker 1")
+        facts = {"num_excluded_train": 2, "excluded_train": ["a.mp4: truncated: 3 of 9 bytes", "b.mp4: empty"]}
+        queue.finish(connection, claim, "done", results={}, step=100, facts=facts)
+    with engine.connect() as connection:
+        lines = text(status.run_page(connection, claim.run_id)).splitlines()
+    (first,) = [number for number, line in enumerate(lines) if "excluded_train" in line and "a.mp4" in line]
+    assert "truncated: 3 of 9 bytes" in lines[first] and "b.mp4: empty" in lines[first + 1]
+
+
 def test_a_run_s_page_shows_its_whole_provenance(engine):
     register(engine, two_rows())
     packages = {"torch": "2.11.0", "timm": "1.0.22", "numpy": "2.1.0", "python": "3.11.9", "rich": "13.0"}
