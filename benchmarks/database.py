@@ -1,6 +1,6 @@
 """Time what the sweep engine does with its database, beside Optuna 5 (and MLflow where it is installed).
 
-    python -m benchmarks.database [--only claims series log table study plan] [--runs 1000000] [--write]
+    python -m benchmarks.database [--only claims series log table study relaunch plan mlflow] [--runs 1000000] [--write]
 
 Wall-clock figures are of this machine as busy as it is; where a target is a rate, the rate of the CPU seconds that our
 process spent is printed too, which a busy machine changes little. Each figure is the best of several rounds.
@@ -360,6 +360,14 @@ def seconds(used: Spent) -> str:
     return f"{used.wall_s:.1f} s ({used.cpu_s:.1f} s of CPU)"
 
 
+def beside_mlflow(place: Place) -> Iterator[str]:
+    if importlib.util.find_spec("mlflow") is not None:
+        # Optional, and 3 s to import.
+        from benchmarks import database_mlflow
+
+        yield from database_mlflow.measure(place.folder)
+
+
 # ---- all of it -------------------------------------------------------------------------------------------------------
 
 
@@ -389,6 +397,7 @@ def main() -> None:
         "study": big_study,
         "relaunch": relaunch,
         "plan": plan,
+        "mlflow": beside_mlflow,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
@@ -398,7 +407,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("optuna", "sqlalchemy", "psycopg"))
     lines = [f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {versions}"]
     if importlib.util.find_spec("mlflow") is None:
-        lines.append("MLflow is not among the locked packages: left out")
+        lines.append("MLflow is not installed: left out (pip install mlflow, the dependency group bench)")
     print("\n".join(lines), flush=True)
     with places() as place:
         for name in options.only:
