@@ -1,0 +1,157 @@
+"""What a run kept for its pictures, read from the database (or, where it is large, from the results folder).
+
+The arrays are those of `clips.npz` and `masks.npz`, as `core.pictures` documents them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, select
+
+from sweeps.db import Artifact, Blob, CellRow, Config, RunRow, StudyRow
+from sweeps.study import DEFAULT_SCALE, instance_name
+
+Pixels = NDArray[np.uint8]
+Flags = NDArray[np.bool_]
+FILES = ("clips.npz", "masks.npz")
+_NEW_SEED = -1  # any that the study does not have
+
+
+class NoPictures(ValueError):
+    """There is nothing to draw from; the message says which command makes it."""
+
+
+@dataclass(frozen=True)
+class RunPictures:
+    """One run's arrays. n clips, V views of each, N patches; T H W C frames, pixels and channels."""
+
+    run_id: int
+    seed: int
+    label: str  # what its study's table calls it
+    steps: int
+    clips: Pixels  # [n, T, H, W, C]
+    grid: tuple[int, int, int]
+    context: Flags  # [n, V, N]
+    target: Flags  # [n, V, N]
+    kind: list[int]  # [V]
+    shares: list[int]  # [V] the first view with the same context
+    reconstruction: Pixels  # [m, V, T, H, W, C], m <= n
+    frames: list[int]  # those that the reconstruction shows
+
+    @property
+    def frames_per_slice(self) -> int:
+        return int(self.clips.shape[1]) // self.grid[0]
+
+    def contexts(self) -> list[int]:
+        """One view of each different context."""
+        return sorted(set(self.shares))
+
+
+def of_runs(connection: Connection, run_ids: Sequence[int], results_dir: Path) -> list[RunPictures]:
+    """The pictures of these runs, in order. Raises NoPictures naming the run that has none."""
+    return [_load(connection, run_id, "", results_dir) for run_id in run_ids]
+
+
+def of_study(
+    connection: Connection, name: str, results_dir: Path, *, cells: Sequence[str] = (), seed: int | None = None
+) -> list[RunPictures]:
+    """The pictures of a study's cells ("row" or "row/column"; all but the random initialisation), in the study's order.
+
+    Of the seed, or of each cell's first that is done. Raises NoPictures with the command that makes what is missing.
+    """
+    study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
+    if study is None:
+        raise NoPictures(f"study={name}: the database has no such study; make its runs with: {launch(name, {})}")
+    rows = connection.execute(
+        select(CellRow).where(CellRow.study_id == study.id, CellRow.revision == study.revision)
+    ).all()
+    rows = sorted(rows, key=lambda row: (row.display["row_order"], row.display["col_order"]))
+    known = {f"{row.row_key}/{row.col_key}".rstrip("/"): row for row in rows}
+    for cell in cells:
+        if cell not in known:
+            raise ValueError(f"cell={cell}: {name} has no such cell; it has: {', '.join(known)}")
+    wanted = cells or [key for key, row in known.items() if not row.display["is_random_init"]]
+    found = []
+    for cell in wanted:
+        row = known[cell]
+        label = ", ".join(filter(None, [row.display["row_label"], row.display["col_label"]]))
+        run_id = _done(connection, row.config_id, seed)
+        if run_id is None:
+            which = f"seed {seed} of {cell}" if seed is not None else cell
+            raise NoPictures(f"study={name}: {which} is not done; make it with: {launch(name, study.spec, seed)}")
+        found.append(_load(connection, run_id, label, results_dir, again=launch(name, study.spec, _NEW_SEED)))
+    return found
+
+
+def launch(name: str, spec: dict[str, Any], seed: int | None = None) -> str:
+    """The command that trains a study instance, with a seed of its own if need be."""
+    stem, _, slug = name.partition("@")
+    scale, overrides = str(spec.get("scale", DEFAULT_SCALE)), list(spec.get("overrides", []))
+    words = [f"study={stem}", *([f"scale={scale}"] if scale != DEFAULT_SCALE else []), *overrides]
+    if slug and name != instance_name(stem, scale, overrides):
+        words.append(f"name={slug}")
+    if seed is not None:
+        words.append("seeds=[<one that is not there>]" if seed == _NEW_SEED else f"seeds=[{seed}]")
+    return f"python -m sweeps.launch {' '.join(words)}"
+
+
+def _done(connection: Connection, config_id: int, seed: int | None) -> int | None:
+    """The done run of a config, of the newest code epoch: of `seed`, or of the smallest seed."""
+    query = select(RunRow.id).where(RunRow.config_id == config_id, RunRow.state == "done")
+    if seed is not None:
+        query = query.where(RunRow.seed == seed)
+    return connection.scalar(query.order_by(RunRow.code_epoch.desc(), RunRow.seed).limit(1))
+
+
+def _load(connection: Connection, run_id: int, label: str, results_dir: Path, again: str = "") -> RunPictures:
+    run = connection.execute(
+        select(RunRow.seed, RunRow.state, Config.json).join(Config).where(RunRow.id == run_id)
+    ).one_or_none()
+    if run is None:
+        raise NoPictures(f"run={run_id}: the database has no such run; `python -m sweeps.status study=...` lists ids")
+    rows = connection.execute(
+        select(Artifact.name, Artifact.uri, Artifact.sha256, Blob.content)
+        .outerjoin(Blob, Blob.sha256 == Artifact.sha256)
+        .where(Artifact.run_id == run_id, Artifact.name.in_(FILES))
+    ).all()
+    files = {row.name: row for row in rows}
+    if len(files) < len(FILES):
+        made = f"; a run of another seed keeps them: {again}" if again else ""
+        reason = (
+            f"it is {run.state}" if run.state != "done" else "it was trained before runs kept them, or hides nothing"
+        )
+        raise NoPictures(f"run={run_id} has no pictures: {reason}{made}")
+    arrays: dict[str, Any] = {}
+    for name in FILES:
+        with np.load(io.BytesIO(_content(files[name], results_dir))) as stored:
+            arrays |= {key: stored[key] for key in stored.files}
+    return RunPictures(
+        run_id=run_id,
+        seed=run.seed,
+        label=label or f"run {run_id}",
+        steps=int(run.json.get("optim.steps", 0)),
+        clips=arrays["clips"],
+        grid=(int(arrays["grid"][0]), int(arrays["grid"][1]), int(arrays["grid"][2])),
+        context=arrays["context"],
+        target=arrays["target"],
+        kind=arrays["kind"].tolist(),
+        shares=arrays["shares"].tolist(),
+        reconstruction=arrays["reconstruction"],
+        frames=arrays["frames"].tolist(),
+    )
+
+
+def _content(file: Any, results_dir: Path) -> bytes:
+    if file.content is not None:
+        return bytes(file.content)
+    path = results_dir / str(file.uri)
+    if not path.is_file():
+        raise NoPictures(f"{path} is not here, and too large to be in the database; copy it from where the run was")
+    return path.read_bytes()

@@ -1,0 +1,211 @@
+"""Pictures as data: tiles of pixels in lines, each line with its label. Pure functions of what runs kept.
+
+A hidden patch is grey with a light edge, so that patches can be counted; one that is neither context nor target is
+lighter. Time runs along the columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.pictures import Flags, Pixels, RunPictures
+
+HIDDEN, NEITHER, EDGE = (150, 150, 150), (214, 214, 214), (176, 176, 176)
+MAX_COLUMNS = 8
+MAX_EXAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The border of some patches, in the palette's colour number `color`."""
+
+    patches: Flags  # [h, w]
+    color: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture; `frame` is the colour number of its own border, None without one."""
+
+    pixels: Pixels  # [H, W, 3]
+    outlines: tuple[Outline, ...] = ()
+    frame: int | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Tiles side by side. `starts_group`: with more room above."""
+
+    label: str
+    tiles: tuple[Tile, ...]
+    starts_group: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """All that is drawn."""
+
+    name: str
+    columns: tuple[str, ...]  # a header for each tile of a line
+    lines: tuple[Line, ...]
+    note: str
+
+
+# ---- the four pictures -----------------------------------------------------------------------------------------------
+
+
+def samplings(name: str, runs: Sequence[RunPictures], clips: Sequence[int]) -> Sheet:
+    """A clip, and what each run's masks leave of it: one line for each mask of a sample, one column a time slice."""
+    _same_clips(name, runs)
+    lines = []
+    for clip in clips:
+        places = shown_slices(runs[0])
+        frames = runs[0].clips[clip, [place * runs[0].frames_per_slice for place in places]]
+        lines.append(Line("clip", tuple(Tile(rgb(frame)) for frame in frames), starts_group=clip != clips[0]))
+        for run in runs:
+            views = run.contexts()
+            for view in views:
+                hidden = 1 - run.context[clip, view].mean()
+                part = f" (mask {view + 1})" if len(views) > 1 else ""
+                tiles = tuple(
+                    Tile(masked(frame, *at(run, clip, view, place)))
+                    for frame, place in zip(frames, places, strict=True)
+                )
+                lines.append(Line(f"{run.label}{part}\n{percent(hidden)} hidden", tiles))
+    span = runs[0].frames_per_slice
+    columns = tuple(f"t = {place * span + 1}" for place in places) if runs[0].grid[0] > 1 else ("",)
+    return Sheet(name, columns, tuple(lines), note(runs, "Colour: context; grey: hidden" + _neither(runs)))
+
+
+def blocks(name: str, runs: Sequence[RunPictures], clips: Sequence[int]) -> Sheet:
+    """For each example: the image with its target blocks outlined, the context, and each target by itself."""
+    lines = []
+    for run in runs:
+        num_targets = len(run.kind)
+        for clip in clips:
+            frame = rgb(run.clips[clip, 0])
+            targets = [grid_of(run.target[clip, view], run)[0] for view in range(num_targets)]
+            outlines = tuple(Outline(target, color) for color, target in enumerate(targets))
+            context = grid_of(run.context[clip, 0], run)[0]
+            tiles = [Tile(frame, outlines), Tile(masked(frame, context, ~context))]
+            tiles += [Tile(masked(frame, target, ~target), frame=color) for color, target in enumerate(targets)]
+            label = run.label if clip == clips[0] and len(runs) > 1 else ""
+            lines.append(Line(label, tuple(tiles), starts_group=bool(label) and run is not runs[0]))
+    most = max(len(run.kind) for run in runs)
+    columns = ("original", "context", *(f"target {number + 1}" for number in range(most)))
+    return Sheet(name, columns, tuple(lines), note(runs, "Grey: not part of the block"))
+
+
+def reconstructions(name: str, runs: Sequence[RunPictures], clips: Sequence[int]) -> Sheet:
+    """Original, what the model sees, and what it makes of it; visible patches of the last are the original's."""
+    lines: list[Line] = []
+    for run in runs:
+        if not len(run.reconstruction):
+            raise ValueError(f"run={run.run_id} predicts no pixels, so there is no reconstruction; choose other runs")
+        for clip in clips:
+            if clip >= len(run.reconstruction):
+                raise ValueError(
+                    f"clips={clip}: run {run.run_id} kept reconstructions of clips 0 to {len(run.reconstruction) - 1}"
+                )
+            chosen = spread(run.frames, MAX_COLUMNS)
+            span = run.frames_per_slice
+            original = [rgb(run.clips[clip, frame]) for frame in chosen]
+            seen = [masked(rgb(run.clips[clip, f]), *at(run, clip, 0, f // span)) for f in chosen]
+            made = [rgb(run.reconstruction[clip, 0, frame]) for frame in chosen]
+            hidden = 1 - run.context[clip, 0].mean()
+            names = ("original", f"{percent(hidden)} masked", "reconstruction")
+            for label, frames in zip(names, (original, seen, made), strict=True):
+                tiles = tuple(Tile(frame) for frame in frames)
+                lines.append(Line(label, tiles, starts_group=bool(lines) and label == names[0]))
+    columns = tuple(f"t = {frame + 1}" for frame in chosen) if len(runs[0].frames) > 1 else ("",)
+    steps = ", ".join(dict.fromkeys(f"{run.steps:,} steps" for run in runs))
+    return Sheet(name, columns, tuple(lines), note(runs, f"Grey: hidden; {steps}"))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that can be asked for by name."""
+
+    summary: str
+    build: Callable[[str, Sequence[RunPictures], Sequence[int]], Sheet]
+    num_clips: int  # shown where `clips=` does not say
+
+
+GALLERY = {
+    "mae_st_reconstructions": Picture(
+        "original, masked, reconstruction at 90 % and 95 % (MAE-ST Figures 2, 3, 7)", reconstructions, 1
+    ),
+    "mae_st_masks": Picture("agnostic, space-only, time-only, block-wise (MAE-ST Figure 4)", samplings, 1),
+    "ijepa_masks": Picture("context and targets of images (I-JEPA Figure 4)", blocks, 5),
+    "vjepa_masks": Picture("short- and long-range masks, blocks of three sizes (V-JEPA Figures 2, 6)", samplings, 1),
+}
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def masked(frame: Pixels, context: Flags, target: Flags) -> Pixels:
+    """`frame` [H, W, 3] with its context patches [h, w] only; targets grey, what is neither lighter."""
+    rows, columns = frame.shape[0] // context.shape[0], frame.shape[1] // context.shape[1]
+
+    def stretched(flags: Flags) -> Flags:
+        return flags.repeat(rows, 0).repeat(columns, 1)
+
+    shown = frame.copy()
+    shown[stretched(~context)] = NEITHER
+    shown[stretched(~context & target)] = HIDDEN
+    edge = np.zeros(frame.shape[:2], dtype=bool)
+    edge[::rows], edge[:, ::columns] = True, True
+    shown[edge & stretched(~context & target)] = EDGE
+    return shown
+
+
+def at(run: RunPictures, clip: int, view: int, place: int) -> tuple[Flags, Flags]:
+    """Context and target patches [h, w] of one time slice."""
+    return grid_of(run.context[clip, view], run)[place], grid_of(run.target[clip, view], run)[place]
+
+
+def grid_of(flags: Flags, run: RunPictures) -> NDArray[np.bool_]:
+    return flags.reshape(run.grid)
+
+
+def rgb(frame: Pixels) -> Pixels:
+    """[H, W, C] with three channels: the first three, or one as grey."""
+    return frame[..., :3] if frame.shape[-1] >= 3 else frame[..., :1].repeat(3, axis=-1)
+
+
+def shown_slices(run: RunPictures) -> list[int]:
+    return spread(range(run.grid[0]), MAX_COLUMNS)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def spread(values: Sequence[int], most: int) -> list[int]:
+    """At most `most` of `values`, evenly apart, the first among them."""
+    count = min(len(values), most)
+    return [values[number * len(values) // count] for number in range(count)]
+
+
+def note(runs: Sequence[RunPictures], legend: str) -> str:
+    numbers = ", ".join(map(str, sorted({run.run_id for run in runs})))
+    seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
+    return f"{legend}. Run{'s' if len(runs) > 1 else ''} {numbers}, seed {seeds}."
+
+
+def _neither(runs: Sequence[RunPictures]) -> str:
+    return "; light grey: neither context nor target" if any(not (r.context | r.target).all() for r in runs) else ""
+
+
+def _same_clips(name: str, runs: Sequence[RunPictures]) -> None:
+    """Raises ValueError where the lines of one picture would show different clips."""
+    for run in runs[1:]:
+        if run.clips.shape != runs[0].clips.shape or not np.array_equal(run.clips, runs[0].clips):
+            raise ValueError(f"name={name}: runs {runs[0].run_id} and {run.run_id} are not on the same clips")
+        if run.grid[0] != runs[0].grid[0]:
+            raise ValueError(f"name={name}: runs {runs[0].run_id} and {run.run_id} differ in time slices")

@@ -1,0 +1,271 @@
+"""Pictures from a database that holds nothing but their arrays."""
+
+import hashlib
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from analysis import gallery, gallery_drawing, sheets
+from analysis.gallery import Options
+from analysis.pictures import NoPictures, of_runs, of_study
+from sweeps.db import Artifact, Blob, RunRow
+
+STUDY = {
+    "title": "Masks",
+    "question": "Which?",
+    "rows": [
+        {"key": "a", "label": "half", "set": {"mask.ratio": 0.5}},
+        {"key": "b", "label": "most", "set": {"mask.ratio": 0.75}},
+    ],
+    "random_init": False,
+    "seeds": [0, 1],
+    "metrics": ["mask/context_share"],
+}
+GRID = (2, 2, 2)
+
+
+def packed(**arrays):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def arrays(ratio, *, views=1, clips=2, shared=False, painted=1):
+    """Two slices of 2 x 2 patches of 4 px; every (1 / (1 - ratio))-th patch is context."""
+    pixels = np.random.default_rng(0).integers(0, 255, (clips, 4, 8, 8, 3), dtype=np.uint8)
+    context = np.zeros((clips, views, 8), dtype=bool)
+    context[..., :: round(1 / (1 - ratio))] = True
+    made = np.full((painted, views, 4, 8, 8, 3), 7, np.uint8)
+    masks = {
+        "grid": np.array(GRID),
+        "context": context,
+        "target": ~context,
+        "kind": np.zeros(views, int),
+        "shares": np.zeros(views, int) if shared else np.arange(views),
+        "reconstruction": made,
+        "frames": np.arange(4) if painted else np.zeros(0, int),
+    }
+    return packed(clips=pixels), packed(**masks)
+
+
+def keep(laboratory, run_id, clips, masks, *, inline=True):
+    with Session(laboratory.engine) as session, session.begin():
+        for name, content in (("clips.npz", clips), ("masks.npz", masks)):
+            digest = hashlib.sha256(content).hexdigest()
+            if inline and session.get(Blob, digest) is None:
+                session.add(Blob(sha256=digest, content=content))
+            uri = f"runs/{run_id}/{name}"
+            session.add(
+                Artifact(
+                    run_id=run_id, attempt=1, name=name, uri=uri, sha256=digest, bytes=len(content), kind="picture"
+                )
+            )
+
+
+@pytest.fixture
+def filled(laboratory):
+    """A study called vjepa_masks with a done run a row, both of seed 0."""
+    laboratory.study("vjepa_masks", STUDY)
+    for row, ratio in (("a", 0.5), ("b", 0.75)):
+        laboratory.run("vjepa_masks", row, 0, {"mask/context_share": ratio})
+    for run_id, ratio in zip(ids(laboratory), (0.5, 0.75), strict=True):
+        keep(laboratory, run_id, *arrays(ratio))
+    return laboratory
+
+
+def ids(laboratory):
+    with laboratory.engine.connect() as connection:
+        return list(connection.scalars(select(RunRow.id).where(RunRow.state == "done").order_by(RunRow.id)))
+
+
+def asked(laboratory, tmp_path, *words):
+    return gallery.main([f"db={laboratory.engine.url}", f"results_dir={tmp_path / 'results'}", *words])
+
+
+def study_runs(laboratory, **options):
+    with laboratory.engine.connect() as connection:
+        return of_study(connection, "vjepa_masks", Path(), **options)
+
+
+# ---- what is shown -------------------------------------------------------------------------------------------------
+
+
+def test_a_line_a_run_shows_its_context_and_greys_the_rest(filled):
+    runs = study_runs(filled)
+    sheet = sheets.samplings("vjepa_masks", runs, [0])
+    assert [line.label for line in sheet.lines] == ["clip", "half\n50 % hidden", "most\n75 % hidden"]
+    assert sheet.columns == ("t = 1", "t = 3")
+    for run, line in zip(runs, sheet.lines[1:], strict=True):
+        for place, tile in enumerate(line.tiles):
+            seen = run.context[0, 0].reshape(GRID)[place].repeat(4, 0).repeat(4, 1)
+            assert np.array_equal(tile.pixels[seen], run.clips[0, 2 * place][seen])
+            assert {tuple(pixel) for pixel in tile.pixels[~seen].tolist()} == {sheets.HIDDEN, sheets.EDGE}
+
+
+def test_a_patch_that_is_neither_context_nor_target_is_lighter():
+    frame, none = np.zeros((8, 8, 3), np.uint8), np.zeros((2, 2), dtype=bool)
+    assert (sheets.masked(frame, none, none) == sheets.NEITHER).all()
+
+
+def test_a_context_that_several_targets_share_has_one_line(laboratory):
+    laboratory.study("vjepa_masks", STUDY)
+    laboratory.run("vjepa_masks", "a", 0, {"mask/context_share": 0.5})
+    laboratory.run("vjepa_masks", "b", 0, {"mask/context_share": 0.5})
+    first, second = ids(laboratory)
+    keep(laboratory, first, *arrays(0.5, views=3, shared=True))
+    keep(laboratory, second, *arrays(0.5, views=2))
+    labels = [line.label for line in sheets.samplings("vjepa_masks", study_runs(laboratory), [0]).lines]
+    assert labels == ["clip", "half\n50 % hidden", "most (mask 1)\n50 % hidden", "most (mask 2)\n50 % hidden"]
+
+
+def test_targets_are_outlined_on_the_original_and_shown_by_themselves(filled):
+    run = study_runs(filled)[0]
+    line = sheets.blocks("ijepa_masks", [run], [1]).lines[0]
+    original, context, target = line.tiles
+    first = run.context[1, 0].reshape(GRID)[0]
+    assert np.array_equal(original.outlines[0].patches, ~first)
+    assert np.array_equal(context.pixels[:4, :4], run.clips[1, 0, :4, :4])
+    assert np.array_equal(target.pixels[:4, 4:], run.clips[1, 0, :4, 4:])
+    assert target.frame == 0
+
+
+def test_a_reconstruction_stands_below_what_the_model_saw(filled):
+    lines = sheets.reconstructions("mae_st_reconstructions", study_runs(filled), [0]).lines
+    assert [line.label for line in lines] == [
+        "original", "50 % masked", "reconstruction", "original", "75 % masked", "reconstruction",
+    ]  # fmt: skip
+    assert [line.starts_group for line in lines] == [False, False, False, True, False, False]
+    assert all((tile.pixels == 7).all() for tile in lines[2].tiles) and len(lines[2].tiles) == 4
+
+
+def test_the_canvas_has_every_tile_in_whole_pixels(filled):
+    sheet = sheets.samplings("vjepa_masks", study_runs(filled), [0])
+    where = gallery_drawing.layout(sheet)
+    page = gallery_drawing.canvas(sheet, where)
+    top, left, zoom = where.tops[0], where.lefts[1], where.zoom
+    assert zoom * 8 >= gallery_drawing.MIN_TILE
+    assert np.array_equal(
+        page[top : top + 8 * zoom : zoom, left : left + 8 * zoom : zoom], sheet.lines[0].tiles[1].pixels
+    )
+
+
+def test_the_border_of_two_patches_leaves_out_the_side_between_them():
+    sides = {tuple(map(tuple, side.tolist())) for side in gallery_drawing.border(np.array([[True, True]]))}
+    assert len(sides) == 6 and ((1, 0), (1, 1)) not in sides
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sheets.GALLERY)
+def test_every_picture_is_drawn_twice_alike_and_checked(filled, tmp_path, capsys, name):
+    words = [f"name={name}", "study=vjepa_masks", "clips=0"]
+    assert asked(filled, tmp_path, *words, "check=true") == 1
+    assert asked(filled, tmp_path, *words) == 0
+    folder = tmp_path / "results" / "figures" / "gallery"
+    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.png", f"{name}.svg"]
+    assert asked(filled, tmp_path, *words, "check=true") == 0
+    (folder / f"{name}.svg").write_text("another")
+    assert asked(filled, tmp_path, *words, "check=true") == 1
+    assert f"{name}.svg: differs" in capsys.readouterr().out
+
+
+def test_runs_and_clips_can_be_named(filled):
+    run_ids = ids(filled)
+    with filled.engine.connect() as connection:
+        assert [run.run_id for run in of_runs(connection, run_ids[::-1], Path())] == run_ids[::-1]
+    files = [gallery.contents(filled.engine, "vjepa_masks", Options(clips=clips)) for clips in ("", "0", "1")]
+    assert files[0] == files[1] != files[2]
+    assert [run.label for run in study_runs(filled, cells=["b"])] == ["most"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["name=vjepa_mask"], "no such picture (did you mean vjepa_masks"),
+        ([], "name is missing; allowed: mae_st_reconstructions, mae_st_masks, ijepa_masks, vjepa_masks, all"),
+        (["name=mae_st_masks"], "make its runs with: python -m sweeps.launch study=mae_st_masks"),
+        (["name=vjepa_masks", "cell=c"], "it has: a, b"),
+        (["name=vjepa_masks", "seed=1"], "make it with: python -m sweeps.launch study=vjepa_masks seeds=[1]"),
+        (["name=vjepa_masks", "clips=2"], "these runs kept clips 0 to 1"),
+        (["name=vjepa_masks", "clips=-1"], "clips must be a whole number"),
+        (["name=vjepa_masks", "run=99"], "run=99: the database has no such run"),
+        (["name=vjepa_masks", "colour=red"], "colour: unknown option; options: name, study"),
+        (["name=all", "run=1"], "go with one name"),
+        (["name=mae_st_reconstructions", "study=vjepa_masks", "clips=1"], "kept reconstructions of clips 0 to 0"),
+    ],
+)
+def test_a_mistake_says_what_is_allowed_or_what_to_do(filled, tmp_path, capsys, words, message):
+    assert asked(filled, tmp_path, *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_command_of_another_scale_and_other_options_is_named_in_full(laboratory, tmp_path, capsys):
+    laboratory.study("vjepa_masks@x", STUDY, scale="smoke", overrides=["data.size=64"])
+    assert asked(laboratory, tmp_path, "name=vjepa_masks", "study=vjepa_masks@x") == 2
+    command = "python -m sweeps.launch study=vjepa_masks scale=smoke data.size=64 name=x"
+    assert f"a is not done; make it with: {command}" in capsys.readouterr().err
+
+
+def test_a_database_without_the_table_of_pictures_says_what_to_do(filled, tmp_path, capsys):
+    with filled.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE sw_blob")
+    assert asked(filled, tmp_path, "name=vjepa_masks") == 2
+    assert "no such table: sw_blob); launch a study with it first" in capsys.readouterr().err
+
+
+def test_a_done_run_without_pictures_says_how_to_get_some(laboratory, tmp_path, capsys):
+    laboratory.study("vjepa_masks", STUDY)
+    laboratory.run("vjepa_masks", "a", 0, {"mask/context_share": 0.5})
+    assert asked(laboratory, tmp_path, "name=vjepa_masks", "cell=a") == 2
+    assert (
+        "a run of another seed keeps them: python -m sweeps.launch study=vjepa_masks seeds=[" in capsys.readouterr().err
+    )
+
+
+def test_a_target_without_pixels_has_no_reconstruction_to_draw(filled):
+    run_id = ids(filled)[0]
+    with Session(filled.engine) as session, session.begin():
+        session.query(Artifact).filter_by(run_id=run_id).delete()
+    keep(filled, run_id, *arrays(0.5, painted=0))
+    with pytest.raises(ValueError, match=f"run={run_id} predicts no pixels"):
+        sheets.reconstructions("mae_st_reconstructions", study_runs(filled), [0])
+
+
+def test_what_is_too_large_for_the_database_is_read_from_the_results_folder(laboratory, tmp_path):
+    laboratory.study("vjepa_masks", STUDY)
+    laboratory.run("vjepa_masks", "a", 0, {"mask/context_share": 0.5})
+    (run_id,) = ids(laboratory)
+    clips, masks = arrays(0.5)
+    keep(laboratory, run_id, clips, masks, inline=False)
+    with laboratory.engine.connect() as connection:
+        with pytest.raises(NoPictures, match="copy it from where the run was"):
+            of_runs(connection, [run_id], tmp_path)
+        folder = tmp_path / "runs" / str(run_id)
+        folder.mkdir(parents=True)
+        (folder / "clips.npz").write_bytes(clips)
+        (folder / "masks.npz").write_bytes(masks)
+        assert of_runs(connection, [run_id], tmp_path)[0].clips.shape == (2, 4, 8, 8, 3)
+
+
+def test_runs_on_different_clips_are_not_put_into_one_picture(filled):
+    first, second = ids(filled)
+    with Session(filled.engine) as session, session.begin():
+        session.execute(update(Artifact).where(Artifact.run_id == second).values(attempt=2))
+        session.query(Artifact).filter_by(run_id=second).delete()
+    keep(filled, second, *arrays(0.5, clips=1))
+    with pytest.raises(ValueError, match=f"runs {first} and {second} are not on the same clips"):
+        sheets.samplings("vjepa_masks", study_runs(filled), [0])
+
+
+def test_the_gallery_needs_neither_torch_nor_core():
+    code = "import sys, analysis.gallery; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'core')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
