@@ -3,7 +3,9 @@
 import pytest
 from PIL import Image
 
+from core.config import flatten, identity, load
 from sweeps.expand import Request, expand
+from sweeps.launch import main as launch
 from sweeps.study import SCALES, names, read
 
 # Retyped from the papers' tables, in their order: I-JEPA Tables 6 to 14. A typo would have to be made twice.
@@ -18,6 +20,39 @@ IJEPA = {
     "ijepa_weight_decay": [69.4, 70.7],
     "ijepa_predictor_width": [70.7, 68.4],
 }
+
+
+# Likewise V-JEPA Tables 4 and 9 to 15, and MAE-ST Tables 1 and 2 and section 5.2: each row's numbers, in order.
+PRINTED = {
+    "vjepa_masking_ratio": [
+        *([0.23], [0.31], [0.44], [0.50], [0.47]),
+        *([0.10], [0.14], [0.16], [0.22], [0.21]),
+        *([0.04], [0.11], [0.13], [0.12], [0.14]),
+    ],
+    "vjepa_block_size": [[0.49], [0.50], [0.49], [0.48], [0.47]],
+    "vjepa_masks_per_sample": [[0.50], [0.55], [0.55]],
+    "vjepa_samples_seen": [[210], [39000], [1900], [1600]],
+    "mae_st_sampling": [[84.4], [83.5], [79.1], [75.4], [83.2]],
+    "mae_st_augmentation": [[83.9], [84.4], [83.4], [83.8]],
+    "mae_st_repeated_sampling": [[83.7, 1.0], [84.3, 1.8], [84.4, 3.0]],
+    "mae_st_decoder_width": [[80.8], [83.1], [84.4], [83.7]],
+    "mae_st_decoder_depth": [[83.2], [83.6], [84.4], [84.3]],
+    "mae_st_sparse_encoder": [[84.3, 627.5, 141.1, 147.5], [84.4, 81.0, 24.5, 35.8], [7.7, 5.8, 4.1]],
+    "mae_st_scratch": [[84.4], [71.4]],
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_the_printed_numbers_of_v_jepa_and_mae_st_stand_in_the_papers_order(name):
+    printed = read(name).printed
+    assert printed is not None
+    assert [list(values.values()) for values in printed.values.values()] == PRINTED[name]
+
+
+@pytest.mark.parametrize("name", ["vjepa_masking_ratio", "vjepa_block_size", "vjepa_masks_per_sample"])
+def test_v_jepa_s_accuracies_are_written_with_two_decimals_as_in_the_paper(name):
+    printed = read(name).printed
+    assert printed is not None and printed.text(0.5) == "0.50"
 
 
 @pytest.mark.parametrize("name", IJEPA)
@@ -78,10 +113,16 @@ def image_folder(tmp_path_factory):
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", names())
 def test_every_cell_of_every_study_is_a_run_that_core_can_build(name, scale, image_folder):
-    needs_path = scale == "paper" and name != "masking_ratio" and name in MEASURED
+    base = read(name).spec["base"]
+    needs_path = scale == "paper" and base["method"] == "ijepa" and "data" not in base
     overrides = (f"data.path={image_folder}",) if needs_path else ()
     expansion = expand(Request(read(name), scale, overrides))
     assert len(expansion.cells) == len(read(name).cells(scale))
+
+
+def config_of(study, row_key, scale="cpu"):
+    cells = expand(Request(read(study), scale)).cells
+    return next(config for cell, config in cells if cell.row_key == row_key)
 
 
 SHARED = ["ijepa_targets", "ijepa_context_scale", "ijepa_target_count", "ijepa_target_masking", "ijepa_predictor_depth"]
@@ -89,8 +130,45 @@ SHARED = ["ijepa_targets", "ijepa_context_scale", "ijepa_target_count", "ijepa_t
 
 @pytest.mark.parametrize("name", SHARED)
 def test_the_default_row_of_i_jepa_s_studies_is_one_run_for_all_of_them(name):
-    def default(study):
-        cells = expand(Request(read(study), "cpu")).cells
-        return next(config for cell, config in cells if cell.row_key == read(study).baseline)
+    default = config_of("ijepa_masking_strategy", "multiblock")
+    assert config_of(name, read(name).baseline) == default
 
-    assert default(name) == default("ijepa_masking_strategy")
+
+MAE_ST = [
+    ("mae_st_augmentation", "center"),
+    ("mae_st_repeated_sampling", "1"),
+    ("mae_st_decoder_width", "512"),
+    ("mae_st_decoder_depth", "2"),
+    ("mae_st_sparse_encoder", "sparse"),
+]
+
+
+@pytest.mark.parametrize(("name", "row"), MAE_ST)
+def test_the_default_row_of_mae_st_s_studies_of_clips_is_one_run_for_all_of_them(name, row):
+    assert config_of(name, row) == config_of("mae_st_sampling", "agnostic")
+
+
+def test_the_default_row_of_v_jepa_s_studies_is_what_its_preset_says():
+    default = identity(flatten(load(["method=vjepa", "scale=cpu"])))
+    assert config_of("vjepa_masks_per_sample", "default") == default
+    assert config_of("vjepa_samples_seen", "vjepa") == default
+
+
+def test_one_mask_of_two_blocks_is_the_same_mask_in_two_of_v_jepa_s_tables():
+    tables = [("vjepa_block_size", "160x160"), ("vjepa_masks_per_sample", "1")]
+    masks = [{k: v for k, v in config_of(*place).items() if k.startswith("mask")} for place in tables]
+    assert masks[0] == masks[1]
+
+
+VIDEO = [name for name in names() if name.startswith(("vjepa_", "mae_st_", "mask_truncation"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in VIDEO if not {"masks", "reconstructions"} & {name.split("_")[-1]}])
+def test_every_video_study_runs_and_is_drawn(name, tmp_path):
+    words = [f"study={name}", "scale=smoke", "seeds=[0]", f"results_dir={tmp_path}", f"runtime.cache={tmp_path}/cache"]
+    assert launch([*words, f"db=sqlite:///{tmp_path}/a.sqlite", "runtime.tensorboard=false"]) == 0
+    assert (tmp_path / "tables" / f"{name}@smoke.md").exists()
+    assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} == {
+        f"{name}@smoke-{figure['name']}" for figure in read(name).figures
+    }
