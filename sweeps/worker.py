@@ -92,6 +92,7 @@ def work(
     when `stop` is set. An error of a run is recorded with the run; errors of the database are raised once it has been
     away for longer than patience.
     """
+    refuse_ranks()
     device = str(what.runtime.get("device", "auto"))
     columns, worker = attempt_columns(device), worker_name()
     outcomes: Counter[str] = Counter()
@@ -119,6 +120,15 @@ def work(
             break
         stop.wait(min(max(left.wait_s, 0.05), POLL_S))
     return outcomes
+
+
+def refuse_ranks() -> None:
+    """Under torchrun every rank would claim a run of its own, and core would average their gradients."""
+    if (size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise cli.UserError(
+            f"WORLD_SIZE={size}: a study's run trains in one process, so start workers without torchrun, one a GPU "
+            "(workers=N, or slurm.gpus=N); for one run on many GPUs: torchrun ... -m core.train"
+        )
 
 
 def attempt(

@@ -232,3 +232,14 @@ def test_the_worker_command_joins_a_sweep_from_outside(
 ) -> None:
     assert cli.run(main, [f"db={url}", f"results_dir={results}"], USAGE) == 0
     assert capsys.readouterr().out == "nothing to claim\n"
+
+
+def test_a_worker_under_torchrun_refuses_to_claim(
+    engine: Engine, url: str, results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    add(engine)
+    assert cli.run(main, [f"db={url}", f"results_dir={results}"], USAGE) == 2
+    assert "start workers without torchrun" in capsys.readouterr().err
+    with engine.begin() as connection:
+        assert connection.scalar(select(RunRow.attempt)) == 0
