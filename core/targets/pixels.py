@@ -50,16 +50,8 @@ class Pixels(TargetModule):
     def __init__(self, options: PixelTarget, grid: Grid, spec: DataSpec) -> None:
         super().__init__()
         self.grid, self.norm = grid, options.norm
-        self.frames: list[int] | None = None
-        per_tubelet = spec.frames // grid.t
-        if options.frames is Frames.mae_st:
-            if per_tubelet % 2:
-                raise ValueError(
-                    f"target.frames=mae_st halves the frames of a tubelet, so encoder.tubelet must be even, "
-                    f"got {per_tubelet}: use target.frames=all"
-                )
-            self.frames = every_other_frame(spec.frames)
-            per_tubelet //= 2
+        self.frames = predicted_frames(options.frames, grid, spec)
+        per_tubelet = (spec.frames if self.frames is None else len(self.frames)) // grid.t
         self.out_dim = per_tubelet * (spec.height // grid.h) * (spec.width // grid.w) * spec.channels
 
     @torch.no_grad()
@@ -85,6 +77,19 @@ class Pixels(TargetModule):
         painted = torch.full_like(clips, math.nan, dtype=torch.float32)
         painted[:, :, frames] = join_patches(patches, self.grid)
         return painted
+
+
+def predicted_frames(frames: Frames, grid: Grid, spec: DataSpec) -> list[int] | None:
+    """The frames of a clip that a target is about, None for all; ValueError where they cannot be shared out."""
+    if frames is Frames.all:
+        return None
+    per_tubelet = spec.frames // grid.t
+    if per_tubelet % 2:
+        raise ValueError(
+            f"target.frames=mae_st halves the frames of a tubelet, so encoder.tubelet must be even, "
+            f"got {per_tubelet}: use target.frames=all"
+        )
+    return every_other_frame(spec.frames)
 
 
 def every_other_frame(num_frames: int) -> list[int]:
