@@ -29,10 +29,10 @@ _READERS: dict[str, Callable[[], Reader]] = {"decord": DecordReader, "torchcodec
 class _Videos(Data):
     path: str = ""
     test_path: str = ""  # the test videos, where `path` holds none
-    size: int = 64  # px, square: what the model sees
+    size: int = 32  # px, square: what the model sees
     store_size: int | None = None  # px kept, `size` by default; more gives random crops something to choose from
     crop: float = 1.0  # share of the short side that the square covers
-    frames: int = 16
+    frames: int = 8
     stride: int | None = None  # from one frame of a clip to the next, in frames of the video; 2 by default
     clips_per_video: int = 1  # samples of a video, one from each of as many equal segments
     random_start: bool = True  # in training; else, and in every evaluation, from the middle of the segment

@@ -127,7 +127,7 @@ def test_a_missing_path_in_a_list_is_left_out_and_named(tmp_path, caplog):
         ({"fps": 8.0, "stride": 2}, r"data\.fps=8\.0 and data\.stride=2"),
         ({"reader": "opencv"}, r"data\.reader must be decord or torchcodec, got 'opencv'"),
         ({"stride": 0}, r"data\.stride must be in \[1, 1024\]"),
-        ({"store_size": 32}, r"data\.store_size must be in \[data\.size, 2048\]"),
+        ({"store_size": 16}, r"data\.store_size must be in \[data\.size, 2048\]"),
         ({"clips_per_video": 0}, r"data\.clips_per_video must be"),
         ({"path": "nowhere"}, r"data\.path must be a folder of videos, got 'nowhere', which does not exist"),
         ({}, r"data\.path must be a folder of videos, got ''"),
