@@ -142,13 +142,20 @@ def attempt(
 ) -> str:
     """Train one claimed run to whatever its outcome is, and record it."""
     meter = Meter(str(what.runtime.get("device", "auto")))
-    folder = run_folder(what.results_dir, claim)
     judge = patiently(engine, functools.partial(find_judge, engine=engine, claim=claim), stop=stop)
+    try:
+        folder = run_folder(what.results_dir, claim)
+        recorder = DatabaseRecorder(
+            engine, claim, folder, results_dir=what.results_dir, stop=stop, usage=meter.usage,
+            should_prune=judge.should_prune if judge else None,
+        )  # fmt: skip
+    except OSError as caught:
+        if caught.errno not in FULL:
+            raise
+        patiently(engine, functools.partial(queue.release, claim=claim), patience_s=10.0, stop=stop)
+        raise disk_full(what, claim, caught, claim.checkpoint_step) from caught
     runtime = {**({"eval_every": judge.eval_every} if judge else {}), **what.runtime, "dir": str(folder)}
-    with DatabaseRecorder(
-        engine, claim, folder, results_dir=what.results_dir, stop=stop, usage=meter.usage,
-        should_prune=judge.should_prune if judge else None,
-    ) as record:  # fmt: skip
+    with recorder as record:
         error, is_final = "", False
         try:
             train(build(claim.config, seed=claim.seed, runtime=runtime), record)
@@ -161,10 +168,7 @@ def attempt(
                 # No fault of the run, and the next would fare no better: give it back and end.
                 record.patience_s = 10.0  # the database may sit on the same disk
                 record.finish("preempted", {}, {})
-                raise DiskFull(
-                    f"results_dir={what.results_dir}: {os.strerror(reason.errno)} (run {claim.run_id}, step "
-                    f"{record.step}); earlier checkpoints are intact: make room and launch again"
-                ) from caught
+                raise disk_full(what, claim, reason, record.step) from caught
             error, is_final = describe(caught), isinstance(caught, ConfigError)
             keep_traceback(folder, claim, caught)
         if error:
@@ -178,6 +182,14 @@ def attempt(
         judge.close()
     assert record.outcome is not None
     return record.outcome
+
+
+def disk_full(what: Work, claim: Claim, error: OSError, step: int | None) -> DiskFull:
+    where = f"run {claim.run_id}, step {step or 0}"
+    return DiskFull(
+        f"results_dir={what.results_dir}: {os.strerror(error.errno or errno.ENOSPC)} ({where}); "
+        "earlier checkpoints are intact: make room and launch again"
+    )
 
 
 def describe(error: BaseException) -> str:

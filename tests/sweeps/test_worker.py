@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -243,3 +244,18 @@ def test_a_worker_under_torchrun_refuses_to_claim(
     assert "start workers without torchrun" in capsys.readouterr().err
     with engine.begin() as connection:
         assert connection.scalar(select(RunRow.attempt)) == 0
+
+
+def test_a_disk_that_is_full_when_a_run_begins_gives_it_back_and_says_so(
+    engine: Engine, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(engine)
+
+    def full(run_folder: Path, attempt: int) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sweeps.recorder.adopt", full)
+    with pytest.raises(cli.UserError, match=r"No space left on device \(run 1, step 0\).*make room and launch again"):
+        go(engine, results)
+    with engine.begin() as connection:
+        assert connection.execute(select(RunRow.state, RunRow.n_fail)).one() == ("queued", 0)
