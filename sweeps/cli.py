@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from sweeps.db import open_database
+from sweeps.db import open_database, refuse_newer
 from sweeps.study_files import StudyError, close_matches
 
 DEFAULT_DATABASE = "sqlite:///results/ablations.sqlite"
@@ -104,7 +104,13 @@ def parse(arguments: Sequence[str], allowed: Sequence[str], *, takes_overrides: 
 
 def open_for_reading(arguments: Arguments) -> Engine:
     """The database that `db=` names, which must exist. Raises UserError, the URL without its password."""
-    return connect(arguments.text("db", DEFAULT_DATABASE), read_only=True)
+    engine = connect(arguments.text("db", DEFAULT_DATABASE), read_only=True)
+    try:
+        with engine.connect() as connection:
+            refuse_newer(connection)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return engine
 
 
 def connect(url: str, *, read_only: bool) -> Engine:

@@ -433,14 +433,19 @@ def upgrade(engine: Engine) -> None:
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":  # SQLite's BEGIN IMMEDIATE already keeps a second upgrade out
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": VERSION_TABLE})
-        current = revision(connection)
-        known = {step.revision for step in script.walk_revisions()}
-        if current is not None and current not in known:
-            raise ValueError(
-                f"db={mask_url(engine.url)}: its schema {current!r} is newer than this program's {head!r}; "
-                "update the program or use another db"
-            )
+        refuse_newer(connection)
         command.upgrade(migrations(connection), "head")
+
+
+def refuse_newer(connection: Connection) -> None:
+    """Raises ValueError when the schema is newer than this program knows: it would misread it."""
+    current = revision(connection)
+    script = ScriptDirectory.from_config(migrations())
+    if current is not None and current not in {step.revision for step in script.walk_revisions()}:
+        raise ValueError(
+            f"db={mask_url(connection.engine.url)}: its schema {current!r} is newer than this program's "
+            f"{script.get_current_head()!r}; update the program or use another db"
+        )
 
 
 def revision(bind: Engine | Connection) -> str | None:

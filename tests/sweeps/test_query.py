@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from sweeps import query, series
 from sweeps.cli import OK, USER_ERROR
-from sweeps.db import Attempt, insert_new
+from sweeps.db import VERSION_TABLE, Attempt, insert_new
 from tests.sweeps.launched import finish_next, register, two_rows
 
 
@@ -106,3 +106,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(engine, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_database_of_a_newer_schema_is_not_misread(engine, capsys):
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    assert answer(engine, "select 1 as x") == USER_ERROR
+    assert "schema '9999' is newer than this program's" in capsys.readouterr().err
