@@ -332,6 +332,13 @@ def check(run: Run) -> DataSpec:
         if (getattr(run, group) is None) == (group in run.objective.uses):
             wanted = "needs a" if group in run.objective.uses else "uses no"
             raise ConfigError(f"{group}: objective={name_of('objective', run.objective)} {wanted} {group}")
+    if run.target is not None and run.target.gives_classes != run.loss.takes_classes:
+        target, loss = name_of("target", run.target), name_of("loss", run.loss)
+        fitting = [name for name, variant in LOSSES.items() if variant.takes_classes == run.target.gives_classes]
+        raise ConfigError(
+            f"loss={loss}: target={target} is a {'class' if run.target.gives_classes else 'vector'} for each patch; "
+            f"losses for that: {', '.join(fitting)}"
+        )
     if run.optim.batch_size % run.augment.repeats:
         raise ConfigError(
             f"augment.repeats must divide optim.batch_size, which counts every repeat; got {run.augment.repeats} and "

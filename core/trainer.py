@@ -55,10 +55,12 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         wait(where)  # the main process fills the cache once
     train_set, test_set = data.load("train", cache), data.load("test", cache)
     splits = {"train": train_set, "test": test_set}
-    if where.is_main:
-        wait(where)
     spec, config = train_set.spec, identity(flatten(run)) | {"seed": run.seed}
     learner = build_learner(run, spec).to(device)
+    if run.optim.steps:
+        learner.prepare(lambda i: normalise(train_set.fetch(i).clips, spec), len(train_set), cache, run.seed)
+    if where.is_main:
+        wait(where)
     optimizer = make_adamw(learner, run.optim)
     step, spent, waited = resume(record.folder, config, learner, optimizer)
     precision = choose_precision(run.precision, device)

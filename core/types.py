@@ -8,7 +8,7 @@ T H W frames and pixels of a clip. A patch index counts the patches of a `Grid` 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -195,8 +195,11 @@ class TargetModule(nn.Module):
         self.encoder = None  # not a class attribute: that would hide the submodule of the same name
 
     def forward(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
-        """One [B, Nt, out_dim] tensor a view, without gradient. `clips` is float and normalised."""
+        """One [B, Nt, out_dim] tensor a view, without gradient; classes as [B, Nt]. `clips` is float and normalised."""
         raise NotImplementedError
+
+    def prepare(self, read: Callable[[Tensor], Tensor], length: int, cache: Path, seed: int) -> None:
+        """A first stage before any step: fit what needs the training set. See `Learner.prepare`."""
 
     def update(self, encoder: EncoderModule, step: int, num_steps: int) -> dict[str, float]:
         """Called after optimiser step `step` (from 1) of `num_steps`; returns what to log."""
@@ -215,6 +218,8 @@ class TargetModule(nn.Module):
 class Target:
     """A kind of target and its options."""
 
+    gives_classes: ClassVar[bool] = False  # int64 in [0, out_dim), for a loss that takes them
+
     def build(self, encoder: EncoderModule, spec: DataSpec) -> TargetModule:
         raise NotImplementedError
 
@@ -222,6 +227,8 @@ class Target:
 @dataclass
 class Loss:
     """A distance between prediction and target."""
+
+    takes_classes: ClassVar[bool] = False
 
     def __call__(self, prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         """{"loss": scalar, ...parts}, in float32, mean over the `valid` [B, Nt] places (all when None)."""
@@ -251,6 +258,13 @@ class Learner(nn.Module):
     def forward(self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View]) -> dict[str, Tensor]:
         """{"loss": scalar, ...parts} of one batch; `clips` [B, C, T, H, W] is float and normalised."""
         raise NotImplementedError
+
+    def prepare(self, read: Callable[[Tensor], Tensor], length: int, cache: Path, seed: int) -> None:
+        """What must be learned of the training set before the first step, called on every attempt.
+
+        `read` gives clips by index ([B] int64 below `length`), float and normalised, on the CPU and not augmented. What
+        takes long is kept in `cache`; of several processes the main one comes first.
+        """
 
     def after_step(self, step: int, num_steps: int) -> dict[str, float]:
         """Called after optimiser step `step` (from 1); returns what to log."""

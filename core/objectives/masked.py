@@ -6,8 +6,9 @@ loss=smooth_l1 mask=multiblock``; V-JEPA gives several masks to each clip. There
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -95,6 +96,9 @@ class MaskedLearner(Learner):
             else tokens[id(views[group[0]].context)]
             for group in groups
         ]
+
+    def prepare(self, read: Callable[[Tensor], Tensor], length: int, cache: Path, seed: int) -> None:
+        self.target.prepare(read, length, cache, seed)
 
     def after_step(self, step: int, num_steps: int) -> dict[str, float]:
         return self.target.update(self.encoder, step, num_steps)

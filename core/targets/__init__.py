@@ -3,10 +3,12 @@
 from core.targets.ema import EmaTarget
 from core.targets.hog import HogTarget
 from core.targets.pixels import PixelTarget
+from core.targets.tokens import TokenTarget
 from core.types import Target
 
 TARGETS: dict[str, type[Target]] = {
     "pixels": PixelTarget,
     "hog": HogTarget,
+    "tokens": TokenTarget,
     "ema": EmaTarget,
 }
