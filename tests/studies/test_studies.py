@@ -33,6 +33,7 @@ PRINTED = {
     "vjepa_masks_per_sample": [[0.50], [0.55], [0.55]],
     "vjepa_samples_seen": [[210], [39000], [1900], [1600]],
     "mae_st_sampling": [[84.4], [83.5], [79.1], [75.4], [83.2]],
+    "mae_st_target": [[83.8], [84.4], [84.0], [83.8]],
     "mae_st_augmentation": [[83.9], [84.4], [83.4], [83.8]],
     "mae_st_repeated_sampling": [[83.7, 1.0], [84.3, 1.8], [84.4, 3.0]],
     "mae_st_decoder_width": [[80.8], [83.1], [84.4], [83.7]],
