@@ -29,7 +29,8 @@ USAGE = """usage: python -m sweeps.query "select ..." | study=NAME|all | run=ID 
 
   "select ..."     any reading SQL; tables start with sw_ (sw_run, sw_result, sw_config, sw_study, ...);
                    {mask.ratio} is that option of sw_config
-  study=NAME       one row a cell, seed and metric, with every option of its config as a column
+  study=NAME       one row a cell, seed and metric, with every option of its config as a column (a table on the screen
+                   leaves out those that are the same in every row)
   run, series      a run's learning curve: step and value, as trained last where a run was resumed
   format, to       how to write it and where (default: a table on the screen; parquet needs to=)
 
@@ -41,6 +42,7 @@ examples:
 OPTIONS = ("study", "run", "series", "format", "to", "db")
 OPTION = re.compile(r"\{([a-z_]\w*(?:\.\w+)*)\}")
 FORMATS = ("table", "csv", "json", "parquet")
+NAMED = ("row_key", "col_key", "seed", "run_id", "metric", "value")  # of a study: shown whether they vary or not
 
 
 def ask(engine: Engine, sql: str) -> pd.DataFrame:
@@ -117,6 +119,14 @@ def as_text(frame: pd.DataFrame, kind: str) -> str:
     return str(frame.to_json(orient="records", indent=1, force_ascii=False, double_precision=15)) + "\n"
 
 
+def readable(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """A tidy frame without the columns that say the same in every row, and how many these are."""
+    if len(frame) < 2:
+        return frame, 0
+    keeps = [name for name in frame if name in NAMED or frame[name].map(str).nunique() > 1]
+    return frame[keeps], frame.shape[1] - len(keeps)
+
+
 def as_table(frame: pd.DataFrame) -> Table:
     table = Table(*(escape(str(column)) for column in frame.columns))
     for row in frame.itertuples(index=False):
@@ -165,8 +175,12 @@ def command(words: Sequence[str]) -> int:
         write(frame, kind, Path(to))
         print(f"{len(frame)} rows in {to}")
     elif kind == "table":
-        console = cli.console()
+        console, hidden = cli.console(), 0
+        if study is not None:
+            frame, hidden = readable(frame)
         console.print(as_table(frame) if len(frame) else "no rows")
+        if hidden:
+            console.print(f"{hidden} columns with one value throughout are not shown; format=csv has them all")
     else:
         sys.stdout.write(as_text(frame, kind))
     return cli.OK

@@ -113,3 +113,10 @@ def test_a_database_of_a_newer_schema_is_not_misread(engine, capsys):
         connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
     assert answer(engine, "select 1 as x") == USER_ERROR
     assert "schema '9999' is newer than this program's" in capsys.readouterr().err
+
+
+def test_a_study_on_the_screen_leaves_out_what_is_the_same_in_every_row(engine, capsys):
+    answer(engine, "study=ratio")
+    out = capsys.readouterr().out
+    assert "mask.ratio" in out and "optim.batch_size" not in out
+    assert "not shown" in out
