@@ -1,6 +1,7 @@
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from alembic import command
 from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from sweeps import db
 from sweeps.db import (
     VERSION_TABLE,
     Base,
@@ -247,3 +249,22 @@ def test_a_file_that_cannot_be_written_to_can_be_read(locked: Path) -> None:
 def test_a_masked_url_shows_no_password() -> None:
     assert mask_url("postgresql://me:se{cret@host/db?password=more") == "postgresql://me:***@host/db?password=%2A%2A%2A"
     assert "secret" not in mask_url("me:secret@host")
+
+
+def test_a_writer_waits_its_turn_without_sleeping_through_it(tmp_path):
+    engine = open_database(f"sqlite:///{tmp_path / 'turns.sqlite'}")
+    upgrade(engine)
+    held = engine.connect()
+    held.begin()
+    threading.Timer(0.2, held.commit).start()
+    start = time.monotonic()
+    with engine.begin():
+        waited = time.monotonic() - start
+    assert 0.15 < waited < 5
+
+
+def test_a_writer_who_waits_too_long_is_told_that_the_database_is_locked(tmp_path, monkeypatch):
+    engine = open_database(f"sqlite:///{tmp_path / 'turns.sqlite'}")
+    monkeypatch.setattr(db, "BUSY_TIMEOUT_S", 0.1)
+    with engine.begin(), pytest.raises(OperationalError, match="locked"), engine.begin():
+        pass
