@@ -1,0 +1,94 @@
+"""Clips per second from decord and from our cache, and how long a run waits for its clips.
+
+    python -m benchmarks.video --path <folder of videos> [--write]
+
+Rates are the best of three rounds, also by CPU seconds, which a busy machine changes little. "decord" opens the video
+and decodes one clip of it each time; "cache" is the same data set once its videos were decoded. A worker is one process
+with one decoding thread. The run is V-JEPA at scale cpu, 20 steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from core.data.loader import StepLoader
+from core.data.videos import VideoFolder
+from core.types import Dataset
+
+ROOT = Path(__file__).parents[1]
+OUTPUT = ROOT / "benchmarks/results/video.txt"
+BATCH = 8
+
+
+def rate(dataset: Dataset, num_steps: int, *, workers: int = 0) -> tuple[float, float]:
+    """Clips per second of wall clock and, in this process alone, of CPU time: the best of three rounds."""
+    best_wall = best_cpu = 0.0
+    for _ in range(3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _step, batch in StepLoader(dataset, batch_size=BATCH, seed=0, num_steps=num_steps, num_workers=workers):
+            assert len(batch.clips) == BATCH
+        best_wall = max(best_wall, BATCH * num_steps / (time.perf_counter() - wall))
+        best_cpu = max(best_cpu, BATCH * num_steps / (time.process_time() - cpu))
+    return best_wall, best_cpu
+
+
+def measure(path: str, size: int, frames: int) -> Iterator[str]:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder)
+        options = {"path": path, "size": size, "frames": frames}
+        start = time.process_time()
+        cached = VideoFolder(**options).load("train", cache)  # type: ignore[arg-type]
+        yield f"decoding every video once      {time.process_time() - start:10.1f} CPU-seconds ({len(cached)} videos)"
+        decoded = VideoFolder(**options, cache_gb=0).load("train", cache)  # type: ignore[arg-type]
+        from_decord, from_cache = rate(decoded, 2), rate(cached, 50)
+        yield f"decord, in the training process{from_decord[0]:10,.1f} clips/s   ({from_decord[1]:,.1f} a CPU-second)"
+        yield f"decord, one loader worker      {rate(decoded, 4, workers=1)[0]:10,.1f} clips/s"
+        yield f"cache, in the training process {from_cache[0]:10,.1f} clips/s   ({from_cache[1]:,.1f} a CPU-second)"
+        ratio = from_cache[1] / from_decord[1]
+        yield f"cache / decord, by CPU-second  {ratio:10,.1f} times     target >= 10"
+        facts = run_facts(options, cache)
+        share = facts["data_seconds"] / facts["train_seconds"]
+        yield f"a V-JEPA run waits for data    {share:10.2%} of training   target <= 5 %"
+
+
+def run_facts(options: dict[str, object], cache: Path) -> dict[str, float]:
+    """The facts of a short run whose videos are in `cache`."""
+    folder = cache / "run"
+    words = ["method=vjepa", "scale=cpu", "data=video_folder", "optim.steps=20", "evals=[]", "runtime.threads=1"]
+    words += [f"data.{name}={value}" for name, value in options.items()]
+    words += [f"runtime.cache={cache}", f"runtime.dir={folder}"]
+    subprocess.run([sys.executable, "-m", "core.train", *words], check=True, cwd=ROOT, capture_output=True)
+    facts: dict[str, float] = json.loads((folder / "result.json").read_text())["facts"]
+    return facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--path", required=True, help="a folder of videos")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--write", action="store_true", help=f"also into {OUTPUT.relative_to(ROOT)}")
+    options = parser.parse_args()
+    name = f"{Path(options.path).name}: {options.frames} x {options.size} x {options.size} px, 2 frames apart"
+    lines = [f"{name}; batches of {BATCH}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"]
+    print(lines[0])
+    for line in measure(str(Path(options.path).resolve()), options.size, options.frames):
+        print(line, flush=True)
+        lines.append(line)
+    if options.write:
+        OUTPUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
