@@ -61,7 +61,7 @@ def fit(tokenizer: Tokenizer, patches: Tensor, *, steps: int, generator: Generat
 
 
 def nearest(tokenizer: Tokenizer, patches: Tensor) -> Tensor:
-    return torch.cat([tokenizer(part) for part in patches.split(4096)])
+    return torch.cat([tokenizer(part) for part in torch.split(patches, 4096)])
 
 
 def quality(tokenizer: Tokenizer, patches: Tensor) -> dict[str, float]:

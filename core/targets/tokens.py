@@ -72,7 +72,7 @@ class Tokens(TargetModule):
         chosen = torch.randperm(length, generator=generator)[:CLIPS].sort().values
         each = min(-(-PATCHES // len(chosen)), self.grid.num_patches)
         index = torch.rand(len(chosen), self.grid.num_patches, generator=generator).argsort(1)[:, :each]
-        parts = zip(chosen.split(64), index.split(64), strict=True)
+        parts = zip(torch.split(chosen, 64), torch.split(index, 64), strict=True)
         return torch.cat([self._patches(read(clips), places).flatten(0, 1) for clips, places in parts])
 
     def _patches(self, clips: Tensor, index: Tensor) -> Tensor:
