@@ -117,7 +117,9 @@ def recorded(connection: Connection) -> list[Recorded]:
     ).join(Config, Config.id == RunRow.config_id).where(RunRow.code_epoch == CODE_EPOCH)  # fmt: skip
     today = aliases.names_today(connection)  # a database that no launch has migrated yet
     return [
-        Recorded((today.get(row.hash, row.hash), row.seed), row.state, row.steps or 0, Cost(row.cpu_seconds, row.gpu_seconds))
+        Recorded(
+            (today.get(row.hash, row.hash), row.seed), row.state, row.steps or 0, Cost(row.cpu_seconds, row.gpu_seconds)
+        )
         for row in connection.execute(query)
     ]
 
