@@ -33,6 +33,7 @@ from core.cost import COST_METRICS
 from core.data import DATA
 from core.data.augment import Augment
 from core.evals import EVALS
+from core.evals.clips import plan
 from core.losses import LOSSES
 from core.masks import MASKS
 from core.masks.realised import NAMES as SHARES
@@ -40,12 +41,13 @@ from core.models import ENCODERS, PREDICTORS
 from core.objectives import OBJECTIVES
 from core.optim import Optim
 from core.targets import TARGETS
-from core.types import DataSpec
+from core.types import DataSpec, Sampling
 
 PRESETS = Path(__file__).parent / "presets"
 GROUPS: dict[str, Mapping[str, type]] = {
     "objective": OBJECTIVES,
     "data": DATA,
+    "eval_data": DATA,
     "encoder": ENCODERS,
     "mask": MASKS,
     "target": TARGETS,
@@ -53,6 +55,7 @@ GROUPS: dict[str, Mapping[str, type]] = {
     "loss": LOSSES,
 }
 OPTIONAL = ("mask", "target", "predictor", "loss")  # null where the objective does not use them
+NULLABLE = (*OPTIONAL, "eval_data")
 DEFAULT_METHOD, DEFAULT_SCALE = "mae", "cpu"
 PRESENTATION = ("method", "scale")  # names for what the other keys say in full
 Flat = dict[str, Any]
@@ -87,11 +90,14 @@ class Runtime:
     eval_every: int = 0  # steps; 0 evaluates at the end only
     compile: bool = False
     tensorboard: bool = True
+    tokens_gib: float = 8.0  # memory that an evaluation on patch tokens may take for a split's
 
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"runtime.{name} must be at least 1, got {getattr(self, name)}")
+        if self.tokens_gib <= 0:
+            raise ValueError(f"runtime.tokens_gib must be above 0, got {self.tokens_gib}")
         for name in ("threads", "workers", "eval_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"runtime.{name} must be at least 0, got {getattr(self, name)}")
@@ -106,6 +112,7 @@ class Run:
     # Components are `Any` because OmegaConf accepts no union of dataclasses; GROUPS says what each may be.
     objective: Any = None
     data: Any = None
+    eval_data: Any = None  # what the evaluations judge on; null is the data that is trained on
     encoder: Any = None
     mask: Any = None  # the four that an objective may do without are null then
     target: Any = None
@@ -175,7 +182,17 @@ def layered(settings: Flat) -> Flat:
             if group in layer and layer[group] != merged.get(group):
                 merged = {key: value for key, value in merged.items() if not key.startswith(f"{group}.")}
         merged |= layer
-    return drop_unused_parts(merged, explicit=settings)
+    return drop_unused_parts(without_idle_evals(merged, explicit=settings), explicit=settings)
+
+
+def without_idle_evals(merged: Flat, *, explicit: Flat) -> Flat:
+    """Drop what presets say of evaluations that the run does not have, so that they may fit one to their scale."""
+    names = merged.get("evals", [])
+    chosen = [names] if isinstance(names, str) else names
+    idle = [
+        key for key in merged if key.startswith("evals.") and key not in explicit and key.split(".")[1] not in chosen
+    ]
+    return {key: value for key, value in merged.items() if key not in idle}
 
 
 def drop_unused_parts(merged: Flat, *, explicit: Flat) -> Flat:
@@ -207,7 +224,7 @@ def build(settings: Mapping[str, Any]) -> Run:
     """The run of a complete flat config."""
     choices = {group: settings.get(group) for group in GROUPS}
     for group, choice in choices.items():
-        if choice is None and group in OPTIONAL:
+        if choice is None and group in NULLABLE:
             continue
         if choice not in GROUPS[group]:
             raise ConfigError(unknown(group, choice, GROUPS[group]))
@@ -349,6 +366,11 @@ def check(run: Run) -> DataSpec:
         grid = run.encoder.grid(spec)
         if run.mask is not None:
             run.mask.check(grid)
+        if run.evals:
+            judged_on = spec_of(judged(run))
+            plan(judged_on, spec, Sampling())
+            for evaluation in run.evals.values():
+                evaluation.check(run.encoder, spec, judged_on)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     return spec
@@ -376,9 +398,14 @@ def located(run: Run) -> Run:
     )
 
 
+def judged(run: Run) -> Run:
+    """The run with the data that it is judged on in the place of the data that it is trained on."""
+    return run if run.eval_data is None else dataclasses.replace(run, data=run.eval_data)
+
+
 def metric_names(run: Run) -> list[str]:
     """Every result that this run will record, known before it trains."""
-    spec = spec_of(run)
+    spec = spec_of(judged(run))
     names = [name for evaluation in run.evals.values() for name in evaluation.metrics(spec)]
     if run.mask is not None:
         names += [f"mask/{name}" for name in SHARES]

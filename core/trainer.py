@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from core import checkpoint
-from core.config import Precision, Run, check, flatten, identity, located
+from core.config import Precision, Run, check, flatten, identity, judged, located
 from core.cost import Flops, cost_metrics, count_flops
 from core.data.augment import augment, normalise
 from core.data.left_out import data_facts
@@ -105,7 +105,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
             return
         window.tick()
         if run.runtime.eval_every and step % run.runtime.eval_every == 0 and not ending and where.is_main:
-            record.log(step, evaluate(run, learner, train_set, test_set, device, precision))
+            record.log(step, evaluate(run, learner, *judged_sets(run, train_set, test_set), spec, device, precision))
             window.skip()
 
     # ---- end ---------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         return
     trained = time.perf_counter()
     try:
-        results = evaluate(run, learner, train_set, test_set, device, precision)
+        results = evaluate(run, learner, *judged_sets(run, train_set, test_set), spec, device, precision)
     except FloatingPointError as error:
         log.error("%s: the run has diverged", error)
         ended = {"step": run.optim.steps, "train_seconds": window.spent}
@@ -283,15 +283,27 @@ def save(
 # ---- the end -------------------------------------------------------------------------------------------------------
 
 
+def judged_sets(run: Run, train_set: Dataset, test_set: Dataset) -> tuple[Dataset, Dataset]:
+    """The splits that the evaluations are about, where these are not the ones trained on."""
+    if run.eval_data is None or not run.evals:
+        return train_set, test_set
+    data, cache = located(judged(run)).data, Path(run.runtime.cache)
+    return data.load("train", cache), data.load("test", cache)
+
+
 def evaluate(
     run: Run,
     learner: Learner,
     train_set: Dataset,
     test_set: Dataset,
+    spec: DataSpec,
     device: torch.device,
     precision: torch.dtype | None,
 ) -> dict[str, float]:
-    """Every evaluation of the run on its judged encoder's frozen features, extracted once."""
+    """Every evaluation of the run on its judged encoder's frozen features, extracted once.
+
+    `spec` is the data that the encoder was built for, which need not be what it is judged on.
+    """
     features = FrozenFeatures(
         learner.judged_encoder,
         train_set,
@@ -300,6 +312,8 @@ def evaluate(
         device=device,
         batch_size=128 if device.type == "cpu" else 512,  # on a CPU larger batches leave its caches
         autocast_dtype=precision,
+        built_for=spec,
+        max_gib=run.runtime.tokens_gib,
     )
     results: dict[str, float] = {}
     for name in sorted(run.evals):

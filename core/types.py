@@ -62,6 +62,7 @@ class DataSpec:
     classes: dict[str, int] = field(default_factory=dict)  # {"digit": 10, "motion": 10}
     mean: tuple[float, ...] = (0.45, 0.45, 0.45)  # of pixels in [0, 1], one a channel
     std: tuple[float, ...] = (0.225, 0.225, 0.225)
+    clips_per_video: int = 1  # samples in a row that are clips of one video, in temporal order; labels are the video's
 
 
 class Dataset(Protocol):
@@ -152,6 +153,10 @@ class EncoderModule(nn.Module):
 @dataclass
 class Encoder:
     """An encoder's options. `build` initialises every parameter from `generator` and nothing else."""
+
+    def token_width(self) -> int:
+        """D: how many features each of its tokens has."""
+        raise NotImplementedError
 
     def grid(self, spec: DataSpec) -> Grid:
         """The patch grid on clips of this shape; ValueError when the patch size does not divide it."""
@@ -285,13 +290,36 @@ class Objective:
         raise NotImplementedError
 
 
+class Sampling(NamedTuple):
+    """Which clips of a video an evaluation on tokens sees, and what it makes of images."""
+
+    clips: int | None = None  # of one view, their tokens one after the other; None takes all that the data gives
+    temporal_views: int = 1  # sets of clips, of other moments
+    spatial_views: int = 1  # crops, where the data's clips are larger than the encoder's
+    average_frames: bool = False  # an image encoder on clips: average its tokens over the frames, not concatenate them
+    deflate: bool = False  # a video encoder on images: one time slice of tokens, not the image repeated over all frames
+    max_train: int | None = None  # a random subset of the train split, the same for every run
+
+
+class Tokens(NamedTuple):
+    """Patch tokens of a split's videos; V views, each of the tokens of one or several clips."""
+
+    values: Tensor  # [N, V, n, D], bfloat16 where the encoder ran in it, else float16
+    labels: dict[str, Tensor]  # name -> [N] int64, -1 = not labelled
+
+
 class Features(Protocol):
     """Frozen features of a data set, extracted once per (split, kind) and shared by every evaluation of a run."""
 
     spec: DataSpec
+    device: torch.device  # where what is trained on them had best be
 
     def pooled(self, split: str, num_layers: int = 1) -> Tensor:
         """Average-pooled patch tokens of the last `num_layers` blocks, concatenated: [N, num_layers * D] float32."""
+        ...
+
+    def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
+        """Patch tokens of the clips of `Sampling`, D = num_layers * width. Kept only once they were asked for."""
         ...
 
     def labels(self, split: str) -> dict[str, Tensor]: ...
@@ -300,6 +328,9 @@ class Features(Protocol):
 @dataclass
 class Evaluation:
     """A protocol that turns frozen features into numbers."""
+
+    def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
+        """Raise ValueError when it cannot judge such an encoder, trained on `built_for`, on data like `spec`."""
 
     def metrics(self, spec: DataSpec) -> list[str]:
         """The names `run` will return, known before training: ["ridge/digit_top1", ...]."""

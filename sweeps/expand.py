@@ -93,7 +93,7 @@ def expand(request: Request) -> Expansion:
     Raises UserError naming the study's file, the cell and what core says is wrong with it.
     """
     # core.config imports torch, 3 s that a finished study's relaunch and every reading command go without.
-    from core.config import ConfigError, check, flatten, identity, load, metric_names
+    from core.config import ConfigError, flatten, identity, judged, load, metric_names, spec_of
 
     study, where = request.study, request.study.path
     check_overrides(request)
@@ -105,7 +105,7 @@ def expand(request: Request) -> Expansion:
             run = load(words(cell.overrides, request))
             names = metric_names(run)
             if labels is None:
-                labels = list(check(run).classes)
+                labels = list(spec_of(judged(run)).classes)
         except ConfigError as error:
             typed = [word.partition("=")[0] for word in (*request.overrides, *request.runtime)]
             is_typed = any(str(error).startswith(key) for key in typed)

@@ -78,7 +78,8 @@ class _Videos(Data):
 
     def _spec(self, classes: Sequence[str]) -> DataSpec:
         labels = {"class": len(classes)} if classes else {}
-        return DataSpec(3, self.frames, self.size, self.size, labels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        shape = (3, self.frames, self.size, self.size)
+        return DataSpec(*shape, labels, mean=IMAGENET_MEAN, std=IMAGENET_STD, clips_per_video=self.clips_per_video)
 
     def load(self, split: str, cache: Path) -> VideoClips:
         """Probe every video and, where the split fits into `cache_gb`, decode each once; name those that are left out.

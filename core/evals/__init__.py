@@ -6,6 +6,7 @@ the encoder. For each label of the data set it returns top-1 in percent, such as
 ========== ==================================================== =======================================
 ridge      least squares in closed form                         the default: fast, without noise of SGD
 linear     softmax regression, grid of settings                 the papers' linear probe
+attentive  a query reads the patch tokens, grid of settings     V-JEPA's probe of videos
 low_shot   a head on 1 % of the labels                          the papers' ablation tables
 knn        20 nearest neighbours                                no training at all
 collapse   RankMe and feature std                               needs no label
@@ -15,6 +16,7 @@ Whatever is chosen (penalty, head) is chosen on train samples held out for that,
 A new evaluation is one file and one line in `EVALS`.
 """
 
+from core.evals.attentive import Attentive
 from core.evals.collapse import Collapse
 from core.evals.features import FrozenFeatures
 from core.evals.knn import Knn
@@ -27,6 +29,7 @@ EVALS: dict[str, type[Evaluation]] = {
     "ridge": Ridge,
     "knn": Knn,
     "linear": Linear,
+    "attentive": Attentive,
     "low_shot": LowShot,
     "collapse": Collapse,
 }

@@ -6,23 +6,30 @@ here a probe's cost is the probe's own arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from core.types import Dataset, DataSpec, EncoderModule, generator_for
+from core.evals.clips import Cut, Plan, encode, num_tokens, plan
+from core.types import Dataset, DataSpec, EncoderModule, Sampling, Tokens, generator_for
+
+GIB = 2**30
 
 
 class FrozenFeatures:
-    """Features of the splits "train" and "test" as `encoder` sees them now, kept as float32 on the CPU.
+    """Features of the splits "train" and "test" as `encoder` sees them now, kept on the CPU.
 
-    `prepare` turns stored uint8 clips into what the encoder takes (`core.data.augment.normalise`).
+    `prepare` turns stored uint8 clips into what the encoder takes (`core.data.augment.normalise`). `built_for` is the
+    data that the encoder was built for, where that is not the data it is judged on: its clip decides how the judged
+    clips are cut (`core.evals.clips`), and its mean and std normalise them, as these are what the encoder is used to.
 
     A split is encoded on first use, in evaluation mode without gradient and under autocast when `autocast_dtype` is
     given; the encoder's modes are put back afterwards. Make a new object after the encoder was trained further.
     `max_train` limits the train split to a random subset that depends on its length alone, so that every run on the
-    same data is judged on the same samples.
+    same data is judged on the same samples. Tokens that would take more than `max_gib` are refused.
 
     Source: average-pooled patches of the last or the last four layers: I-JEPA (Assran et al., 2023,
     arXiv:2301.08243), appendix A.2.
@@ -39,62 +46,141 @@ class FrozenFeatures:
         batch_size: int,
         autocast_dtype: torch.dtype | None = None,
         max_train: int | None = None,
+        built_for: DataSpec | None = None,
+        max_gib: float = 8.0,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size of feature extraction must be at least 1, got {batch_size}")
         if max_train is not None and max_train < 1:
             raise ValueError(f"max_train must be at least 1, or None for every train sample, got {max_train}")
         self.spec: DataSpec = train.spec
+        self.device = torch.device(device)
+        self._built_for = built_for or train.spec
         self._prepare = prepare
         self._encoder = encoder
         self._datasets = {"train": train, "test": test}
-        self._device = torch.device(device)
         self._batch_size = batch_size
         self._autocast_dtype = autocast_dtype
-        self._indices = {"train": _subset(len(train), max_train), "test": torch.arange(len(test))}
+        self._max_gib = max_gib
+        lengths = {split: len(dataset) // self.spec.clips_per_video for split, dataset in self._datasets.items()}
+        self._videos = {"train": _subset(lengths["train"], max_train), "test": torch.arange(lengths["test"])}
         self._pooled: dict[tuple[str, int], Tensor] = {}
+        self._tokens: dict[tuple[str, int, Sampling], Tokens] = {}
 
     def pooled(self, split: str, num_layers: int = 1) -> Tensor:
         """Average-pooled patch tokens (no class token) of the last `num_layers` blocks: [N, num_layers * D] float32.
 
-        Blocks are concatenated shallow to deep. The tensor is shared between callers: do not write to it.
-        Raises FloatingPointError when the encoder gives a value that is not finite.
+        The average is over all clips of a video. Blocks are concatenated shallow to deep. The tensor is shared between
+        callers: do not write to it. Raises FloatingPointError when the encoder gives a value that is not finite.
         """
         if (split, num_layers) not in self._pooled:
-            self._pooled[split, num_layers] = self._extract(split, num_layers)
+            self._pooled[split, num_layers] = self._pool(split, num_layers)
         return self._pooled[split, num_layers]
+
+    def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
+        """Patch tokens of the clips that `sampling` says, in half precision; the same tensor for every caller.
+
+        They are what the encoder gave where it ran in bfloat16, else float16. Raises ValueError when they would take
+        more than `max_gib`, FloatingPointError when one is not finite.
+        """
+        sampling = sampling or Sampling()
+        if (split, num_layers, sampling) not in self._tokens:
+            self._tokens[split, num_layers, sampling] = self._keep(split, num_layers, sampling)
+        return self._tokens[split, num_layers, sampling]
 
     def labels(self, split: str) -> dict[str, Tensor]:
         """Name -> [N] int64, in the order of `pooled`; -1 means not labelled."""
-        indices = self._indices[split]
-        return {name: values[indices] for name, values in self._datasets[split].labels().items()}
+        return self._labels_of(split, self._videos[split])
 
-    def _extract(self, split: str, num_layers: int) -> Tensor:
-        dataset, indices = self._datasets[split], self._indices[split]
+    def _labels_of(self, split: str, videos: Tensor) -> dict[str, Tensor]:
+        first = videos * self.spec.clips_per_video
+        return {name: values[first] for name, values in self._datasets[split].labels().items()}
+
+    def _pool(self, split: str, num_layers: int) -> Tensor:
+        clips = plan(self.spec, self._built_for, Sampling())
+        pooled = self._no_pooled(split, num_layers)
+        for rows, _, _, layers in self._encoded(split, self._videos[split], num_layers, clips, Sampling()):
+            pooled[rows] += _means(layers) / len(clips.views[0])
+        return _finite(pooled, split).cpu()
+
+    def _keep(self, split: str, num_layers: int, sampling: Sampling) -> Tokens:
+        videos = self._videos[split]
+        if split == "train":
+            videos = videos[_subset(len(videos), sampling.max_train)]
+        clips = plan(self.spec, self._built_for, sampling)
+        per_clip = num_tokens(self._encoder, self.spec, self._built_for, sampling)
+        shape = (len(videos), len(clips.views), len(clips.views[0]) * per_clip, num_layers * self._encoder.width)
+        num_bytes = 2 * torch.Size(shape).numel()
+        if num_bytes > self._max_gib * GIB:
+            raise ValueError(
+                f"the {split} split's tokens, {' x '.join(map(str, shape))} in half precision, take {num_bytes:,} "
+                f"bytes, more than runtime.tokens_gib={self._max_gib:g} allows: use fewer samples "
+                "(evals.attentive.max_train), clips or views, or allow more"
+            )
+        values = torch.empty(shape, dtype=self._autocast_dtype or torch.float16)
+        pooled = self._no_pooled(split, num_layers) if sampling == Sampling() else None
+        for rows, view, place, layers in self._encoded(split, videos, num_layers, clips, sampling):
+            tokens = torch.cat(layers, dim=-1) if num_layers > 1 else layers[0]
+            values[rows, view, place * per_clip : (place + 1) * per_clip] = tokens.to(values.dtype).cpu()
+            if pooled is not None:
+                pooled[rows] += _means(layers) / len(clips.views[0])
+        if pooled is not None:  # spares the next evaluation an encoding of its own
+            self._pooled[split, num_layers] = _finite(pooled, split).cpu()
+        return Tokens(_finite(values, split), self._labels_of(split, videos))
+
+    def _no_pooled(self, split: str, num_layers: int) -> Tensor:
         # Made outside inference mode, so that a probe may use it under autograd; on the device, so that a GPU is
         # waited for once and not after every batch.
-        pooled = torch.empty(len(indices), num_layers * self._encoder.width, device=self._device)
+        return torch.zeros(len(self._videos[split]), num_layers * self._encoder.width, device=self.device)
+
+    def _encoded(
+        self, split: str, videos: Tensor, num_layers: int, clips: Plan, sampling: Sampling
+    ) -> Iterator[tuple[slice, int, int, list[Tensor]]]:
+        """Rows of `videos`, number of the view, place of the clip in it, and its tokens layer by layer."""
+        batch_size = max(1, self._batch_size * self._built_for.frames // max(self.spec.frames, self._built_for.frames))
+        cuts = [(cut, view, place) for view, cuts in enumerate(clips.views) for place, cut in enumerate(cuts)]
         modes = [(module, module.training) for module in self._encoder.modules()]
         self._encoder.eval()
         try:
-            with torch.inference_mode(), self._autocast():
-                for start in range(0, len(indices), self._batch_size):
-                    batch = dataset.fetch(indices[start : start + self._batch_size])
-                    clips = self._prepare(batch.clips.to(self._device, non_blocking=True), dataset.spec)
-                    layers = self._encoder.intermediate(clips, num_layers)
-                    # Averaged in float32: a bfloat16 mean over many tokens keeps three digits.
-                    means = [tokens.mean(dim=1, dtype=torch.float32) for tokens in layers]
-                    pooled[start : start + self._batch_size] = torch.cat(means, dim=1)
+            for start in range(0, len(videos), batch_size):
+                rows = slice(start, start + batch_size)
+                # Cuts of one sample follow one another, so that each sample is fetched once and only one is held.
+                for sample, group in itertools.groupby(sorted(cuts), key=lambda item: item[0].sample):
+                    pixels = self._fetch(split, videos[rows] * self.spec.clips_per_video + sample)
+                    for cut, view, place in group:
+                        with torch.inference_mode(), self._autocast():
+                            clip = self._cut(pixels, cut, clips.frames)
+                            layers = encode(self._encoder, clip, self._built_for, sampling, num_layers)
+                        yield rows, view, place, layers
         finally:
             for module, training in modes:
                 module.training = training
-        if not pooled.isfinite().all():
-            raise FloatingPointError(f"the encoder's features of the {split} split are not finite")
-        return pooled.cpu()
+
+    def _fetch(self, split: str, indices: Tensor) -> Tensor:
+        """The samples at `indices` on the device, normalised as the encoder is used to."""
+        clips = self._datasets[split].fetch(indices).clips.to(self.device, non_blocking=True)
+        return self._prepare(clips, dataclasses.replace(self.spec, mean=self._built_for.mean, std=self._built_for.std))
+
+    def _cut(self, pixels: Tensor, cut: Cut, frames: int) -> Tensor:
+        height, width = self._built_for.height, self._built_for.width
+        clip = pixels[:, :, cut.first : cut.first + frames]
+        return clip[..., cut.top : cut.top + height, cut.left : cut.left + width].contiguous()
 
     def _autocast(self) -> torch.autocast:
         dtype = self._autocast_dtype
-        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _means(layers: list[Tensor]) -> Tensor:
+    # Averaged in float32: a bfloat16 mean over many tokens keeps three digits.
+    return torch.cat([tokens.mean(dim=1, dtype=torch.float32) for tokens in layers], dim=1)
+
+
+def _finite(values: Tensor, split: str) -> Tensor:
+    # In parts: the answers for all tokens at once would take half as much memory as they do.
+    if not all(part.isfinite().all() for part in torch.split(values, 1024)):
+        raise FloatingPointError(f"the encoder's features of the {split} split are not finite")
+    return values
 
 
 def _subset(num_samples: int, max_samples: int | None) -> Tensor:

@@ -6,6 +6,7 @@ whatever chooses a head can be seen not to touch them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -33,14 +34,7 @@ def train_samples(features: Features, label: str, num_layers: int) -> Samples:
     is no such case: it is answered by its one class.
     """
     samples = _labelled(features, "train", label, num_layers)
-    num_classes = features.spec.classes[label]
-    counts = samples.labels.bincount(minlength=num_classes)
-    absent = (counts == 0).nonzero().flatten().tolist()
-    if absent and num_classes - len(absent) != 1:
-        raise ValueError(
-            f"label {label!r}: classes {absent} of {num_classes} have no train sample, so nothing can learn them; "
-            "use more train samples or a data set without these classes"
-        )
+    check_train(samples.labels, label, features.spec)
     return samples
 
 
@@ -50,27 +44,48 @@ def test_samples(features: Features, label: str, num_layers: int) -> Samples:
     Raises ValueError when there is none, or when a class in them has no train sample.
     """
     samples = _labelled(features, "test", label, num_layers)
-    if not len(samples.labels):
-        raise ValueError(f"label {label!r}: no test sample has it, so there is nothing to be judged on")
-    trained = torch.unique(features.labels("train")[label])
-    absent = torch.unique(samples.labels[~torch.isin(samples.labels, trained)]).tolist()
-    if absent:
-        raise ValueError(f"label {label!r}: classes {absent} of the test split have no train sample")
+    check_test(samples.labels, label, features.labels("train")[label])
     return samples
 
 
 def _labelled(features: Features, split: str, label: str, num_layers: int) -> Samples:
-    labels, pooled = features.labels(split).get(label), features.pooled(split, num_layers)
-    num_classes = features.spec.classes[label]
-    if labels is None:
+    labels, pooled = features.labels(split), features.pooled(split, num_layers)
+    has_label = labelled(labels, split, label, features.spec)
+    values = labels[label]
+    return Samples(pooled, values) if has_label.all() else Samples(pooled[has_label], values[has_label])
+
+
+def labelled(labels: Mapping[str, Tensor], split: str, label: str, spec: DataSpec) -> Tensor:
+    """Which samples of `split` have `label`: [N] bool. Raises ValueError for values that are no class."""
+    values, num_classes = labels.get(label), spec.classes[label]
+    if values is None:
         raise ValueError(f"label {label!r} is announced by the data set but its {split} split does not have it")
-    outside = torch.unique(labels[(labels < -1) | (labels >= num_classes)]).tolist()
+    outside = torch.unique(values[(values < -1) | (values >= num_classes)]).tolist()
     if outside:
         raise ValueError(
             f"label {label!r}: {split} values must be in 0 .. {num_classes - 1}, or -1 for not labelled, got {outside}"
         )
-    has_label = labels >= 0
-    return Samples(pooled, labels) if has_label.all() else Samples(pooled[has_label], labels[has_label])
+    return values >= 0
+
+
+def check_train(labels: Tensor, label: str, spec: DataSpec) -> None:
+    """Raise ValueError when a class of `label` is absent from the train `labels`, unless all but one are."""
+    num_classes = spec.classes[label]
+    absent = (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
+    if absent and num_classes - len(absent) != 1:
+        raise ValueError(
+            f"label {label!r}: classes {absent} of {num_classes} have no train sample, so nothing can learn them; "
+            "use more train samples or a data set without these classes"
+        )
+
+
+def check_test(labels: Tensor, label: str, train_labels: Tensor) -> None:
+    """Raise ValueError when there is no test label, or one that is not among the train ones."""
+    if not len(labels):
+        raise ValueError(f"label {label!r}: no test sample has it, so there is nothing to be judged on")
+    absent = torch.unique(labels[~torch.isin(labels, torch.unique(train_labels))]).tolist()
+    if absent:
+        raise ValueError(f"label {label!r}: classes {absent} of the test split have no train sample")
 
 
 def top1(scores: Tensor, labels: Tensor) -> float:

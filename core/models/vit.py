@@ -45,6 +45,9 @@ class ViT(Encoder):
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"encoder.drop_path must be in [0, 1), got {self.drop_path}")
 
+    def token_width(self) -> int:
+        return self.width
+
     def grid(self, spec: DataSpec) -> Grid:
         if spec.height % self.patch or spec.width % self.patch:
             raise ValueError(

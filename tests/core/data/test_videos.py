@@ -172,6 +172,7 @@ def test_clips_per_video_cuts_a_video_into_equal_segments(tmp_path):
     options = VideoFolder(path=str(write_videos(tmp_path / "v", length=24)), clips_per_video=3, stride=1, **SMALL)
     train = load(options, "train", tmp_path)
     assert len(train) == 12 and train.video_of().tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert train.spec.clips_per_video == options.spec().clips_per_video == 3  # evaluations read them together
     for draw, starts in ((0.0, [0, 8, 16]), (0.999, [4, 12, 20])):
         clips = train.fetch(torch.arange(3), torch.full((3,), draw)).clips
         assert [frames[0] for frames in shades(clips)] == starts

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from core.types import DataSpec, generator_for
+from core.types import DataSpec, Sampling, Tokens, generator_for
 
 
 @dataclass
 class TensorFeatures:
-    """`Features` from given tensors; every layer count gives the same ones."""
+    """`Features` from given tensors [N, D], or tokens [N, V, n, D]; every layer count gives the same ones."""
 
     spec: DataSpec
     train: Tensor
     test: Tensor
     train_labels: dict[str, Tensor]
     test_labels: dict[str, Tensor]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def pooled(self, split: str, num_layers: int = 1) -> Tensor:
         return {"train": self.train, "test": self.test}[split]
+
+    def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
+        """One token a sample, where the features are not tokens already."""
+        values = self.pooled(split)
+        return Tokens(values if values.ndim == 4 else values[:, None, None], self.labels(split))
 
     def labels(self, split: str) -> dict[str, Tensor]:
         return {"train": self.train_labels, "test": self.test_labels}[split]

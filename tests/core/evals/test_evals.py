@@ -13,7 +13,11 @@ from tests.core.evals.known import clusters, known
 
 CLASSIFIERS = sorted(set(EVALS) - {"collapse"})
 # Short, and for low_shot five labels a class instead of one.
-OPTIONS = {"linear": {"epochs": 5}, "low_shot": {"share": 0.1}}
+OPTIONS = {
+    "linear": {"epochs": 5},
+    "low_shot": {"share": 0.1},
+    "attentive": {"epochs": 10, "heads": 1, "lrs": [0.03], "batch_size": 32},
+}
 
 
 def quick(name):
