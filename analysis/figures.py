@@ -184,7 +184,9 @@ def _printed_points(frame: Frame, panel: Panel, number: int) -> pd.DataFrame:
     if panel.kind == "line" and frame.study.columns:  # the paper's schedule is not ours: name its places by label
         x = cells["row_label" if panel.hue in ("columns", frame.study.col_axis) else "col_label"]
     cells = cells.assign(x=x, hue=_hue(frame, cells, panel), mean=np.asarray(values))
-    cells = cells.dropna(subset="mean")
+    # Bars and points share their rows with our panel beside them: a row that the paper lacks keeps its place, empty.
+    if panel.kind not in FLAT or cells["mean"].isna().all():
+        cells = cells.dropna(subset="mean")
     if panel.kind == "line" and len(cells) < 2:  # one number is no line
         cells = cells.iloc[:0]
     label = cells["row_label"].where(cells["col_label"] == "", cells["row_label"] + ", " + cells["col_label"])

@@ -68,6 +68,17 @@ def test_one_printed_number_is_no_line(laboratory: Laboratory) -> None:
     assert len(figure_of(load(laboratory.engine, "grid"), "curve").panels) == 2
 
 
+def test_a_row_that_the_paper_lacks_keeps_its_place_beside_the_printed_ones(laboratory: Laboratory) -> None:
+    laboratory.study("rows", {**ROWS, "printed": {"metric": "top-1", "values": {"block": 20.2, "random": 17.6}}})
+    plot = figure_of(load(laboratory.engine, "rows"), "bars")
+    printed = plot.points[plot.points["panel"] == 1]
+    assert printed["row_key"].tolist() == ["multiblock", "block", "random"]
+    figure = drawn(plot)
+    assert [axes.get_ylim() for axes in figure.axes] == [(2.5, -0.5)] * 2
+    marks = [tuple(point) for marks in figure.axes[1].collections for point in marks.get_offsets().tolist()]
+    assert marks == [(20.2, 1), (17.6, 2)]
+
+
 def test_what_is_incomplete_is_named_below_the_figure(rows: Frame, grid: Frame) -> None:
     assert figure_of(rows, "bars").note == "Hollow or absent: block (0.6): 1/3 seeds; random (0.6): 0/3 seeds"
     assert figure_of(grid, "curve").note == ""
