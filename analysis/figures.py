@@ -157,10 +157,17 @@ def axis(frame: Frame, rows: pd.DataFrame, name: str, tidy: pd.DataFrame) -> pd.
         keys = pd.MultiIndex.from_frame(rows[["row_key", "col_key", "seed"]])
         return pd.Series(other.reindex(keys).to_numpy(), index=rows.index)
     if name in frame.configs.columns:
-        return rows[name]
+        return rows[name].map(_place)
     axes = [axis for axis in (frame.study.row_axis, frame.study.col_axis) if axis]
     allowed = ", ".join([*axes, "rows", "columns", *FORMULAS])
     raise ValueError(f"{frame.name}: figure axis {name!r} is not a key of its configs; allowed beside those: {allowed}")
+
+
+def _place(option: Any) -> Any:
+    """A list as what an axis can show: its only entry, or its entries as text."""
+    if not isinstance(option, list):
+        return option
+    return option[0] if len(option) == 1 else ", ".join(map(str, option))
 
 
 def _axis_name(frame: Frame, name: str) -> str:

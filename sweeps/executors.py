@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,6 +40,7 @@ TICK_S = 0.3
 MOST_CRASHES = 5  # of workers in a row, without a run that ended in between
 OWN_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 VMSTAT = Path("/proc/vmstat")
+OOM_WINDOW_S = 5.0  # a worker killed within this of one more kill on the kernel's count ran out of memory
 GRACE_S = 120.0  # for workers to finish their step and checkpoint when asked to stop
 
 
@@ -174,7 +177,7 @@ class _Pool:
             self.context.set_forkserver_preload(list(job.preload))
         self.processes: dict[int, ForkServerProcess | SpawnProcess] = {}  # slot -> process
         self.names: dict[int, str] = {}  # slot -> the worker's name in the database
-        self.num_oom_kills = oom_kills()
+        self.num_oom_kills, self.oom_seen_s = oom_kills(), -math.inf
         self.is_hopeless = False  # a worker said that a person must mend something first
         self.last_end = ""  # how the last worker died
 
@@ -188,7 +191,9 @@ class _Pool:
     def sweep(self) -> dict[str, str]:
         """Forget the processes that ended; returns those that died, and the error where their run is to blame."""
         dead = {}
-        before, self.num_oom_kills = self.num_oom_kills, oom_kills()
+        # The kernel counts a kill before the process is gone, so the count may rise a sweep earlier than it dies.
+        if (num := oom_kills()) > self.num_oom_kills:
+            self.num_oom_kills, self.oom_seen_s = num, time.monotonic()
         for slot, process in list(self.processes.items()):
             if process.is_alive():
                 continue
@@ -196,7 +201,7 @@ class _Pool:
             del self.processes[slot]
             self.is_hopeless |= process.exitcode == USER_ERROR
             if process.exitcode:
-                error = blame(process.exitcode, ran_out_of_memory=self.num_oom_kills > before)
+                error = blame(process.exitcode, ran_out_of_memory=time.monotonic() - self.oom_seen_s < OOM_WINDOW_S)
                 self.last_end = error or _cause(process.exitcode)
                 log.warning("%s (process %d) died: %s", process.name, process.pid, self.last_end)
                 dead[self.names[slot]] = error

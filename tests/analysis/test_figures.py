@@ -79,6 +79,10 @@ def test_a_row_that_the_paper_lacks_keeps_its_place_beside_the_printed_ones(labo
     assert marks == [(20.2, 1), (17.6, 2)]
 
 
+def test_an_option_that_is_a_list_can_be_an_axis() -> None:
+    assert [figures._place(option) for option in (0.9, [0.5], [0.5, 1.0])] == [0.9, 0.5, "0.5, 1.0"]
+
+
 def test_what_is_incomplete_is_named_below_the_figure(rows: Frame, grid: Frame) -> None:
     assert figure_of(rows, "bars").note == "Hollow or absent: block (0.6): 1/3 seeds; random (0.6): 0/3 seeds"
     assert figure_of(grid, "curve").note == ""
