@@ -5,8 +5,13 @@ python -m sweeps.plan study=masking_ratio
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import multiprocessing
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import NamedTuple
@@ -16,6 +21,7 @@ from rich.table import Table
 from sqlalchemy import Connection, select
 
 from sweeps import aliases, cli, expansion_cache
+from sweeps.cli import UserError
 from sweeps.db import FINAL_STATES, Config, RunRow
 from sweeps.expand import Request, expand, fingerprint
 from sweeps.identity import CODE_EPOCH, digest
@@ -39,6 +45,7 @@ Nothing is trained or registered. A run that several studies ask for counts once
 example: python -m sweeps.plan study=all scale=cpu"""
 
 OPTIONS = ("study", "scale", "seeds", "name", "db")
+WORTH_A_PROCESS = 10  # studies: fewer expand sooner here than a new process imports core
 
 
 class Cost(NamedTuple):
@@ -96,15 +103,41 @@ def wanted(connection: Connection | None, request: Request, core: str) -> Wanted
     known = registered_configs(connection, request, launch) if connection is not None else None
     hashes = known or expansion_cache.read(launch)
     if hashes is None:
-        configs = [config for _, config in expand(request).cells]
-        hashes = [(digest(config), int(config["optim.steps"])) for config in configs]
-        expansion_cache.write(launch, hashes)
+        hashes = expanded(request, launch)
     of = dict(hashes)
     search, seeds = trials(connection, request, of), further_runs(connection, request, of)
     steps = {(config, seed): steps for config, steps in hashes for seed in request.wanted_seeds}
     asked = {key: of[key[0]] for key in seeds}
     further = {key: of[key[0]] for key in by_rule(connection, request, of)}
     return Wanted(request.instance, len(hashes), steps | search.steps | asked, further, search.num_left)
+
+
+def expanded(request: Request, launch: str) -> expansion_cache.ConfigSteps:
+    """The study's configs and steps, remembered for the next time."""
+    configs = [config for _, config in expand(request).cells]
+    hashes = [(digest(config), int(config["optim.steps"])) for config in configs]
+    expansion_cache.write(launch, hashes)
+    return hashes
+
+
+def expand_ahead(connection: Connection | None, requests: Sequence[Request], core: str) -> None:
+    """Expand many studies that nothing remembers on several processors; `wanted` then finds them in the cache."""
+    new = []
+    for request in requests:
+        launch = launch_hash(request, core)
+        known = registered_configs(connection, request, launch) if connection is not None else None
+        if not known and expansion_cache.read(launch) is None:
+            new.append((request, launch))
+    num_processes = min(os.cpu_count() or 1, len(new) // WORTH_A_PROCESS)
+    if num_processes > 1:
+        # Not forked: this process may have threads by now.
+        with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), gc.disable) as pool:
+            list(pool.map(_expand_quietly, *zip(*new, strict=True)))
+
+
+def _expand_quietly(request: Request, launch: str) -> None:
+    with contextlib.suppress(UserError):  # `wanted` meets it again, and tells the person
+        expanded(request, launch)
 
 
 # ---- what there is, what is left -------------------------------------------------------------------------------------
@@ -228,10 +261,12 @@ def command(words: Sequence[str]) -> int:
     requests = [Request.of(read(name), arguments) for name in (names() if stem == "all" else stem.split(","))]
     core = fingerprint()
     if cli.is_absent(arguments.text("db", cli.DEFAULT_DATABASE)):  # then everything is still to do
+        expand_ahead(None, requests, core)
         plan = lines([wanted(None, request, core) for request in requests], [])
     else:
         engine = cli.open_for_reading(arguments)
         with engine.connect() as connection:
+            expand_ahead(connection, requests, core)
             plan = lines([wanted(connection, request, core) for request in requests], recorded(connection))
         engine.dispose()
     cli.console().print(as_table(plan))
