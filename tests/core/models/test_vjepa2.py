@@ -13,6 +13,7 @@ from core.models import ViT
 from core.models.narrow import Narrow, NarrowPredictor
 from core.models.vit import VisionTransformer, patchify
 from core.types import DataSpec, View, generator_for
+from tests.core.models.test_vit import shake
 
 CLIP = DataSpec(channels=3, frames=4, height=16, width=16)
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -43,14 +44,6 @@ def theirs() -> VJEPA2Model:
     )
     with torch.random.fork_rng(devices=[]):  # transformers draws its weights from the global generator
         return VJEPA2Model(config).eval()
-
-
-def shake(module: nn.Module) -> None:
-    """Move every parameter, so that biases and norms at 0 and 1 cannot hide a mistake."""
-    generator = generator_for(0, "shake")
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
 @torch.no_grad()
