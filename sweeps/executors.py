@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -117,9 +117,9 @@ def local(job: Job, *, workers: int = 2, on_tick: Callable[[], None] = lambda: N
         while not stop.is_set():
             dead = pool.sweep()
             for worker, error in dead.items():
-                if error:  # before `look` makes the run that of a worker who died of something else
+                if error:  # before `look` queues the run as that of a worker who died of something else
                     patiently(engine, functools.partial(queue.fail_held, owner=worker, error=error), stop=stop)
-            left, ended = patiently(engine, functools.partial(look, job), stop=stop)
+            left, ended = patiently(engine, functools.partial(look, job, unswept=pool.workers()), stop=stop)
             on_tick()
             crashes = len(dead) + (crashes if ended == ended_before else 0)
             ended_before = ended
@@ -148,9 +148,13 @@ def local(job: Job, *, workers: int = 2, on_tick: Callable[[], None] = lambda: N
         engine.dispose()
 
 
-def look(job: Job, connection: Connection) -> tuple[queue.Pending, int]:
-    """What is left in scope, once the runs of dead workers and ended leases are back in the queue; and what ended."""
-    reap(connection)
+def look(job: Job, connection: Connection, *, unswept: Collection[str] = ()) -> tuple[queue.Pending, int]:
+    """What is left in scope, once the runs of dead workers and ended leases are back in the queue; and what ended.
+
+    The launcher's own workers in `unswept` may have died since it swept; it has yet to find out what of, so their runs
+    stay theirs.
+    """
+    reap(connection, but=unswept)
     scope = in_scope(RunRow, job.study, job.seeds)
     ended = connection.scalar(select(func.count()).where(RunRow.state.in_(FINAL_STATES), *scope))
     return queue.pending(connection, study=job.study, seeds=job.seeds), int(ended or 0)
@@ -207,6 +211,10 @@ class _Pool:
                 dead[self.names[slot]] = error
             process.close()
         return dead
+
+    def workers(self) -> list[str]:
+        """The names of those not known to have died."""
+        return [self.names[slot] for slot in self.processes]
 
     def wait(self, timeout_s: float) -> None:
         """Until a process ends, at most `timeout_s`."""

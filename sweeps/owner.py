@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 from sqlalchemy import Connection, literal_column, select
@@ -29,10 +30,11 @@ def is_dead(name: str) -> bool:
     return _start(int(pid)) != start
 
 
-def reap(connection: Connection) -> list[int]:
-    """Queue again the runs whose workers died on this machine; returns them."""
+def reap(connection: Connection, *, but: Collection[str] = ()) -> list[int]:
+    """Queue again the runs whose workers died on this machine, save those of the workers `but`; returns them."""
     running = select(RunRow.owner).where(RunRow.state == literal_column("'running'")).distinct()
-    dead = [owner for owner in connection.scalars(running) if owner is not None and is_dead(owner)]
+    owners = [owner for owner in connection.scalars(running) if owner is not None and owner not in but]
+    dead = [owner for owner in owners if is_dead(owner)]
     return queue.expire(connection, dead=dead)
 
 

@@ -2,13 +2,17 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Engine, select
+
 from core.config import ConfigError
 from core.types import Recorder
+from sweeps.db import Attempt, RunRow
 
 NUM_STEPS = 10
 
@@ -65,3 +69,13 @@ def go_wrong(how: str, record: Recorder) -> None:
 
 
 FUNCTIONS = {"build": build, "train": train}
+
+
+def states(engine: Engine) -> Counter[str]:
+    with engine.begin() as connection:
+        return Counter(connection.scalars(select(RunRow.state)))
+
+
+def outcomes(engine: Engine) -> Counter[str | None]:
+    with engine.begin() as connection:
+        return Counter(connection.scalars(select(Attempt.outcome)))

@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +13,10 @@ from sqlalchemy import Engine, func, select
 
 from sweeps import executors, queue, status
 from sweeps.db import Attempt, Event, Result, RunRow
-from sweeps.executors import EXECUTORS, Ended, Job, blame, inline, local, note_giving_up, threads_per_worker
-from sweeps.owner import is_dead
+from sweeps.executors import EXECUTORS, Ended, Job, blame, inline, local, look, note_giving_up, threads_per_worker
+from sweeps.owner import is_dead, worker_name
 from tests.sweeps.conftest import BOTH
-from tests.sweeps.counting import FUNCTIONS, NUM_STEPS
+from tests.sweeps.counting import FUNCTIONS, NUM_STEPS, outcomes, states
 from tests.sweeps.launched import register, two_rows
 
 LAUNCHER = """
@@ -38,16 +37,6 @@ def add(engine: Engine, *seeds: int, **config: Any) -> list[int]:
 @pytest.fixture
 def job(url: str, tmp_path: Path) -> Job:
     return Job(url, tmp_path / "results", functions=FUNCTIONS, preload=["sweeps.worker"])
-
-
-def states(engine: Engine) -> Counter[str]:
-    with engine.begin() as connection:
-        return Counter(connection.scalars(select(RunRow.state)))
-
-
-def outcomes(engine: Engine) -> Counter[str | None]:
-    with engine.begin() as connection:
-        return Counter(connection.scalars(select(Attempt.outcome)))
 
 
 def test_inline_trains_everything_and_ticks(engine: Engine, job: Job) -> None:
@@ -140,6 +129,22 @@ def test_why_a_launcher_gave_up_is_shown_until_somebody_takes_the_run(engine: En
         assert [run.error for run in status.read(connection, "ratio").runs] == ["gave up: 5 workers died"] * 2
         queue.claim(connection, "w")
         assert [run.error for run in status.read(connection, "ratio").runs] == [None, "gave up: 5 workers died"]
+
+
+def test_the_run_of_a_worker_that_died_after_the_sweep_waits_for_the_next_one(engine: Engine, job: Job) -> None:
+    """Only the sweep sees what it died of: queued before, an out-of-memory kill would count as nobody's fault."""
+    add(engine)
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    name = worker_name(process.pid)
+    with engine.begin() as connection:
+        queue.claim(connection, name)
+        process.kill()
+        process.wait()
+        look(job, connection, unswept=[name])
+    assert states(engine) == {"running": 1}
+    with engine.begin() as connection:
+        look(job, connection)
+    assert states(engine) == {"queued": 1}
 
 
 @dataclass

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +20,11 @@ from sqlalchemy import Engine, func, select, update
 
 from sweeps import launch, query, queue, slurm, status
 from sweeps.cli import INTERRUPTED, OK
-from sweeps.db import Attempt, Result, RunRow, open_database
+from sweeps.db import Attempt, Result, open_database
 from sweeps.executors import Ended, Job
 from sweeps.queue import Usage
 from sweeps.slurm import Options, Pilot
-from tests.sweeps.counting import FUNCTIONS, NUM_STEPS
+from tests.sweeps.counting import FUNCTIONS, NUM_STEPS, outcomes, states
 from tests.sweeps.installed import missing
 from tests.sweeps.slurm_cluster import SlurmCluster, missing_programs
 
@@ -80,16 +79,6 @@ def add(engine: Engine, *seeds: int, **config: Any) -> list[int]:
 def jobs(cluster: SlurmCluster) -> list[str]:
     """The states of Slurm's jobs, an array's tasks one by one."""
     return cluster.run("squeue", "--noheader", "--array", "--format=%T").stdout.split()
-
-
-def states(engine: Engine) -> Counter[str]:
-    with engine.begin() as connection:
-        return Counter(connection.scalars(select(RunRow.state)))
-
-
-def outcomes(engine: Engine) -> Counter[str | None]:
-    with engine.begin() as connection:
-        return Counter(connection.scalars(select(Attempt.outcome)))
 
 
 def trained(job: Job, run_id: int) -> list[int]:
