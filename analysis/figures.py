@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis.frame import Frame, records
 from analysis.stats import summarise
+from sweeps.cli import UserError
 from sweeps.study import Printed
 
 # The only arithmetic a study file can ask for, by name: each is a function of the frame's tidy columns.
@@ -66,7 +67,7 @@ class Plot:
 def plot(frame: Frame, figure: Mapping[str, Any]) -> Plot:
     """What this figure of the study shows.
 
-    Raises ValueError naming the figure and what is allowed when an axis is neither a config key nor a named one.
+    Raises UserError naming the figure and what is allowed when an axis is neither a config key nor a named one.
     """
     panels = _panels(frame, figure)
     tidy = frame.tidy()
@@ -142,7 +143,7 @@ def _hue(frame: Frame, rows: pd.DataFrame, panel: Panel) -> pd.Series[Any] | str
 
 
 def axis(frame: Frame, rows: pd.DataFrame, name: str, tidy: pd.DataFrame) -> pd.Series[Any]:
-    """The values of a named axis for every row of `rows`. Raises ValueError naming what is allowed."""
+    """The values of a named axis for every row of `rows`. Raises UserError naming what is allowed."""
     if name in ("rows", frame.study.row_axis) and name not in rows.columns:
         return rows["row_label"]
     if name in ("columns", frame.study.col_axis) and name not in rows.columns:
@@ -150,7 +151,7 @@ def axis(frame: Frame, rows: pd.DataFrame, name: str, tidy: pd.DataFrame) -> pd.
     if name in FORMULAS:
         missing = [key for key in _FORMULA_KEYS.get(name, ()) if key not in rows.columns]
         if missing:
-            raise ValueError(f"{frame.name}: figure axis {name!r} needs {', '.join(missing)}, which its runs lack")
+            raise UserError(f"{frame.name}: figure axis {name!r} needs {', '.join(missing)}, which its runs lack")
         return FORMULAS[name](rows)
     if "/" in name:
         other = tidy[tidy["metric"] == name].set_index(["row_key", "col_key", "seed"])["value"]
@@ -160,7 +161,7 @@ def axis(frame: Frame, rows: pd.DataFrame, name: str, tidy: pd.DataFrame) -> pd.
         return rows[name].map(_place)
     axes = [axis for axis in (frame.study.row_axis, frame.study.col_axis) if axis]
     allowed = ", ".join([*axes, "rows", "columns", *FORMULAS])
-    raise ValueError(f"{frame.name}: figure axis {name!r} is not a key of its configs; allowed beside those: {allowed}")
+    raise UserError(f"{frame.name}: figure axis {name!r} is not a key of its configs; allowed beside those: {allowed}")
 
 
 def _place(option: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Connection, Engine, and_, func, select
 
+from sweeps.cli import UserError
 from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow
 from sweeps.study import DEFAULT_SCALE, Study, further_seeds, parse
 
@@ -71,7 +72,7 @@ def names(engine: Engine) -> list[str]:
 def load(engine: Engine, study_name: str) -> Frame:
     """The current revision of a study. A fixed number of queries, whatever its size.
 
-    Raises ValueError when the database has no such study, naming those it has.
+    Raises UserError when the database has no such study, naming those it has.
     """
     with engine.connect() as connection:
         row = connection.execute(
@@ -79,7 +80,7 @@ def load(engine: Engine, study_name: str) -> Frame:
         ).one_or_none()
         if row is None:
             known = ", ".join(names(engine)) or "none yet; launch one first"
-            raise ValueError(f"study={study_name}: the database has no such study; it has: {known}")
+            raise UserError(f"study={study_name}: the database has no such study; it has: {known}")
         study, scale, seeds, metrics = _instance(study_name, row.spec)
         further = further_seeds(study.seeds_spec(scale))
         wanted = list(dict.fromkeys([*metrics, *figure_metrics(study)]))

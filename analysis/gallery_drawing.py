@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from analysis.pictures import Flags, Pixels
 from analysis.sheets import Outline, Sheet
 from analysis.theme import PALETTE, REFERENCE, png, settings, svg
+from sweeps.cli import UserError
 
 DPI = 160  # of analysis.theme.png: one canvas pixel is one pixel of the file
 GUTTER, GROUP_GAP, MARGIN = 6, 22, 10  # px
@@ -79,7 +80,7 @@ def canvas(sheet: Sheet, where: Layout) -> Pixels:
         for tile, left in zip(line.tiles, where.lefts, strict=False):
             zoomed = tile.pixels.repeat(where.zoom, 0).repeat(where.zoom, 1)
             if zoomed.shape[:2] != where.tile:
-                raise ValueError(
+                raise UserError(
                     f"name={sheet.name}: its runs' clips differ in size ({tile.pixels.shape[0]} and "
                     f"{height // where.zoom} px); draw them apart with run="
                 )

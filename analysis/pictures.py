@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
+from sweeps.cli import UserError
 from sweeps.db import Artifact, Blob, CellRow, Config, RunRow, StudyRow
 from sweeps.study import DEFAULT_SCALE, instance_name
 
@@ -24,7 +25,7 @@ FILES = ("clips.npz", "masks.npz")
 _NEW_SEED = -1  # any that the study does not have
 
 
-class NoPictures(ValueError):
+class NoPictures(UserError):
     """There is nothing to draw from; the message says which command makes it."""
 
 
@@ -76,7 +77,7 @@ def of_study(
     known = {f"{row.row_key}/{row.col_key}".rstrip("/"): row for row in rows}
     for cell in cells:
         if cell not in known:
-            raise ValueError(f"cell={cell}: {name} has no such cell; it has: {', '.join(known)}")
+            raise UserError(f"cell={cell}: {name} has no such cell; it has: {', '.join(known)}")
     wanted = cells or [key for key, row in known.items() if not row.display["is_random_init"]]
     found = []
     for cell in wanted:

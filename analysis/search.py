@@ -19,6 +19,7 @@ from analysis.drawing import compact
 from analysis.frame import Frame, records
 from analysis.stats import mean_interval
 from analysis.tables import Cell, Column, Kind, Row, Table, provenance
+from sweeps.cli import UserError
 from sweeps.study import SearchSpec, is_trial
 
 KINDS = ("importance", "contour")
@@ -133,7 +134,7 @@ def _notes(frame: Frame, spec: SearchSpec, found: pd.DataFrame, num_shown: int) 
 def plot(frame: Frame, figure: Mapping[str, Any]) -> Landscape:
     """What an `importance` or `contour` figure shows.
 
-    Raises ValueError naming the figure where a contour's axis is not searched.
+    Raises UserError naming the figure where a contour's axis is not searched.
     """
     spec = spec_of(frame)
     metric = str(figure.get("metric", spec.metric))
@@ -148,7 +149,7 @@ def plot(frame: Frame, figure: Mapping[str, Any]) -> Landscape:
         return Landscape(title, "importance", label, note, bars=bars)
     for name in ("x", "y"):
         if figure.get(name) not in spec.space:
-            raise ValueError(
+            raise UserError(
                 f"{frame.name}: figure {figure['name']}: {name} must be one of the searched options "
                 f"{', '.join(spec.space)}, got {figure.get(name)!r}"
             )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.pictures import Flags, Pixels, RunPictures
+from sweeps.cli import UserError
 
 HIDDEN, NEITHER, EDGE = (150, 150, 150), (214, 214, 214), (176, 176, 176)
 MAX_COLUMNS = 8
@@ -105,10 +106,10 @@ def reconstructions(name: str, runs: Sequence[RunPictures], clips: Sequence[int]
     lines: list[Line] = []
     for run in runs:
         if not len(run.reconstruction):
-            raise ValueError(f"run={run.run_id} predicts no pixels, so there is no reconstruction; choose other runs")
+            raise UserError(f"run={run.run_id} predicts no pixels, so there is no reconstruction; choose other runs")
         for clip in clips:
             if clip >= len(run.reconstruction):
-                raise ValueError(
+                raise UserError(
                     f"clips={clip}: run {run.run_id} kept reconstructions of clips 0 to {len(run.reconstruction) - 1}"
                 )
             chosen = spread(run.frames, MAX_COLUMNS)
@@ -203,9 +204,9 @@ def _neither(runs: Sequence[RunPictures]) -> str:
 
 
 def _same_clips(name: str, runs: Sequence[RunPictures]) -> None:
-    """Raises ValueError where the lines of one picture would show different clips."""
+    """Raises UserError where the lines of one picture would show different clips."""
     for run in runs[1:]:
         if run.clips.shape != runs[0].clips.shape or not np.array_equal(run.clips, runs[0].clips):
-            raise ValueError(f"name={name}: runs {runs[0].run_id} and {run.run_id} are not on the same clips")
+            raise UserError(f"name={name}: runs {runs[0].run_id} and {run.run_id} are not on the same clips")
         if run.grid[0] != runs[0].grid[0]:
-            raise ValueError(f"name={name}: runs {runs[0].run_id} and {run.run_id} differ in time slices")
+            raise UserError(f"name={name}: runs {runs[0].run_id} and {run.run_id} differ in time slices")

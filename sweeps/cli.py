@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from sweeps.db import open_database, refuse_newer
+from sweeps.db import mask_url, open_database, refuse_newer
 from sweeps.study_files import StudyError, close_matches
 
 DEFAULT_DATABASE = "sqlite:///results/ablations.sqlite"
@@ -110,6 +110,9 @@ def open_for_reading(arguments: Arguments) -> Engine:
             refuse_newer(connection)
     except ValueError as error:
         raise UserError(str(error)) from None
+    except DBAPIError as error:  # a file that is no database opens, and fails at the first question
+        reason = " ".join(str(error.orig).split())
+        raise UserError(f"db={mask_url(engine.url)}: cannot be read: {reason}") from None
     return engine
 
 

@@ -19,7 +19,7 @@ from sweeps.study_files import StudyError, close_matches, load_document, names
 
 __all__ = [
     "DEFAULT_SCALE", "RANDOM_INIT", "SCALES", "Cell", "Level", "Printed", "SearchSpec", "Study", "StudyError",
-    "format_override", "further_seeds", "instance_name", "is_trial", "names", "parse", "read",
+    "close_matches", "format_override", "further_seeds", "instance_name", "is_trial", "names", "parse", "read",
 ]  # fmt: skip
 
 SCALES = ("smoke", "cpu", "gpu", "paper")

@@ -12,8 +12,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from analysis import gallery, gallery_drawing, sheets
-from analysis.gallery import Options
 from analysis.pictures import NoPictures, of_runs, of_study
+from sweeps.cli import Arguments
 from sweeps.db import Artifact, Blob, RunRow
 
 STUDY = {
@@ -180,7 +180,7 @@ def test_runs_and_clips_can_be_named(filled):
     run_ids = ids(filled)
     with filled.engine.connect() as connection:
         assert [run.run_id for run in of_runs(connection, run_ids[::-1], Path())] == run_ids[::-1]
-    files = [gallery.contents(filled.engine, "vjepa_masks", Options(clips=clips)) for clips in ("", "0", "1")]
+    files = [gallery.contents(filled.engine, "vjepa_masks", Arguments({"clips": clips})) for clips in ("", "0", "1")]
     assert files[0] == files[1] != files[2]
     assert [run.label for run in study_runs(filled, cells=["b"])] == ["most"]
 

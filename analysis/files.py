@@ -1,0 +1,72 @@
+"""What the commands of analysis share: a database of this program's schema, and files that are written or checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from sweeps import cli
+from sweeps.cli import Arguments, UserError
+from sweeps.db import mask_url, upgrade
+
+
+def open_results(arguments: Arguments) -> Engine:
+    """The database that `db=` names, read-only, whose tables are this program's.
+
+    Raises UserError where they are a newer program's (they would be misread), an older one's, or absent.
+    """
+    engine = cli.open_for_reading(arguments)
+    try:
+        upgrade(engine)  # nothing to do at this program's schema; this engine cannot write, so anything else fails
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split())
+        raise UserError(
+            f"db={mask_url(engine.url)}: not of this program's schema ({reason}); launch a study with it first"
+        ) from None
+    return engine
+
+
+def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
+    """Write `files` (paths under `folder` and their bytes); the paths, in the same order.
+
+    A file that already holds the right bytes is left alone, so its time says when its content last changed.
+    """
+    paths = []
+    for name, content in files.items():
+        path = folder / name
+        if not _holds(path, content):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(path.name + ".tmp")
+            temporary.write_bytes(content)
+            temporary.replace(path)  # a reader never sees half a table
+        paths.append(path)
+    return paths
+
+
+def differences(files: Mapping[str, bytes], folder: Path) -> list[str]:
+    """One line a file that is not what the database gives: missing or different."""
+    paths = {folder / name: content for name, content in files.items()}
+    return [
+        f"{path}: differs from the database" if path.is_file() else f"{path}: missing"
+        for path, content in paths.items()
+        if not _holds(path, content)
+    ]
+
+
+def extra(files: Mapping[str, bytes], folder: Path, patterns: tuple[str, ...]) -> list[str]:
+    """One line a file under `folder` that matches one of the `patterns` and that the database does not give."""
+    here = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return [f"{path}: not in the database" for path in sorted(here - {folder / name for name in files})]
+
+
+def report(differing: list[str], folder: Path) -> int:
+    """Print what a check found; its exit code."""
+    print("\n".join(differing) or f"{folder}: every file is what the database gives")
+    return cli.INCOMPLETE if differing else cli.OK
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
