@@ -46,11 +46,11 @@ def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
     return paths
 
 
-def differences(files: Mapping[str, bytes], folder: Path) -> list[str]:
-    """One line a file that is not what the database gives: missing or different."""
+def differences(files: Mapping[str, bytes], folder: Path, *, source: str = "the database") -> list[str]:
+    """One line a file that is not what `source` gives: missing or different."""
     paths = {folder / name: content for name, content in files.items()}
     return [
-        f"{path}: differs from the database" if path.is_file() else f"{path}: missing"
+        f"{path}: differs from {source}" if path.is_file() else f"{path}: missing"
         for path, content in paths.items()
         if not _holds(path, content)
     ]
@@ -62,9 +62,9 @@ def extra(files: Mapping[str, bytes], folder: Path, patterns: tuple[str, ...]) -
     return [f"{path}: not in the database" for path in sorted(here - {folder / name for name in files})]
 
 
-def report(differing: list[str], folder: Path) -> int:
+def report(differing: list[str], folder: Path, *, source: str = "the database") -> int:
     """Print what a check found; its exit code."""
-    print("\n".join(differing) or f"{folder}: every file is what the database gives")
+    print("\n".join(differing) or f"{folder}: every file is what {source} gives")
     return cli.INCOMPLETE if differing else cli.OK
 
 
