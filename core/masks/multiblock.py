@@ -16,7 +16,7 @@ from core.masks.ragged import Ragged, first_in_raster, padded, random_subset
 from core.types import Grid, Mask, View, generator_for
 
 Starts = NDArray[np.int64]  # [B, num_targets] patch indices of top-left corners
-Bits = NDArray[np.uint8]  # [B, ceil(H * W / 8)] the frame's patches, eight a byte
+Bits = NDArray[np.uint64]  # [B, ceil(H * W / 64)] the frame's patches, 64 a word
 
 NUM_ROUNDS = 20  # of drawing a sample again because its targets left too little context
 SPARE = 1.25  # candidates drawn per sample wanted; at the default a tenth is rejected, so one round nearly always does
@@ -143,7 +143,7 @@ class MultiBlockMask(Mask):
         least = _checked_least_context(self._key(), grid)
         sizes = self._sizes(grid, generator)
         starts, bits = self._positions(grid, sizes, batch_size, least, generator)
-        free = np.unpackbits(bits, axis=1, count=grid.h * grid.w).view(bool)
+        free = np.unpackbits(bits.view(np.uint8), axis=1, count=grid.h * grid.w).view(bool)
 
         valid = None
         if self.ragged is Ragged.fixed:
@@ -202,22 +202,23 @@ class MultiBlockMask(Mask):
         targets = torch.randint(len(target_bits), shape, generator=generator).numpy()
         context = torch.randint(len(context_bits), (num,), generator=generator).numpy()
 
-        bits = context_bits[context]
-        for places in targets.T:
-            bits &= ~target_bits[places]
+        hidden = target_bits[targets]  # [num, targets, words]
+        bits = context_bits[context] & ~np.bitwise_or.reduce(hidden, axis=1)
         if least:
             good = _counts(bits) >= least
             targets, bits = targets[good], bits[good]
-        return np.broadcast_to(target_starts[targets], (len(bits), self.num_targets)), bits
+        starts = target_starts[targets]
+        return starts.repeat(self.num_targets, axis=1) if stacked else starts, bits
 
 
 @lru_cache(maxsize=64)
 def _places(grid: Grid, size: Size, exclusive: bool) -> tuple[Starts, Bits]:
-    """Every place of a block in a frame: its first patch [num places], and its patches as bits [num places, bytes]."""
+    """Every place of a block in a frame: its first patch [num places], and its patches as bits [num places, words]."""
     starts = corners(grid, size, exclusive)
-    flags = torch.zeros(len(starts), grid.h * grid.w, dtype=torch.bool)
+    whole_words = -(-grid.h * grid.w // 64) * 64
+    flags = torch.zeros(len(starts), whole_words, dtype=torch.bool)
     flags.scatter_(1, starts[:, None] + offsets(grid, size), True)
-    return starts.numpy(), np.packbits(flags.numpy(), axis=1)
+    return starts.numpy(), np.packbits(flags.numpy(), axis=1).view(np.uint64)
 
 
 def _counts(bits: Bits) -> NDArray[np.int64]:

@@ -74,8 +74,12 @@ def random_subset(flags: Flags, length: int, generator: Generator) -> Tensor:
 
 def first_in_raster(flags: Flags) -> Tensor:
     """Each row's first flagged columns, as many as the poorest row has: [B, min count]."""
-    length = int(flags.sum(1).min())
-    return columns_of(flags & (flags.cumsum(1, dtype=np.int32) <= length))
+    num_rows, num_columns = flags.shape
+    counts = np.count_nonzero(flags, axis=1)
+    firsts = (counts.cumsum() - counts)[:, None] + np.arange(counts.min())  # places in the list of all flags
+    columns = np.flatnonzero(flags)[firsts]
+    columns -= np.arange(num_rows)[:, None] * num_columns
+    return torch.from_numpy(columns)
 
 
 def padded(flags: Flags) -> tuple[Tensor, Tensor]:
