@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import multiprocessing
 import os
@@ -75,14 +76,18 @@ class VideoClips:
         """Clips that start where `draws` ([B], uniform in [0, 1)) says, or in the middle of their segments without.
 
         A pure function of its arguments as long as the files are as they were; see `VideoFolder` on those that break.
+        Equal indices in a row (repeated sampling) are clips of one video that is opened once.
         """
-        draws = None if draws is None or not self._random_start else draws
-        clips = np.stack(
-            [
-                self._clip(index, 0.5 if draws is None else float(draws[place]))
-                for place, index in enumerate(indices.tolist())
-            ]
-        )
+        numbers = indices.tolist()
+        where = [0.5] * len(numbers) if draws is None or not self._random_start else draws.tolist()
+        spec = self.spec
+        clips = np.empty((len(numbers), spec.channels, spec.frames, self._store.size, self._store.size), np.uint8)
+        first = 0
+        for index, rows in itertools.groupby(numbers):
+            last = first + sum(1 for _ in rows)
+            for row, frames in enumerate(self._clips(index, where[first:last]), first):
+                clips[row] = frames.transpose(1, 0, 2, 3)
+            first = last
         labels = {name: self._labels[indices // self.clips_per_video] for name in self.spec.classes}
         return Batch(torch.from_numpy(clips), labels)
 
@@ -90,16 +95,17 @@ class VideoClips:
         """How many clips of each file that broke were replaced so far."""
         return {str(video.entry.path): num for video, num in zip(self._videos, self._replaced[:], strict=True) if num}
 
-    def _clip(self, index: int, draw: float) -> np.ndarray:
-        """[C, T, H, W], of another video of the class where this one is broken."""
+    def _clips(self, index: int, draws: Sequence[float]) -> list[np.ndarray]:
+        """A clip [T, C, H, W] of sample `index` for each draw; of another video of its class where it is broken."""
         number, segment = divmod(index, self.clips_per_video)
         for other in self._and_its_class(number):
             if other in self._broken:
                 continue
             video = self._videos[other]
             try:
-                start = start_of(draw, segment, self.clips_per_video, len(video.grid), self.spec.frames)
-                frames = self._store.frames(video, start, self.spec.frames)
+                length = len(video.grid)
+                starts = [start_of(draw, segment, self.clips_per_video, length, self.spec.frames) for draw in draws]
+                clips = self._store.clips(video, starts, self.spec.frames)
             except Unreadable as error:
                 self._broken.add(other)
                 log.warning(
@@ -111,8 +117,8 @@ class VideoClips:
                 continue
             if other != number:
                 with self._replaced.get_lock():
-                    self._replaced[number] += 1
-            return frames.transpose(1, 0, 2, 3)
+                    self._replaced[number] += len(draws)
+            return clips
         raise ValueError(
             f"data.path: {self._videos[number].entry.path} and every other video of its class can no longer be read; "
             "restore them and start again: the run goes on at its checkpoint"
@@ -176,11 +182,17 @@ class Store:
     size: int
     crop: float
 
-    def frames(self, video: Video, start: int, num: int) -> np.ndarray:
-        """Frames `start` to `start` + `num` of the video's grid: [num, 3, size, size]. Raises Unreadable."""
+    def clips(self, video: Video, starts: Sequence[int], num: int) -> list[np.ndarray]:
+        """From each of `starts`, `num` frames of the video's grid: [num, 3, size, size] each. Raises Unreadable.
+
+        A frame that several clips share is decoded once.
+        """
         if video.is_cached:
-            return self._cached(video)[start : start + num]
-        return np.concatenate(list(self._decode(video, video.grid[start : start + num])))
+            frames = self._cached(video)
+            return [frames[start : start + num] for start in starts]
+        needed = np.unique(np.add.outer(starts, np.arange(num)))  # places on the grid, ascending
+        frames = np.concatenate(list(self._decode(video, video.grid[needed])))
+        return [frames[np.searchsorted(needed, start) :][:num] for start in starts]
 
     def fill(self, videos: Sequence[Video], left_out: dict[str, str]) -> list[Video]:
         """Have every video in the cache; those that cannot be decoded go to `left_out`. Returns the others."""

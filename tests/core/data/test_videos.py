@@ -1,13 +1,16 @@
 """Data sets of videos: splits and labels, where clips start, the cache, and files that are bad or break."""
 
+import dataclasses
 import logging
 import multiprocessing
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from core.data.clip_cache import FrameCache
 from core.data.loader import StepLoader
 from core.data.video_clips import VideoClips, start_of
 from core.data.video_reader import DecordReader
@@ -224,6 +227,39 @@ def test_a_video_decoded_as_it_is_used_gives_the_same_pixels_as_the_cache(tmp_pa
     assert decoded.is_lazy and not cached.is_lazy
     indices, draws = torch.tensor([3, 0, 3]), torch.tensor([0.1, 0.8, 0.9])
     assert (decoded.fetch(indices, draws).clips == cached.fetch(indices, draws).clips).all()
+
+
+def test_equal_indices_in_a_row_are_clips_of_one_decoding(tmp_path):
+    root = str(write_videos(tmp_path / "v", length=60))
+    options = VideoFolder(path=root, cache_gb=0, **SMALL)
+    train, alone = load(options, "train", tmp_path), load(options, "train", tmp_path)
+    reader = CountingReader()
+    train._store = dataclasses.replace(train._store, reader=reader)
+    indices, draws = torch.tensor([2, 2, 2, 0, 2]), torch.tensor([0.9, 0.0, 0.95, 0.5, 0.0])
+    clips = train.fetch(indices, draws).clips
+    first = [frame for number in (0, 24, 25) for frame in range(2 * number, 2 * number + 8, 2)]
+    assert reader.asked == [sorted(set(first)), [26, 28, 30, 32], [0, 2, 4, 6]]
+    one_by_one = [alone.fetch(indices[[row]], draws[[row]]).clips for row in range(5)]
+    assert (clips == torch.cat(one_by_one)).all()
+
+
+class CountingReader(DecordReader):
+    """Remembers which frames it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    def read(self, path, facts, numbers, size, crop):
+        self.asked.append(list(numbers))
+        return super().read(path, facts, numbers, size, crop)
+
+
+def test_a_cache_sent_to_another_process_opens_its_own_files(tmp_path):
+    cache = FrameCache(tmp_path)
+    frames = np.arange(2 * 3 * 8 * 8, dtype=np.uint8).reshape(2, 3, 8, 8)
+    cache.get("key", 2, 8, lambda: [frames])
+    copy = pickle.loads(pickle.dumps(cache))
+    assert (copy.get("key", 2, 8, lambda: []) == frames).all()
 
 
 def test_videos_are_decoded_once_and_again_when_they_changed(tmp_path):
