@@ -29,6 +29,7 @@ def cell_text(cell: Cell, column: Column, *, digits: int) -> str:
     text = cell.text
     if cell.estimate is not None:
         text = format_estimate(cell.estimate, digits=digits, signed=column.kind is Kind.difference)
+        text += " *" if cell.is_significant else ""
     return f"{text} ({cell.note})" if cell.note else text
 
 
@@ -59,8 +60,10 @@ def escape_markdown(text: str) -> str:
 def markdown(table: Table) -> str:
     """A GitHub table under its title, with the notes and the provenance line below."""
     header = [table.row_header, *(column.label for column in table.columns)]
-    body = [header, *_lines(table)]
-    lines = ["| " + " | ".join(escape_markdown(text) or " " for text in line) + " |" for line in body]
+    body = [[escape_markdown(text) or " " for text in line] for line in [header, *_lines(table)]]
+    for cells, row in zip(body[1:], table.rows, strict=True):
+        cells[1:] = [f"**{text}**" if cell.is_best else text for text, cell in zip(cells[1:], row.cells, strict=True)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in body]
     lines.insert(1, "|:--" + "|--:" * len(table.columns) + "|")
     notes = [escape_markdown(note) for note in table.notes]
     return "\n".join(
@@ -116,6 +119,9 @@ def latex(table: Table) -> str:
     lines = []
     for row, line in zip(table.rows, _lines(table), strict=True):
         cells = [escape_latex(text) for text in line]
+        cells[1:] = [
+            rf"\textbf{{{text}}}" if cell.is_best else text for text, cell in zip(cells[1:], row.cells, strict=True)
+        ]
         if row.is_printed_only:
             cells = [rf"\textcolor{{gray}}{{{cell}}}" for cell in cells]
         if row.is_random_init:
@@ -159,17 +165,20 @@ def escape_csv(text: str) -> str:
 
 def to_csv(table: Table) -> str:
     """One line a row; an estimate is four columns (mean, low, high, seeds) at full precision, and what is missing
-    is named in its `.note` column. Every line carries study, scale and digest, so lines of several files can be mixed.
+    is named in its `.note` column. A difference has its p, by itself and after Holm's correction over the table. Every
+    line carries study, scale and digest, so lines of several files can be mixed.
     """
     header = ["study", "scale", "digest", "row_key", "row", "kind"]
     for column in table.columns:
         parts = [""] if column.kind in _WORDS else [".mean", ".low", ".high", ".seeds", ".note"]
+        parts += [".p", ".p_holm"] if column.kind is Kind.difference else []
         header += [column.key + part for part in parts]
     lines = [header]
     for row in table.rows:
         line = [table.name, table.scale, table.digest, row.key, row.label, _row_kind(row)]
         for cell, column in zip(row.cells, table.columns, strict=True):
             line += [cell.text] if column.kind in _WORDS else _estimate_fields(cell)
+            line += [_number(cell.p), _number(cell.p_holm)] if column.kind is Kind.difference else []
         lines.append(line)
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([[escape_csv(field) for field in line] for line in lines])
@@ -187,6 +196,10 @@ def _estimate_fields(cell: Cell) -> list[str]:
         return ["", "", "", "", " ".join(filter(None, [cell.text, cell.note]))]
     interval = [repr(cell.estimate.low), repr(cell.estimate.high)] if cell.estimate.has_interval else ["", ""]
     return [repr(cell.estimate.mean), *interval, str(cell.estimate.num_seeds), cell.note]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else repr(value)
 
 
 def _one_line(text: str) -> str:

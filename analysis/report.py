@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from sqlalchemy import Engine
 
 from analysis import drawing, figures, files, landscape, render, search, tables
@@ -95,13 +96,18 @@ def index(frames: Sequence[Frame]) -> str:
             f"[{render.escape_markdown(frame.name)}]({frame.name}.md)",
             render.escape_markdown(frame.study.question),
             frame.scale,
-            f"{int((runs['state'] == 'done').sum())} of {len(runs)}",
+            ", ".join([f"{int((runs['state'] == 'done').sum())} of {len(runs)}", *_lost(runs)]),
             tables.hours(runs["cpu_seconds"]),
             tables.hours(runs["gpu_seconds"]),
             ", ".join(pictures) or " ",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def _lost(runs: pd.DataFrame) -> list[str]:
+    counts = runs["state"].value_counts()
+    return [f"{counts[state]} {state}" for state in tables.ENDED_WITHOUT if state in counts]
 
 
 # ---- command line ------------------------------------------------------------------------------------------------

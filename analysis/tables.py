@@ -1,21 +1,32 @@
 """A study's table as data: rows, columns and cells, before anything is formatted. `render` turns it into text.
 
-No cell is bold and no row is starred. With three seeds most pairs of rows overlap, and a mark on the largest mean
-would say more than was measured; what a row gains is the difference column, whose interval either excludes zero or
-does not.
+A star stands where an exact test, corrected for the table's size, allows it; a mean is bold where its interval overlaps
+no other's. With three seeds neither is common, and the notes say why.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import pandas as pd
 
 from analysis.frame import Frame, records
-from analysis.stats import Estimate, mean_interval, paired_interval
+from analysis.stats import (
+    CONFIDENCE,
+    Estimate,
+    fewest_seeds,
+    holm,
+    mean_interval,
+    paired_interval,
+    shared_differences,
+    sign_flip_p,
+    smallest_p,
+)
+
+ENDED_WITHOUT = ("failed", "diverged", "pruned", "cancelled")  # states of runs that will not have a number
 
 
 class Kind(Enum):
@@ -40,11 +51,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number, or the words that stand where it would be; `note` qualifies the number and is always shown."""
+    """A number, or the words that stand where it would be; `note` qualifies the number and is always shown.
+
+    `p` is a difference's exact p by itself, `p_holm` the same for the whole table's differences at once.
+    """
 
     estimate: Estimate | None = None
     text: str = ""
     note: str = ""
+    p: float | None = None
+    p_holm: float | None = None
+    is_significant: bool = False  # a difference: p_holm below .05
+    is_best: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +150,7 @@ def build(frame: Frame) -> Table:
     rows = [_trained_row(source, place, columns) for place in places]
     if frame.study.printed:
         rows += [_printed_only_row(frame, level.key, level.label, columns) for level in frame.study.printed.rows]
+    rows, about_best = _with_best(_with_stars(rows), columns, frame.metrics[0])
     return Table(
         name=frame.name,
         title=frame.study.title,
@@ -140,7 +159,7 @@ def build(frame: Frame) -> Table:
         row_header=frame.study.row_axis or "row",
         columns=tuple(columns),
         rows=tuple(rows),
-        notes=tuple(_notes(frame, columns, rows)),
+        notes=tuple([*_notes(frame, columns, rows), *about_best]),
         provenance=provenance(frame),
         digest=frame.digest,
         scale=frame.scale,
@@ -249,7 +268,8 @@ def difference_cell(runs: Runs, baseline: Runs) -> Cell:
     if num_shared < 2:
         return Cell(text="–", note=f"{num_shared} shared seed{'s' if num_shared != 1 else ''}")
     note = "" if num_shared == runs.num_wanted else _share(num_shared, runs.num_wanted)
-    return Cell(paired_interval(runs.values, baseline.values), note=note)
+    p = sign_flip_p(shared_differences(runs.values, baseline.values))
+    return Cell(paired_interval(runs.values, baseline.values), note=note, p=p)
 
 
 def _share(num_done: int, num_wanted: int) -> str:
@@ -274,6 +294,92 @@ def _printed_only_row(frame: Frame, key: str, label: str, columns: list[Column])
     return Row(key, label, cells, is_printed_only=True)
 
 
+# ---- marks -------------------------------------------------------------------------------------------------------
+
+# Which way a metric is better, by a word of its name after the "/": flow/epe_noc, vos/jf, ridge/digit_top1.
+_HIGHER = {"top1", "top5", "miou", "map", "jf", "j", "f"}
+_LOWER = {"epe", "f1"}  # optical flow's Fl: the share of outliers
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """None where neither is: a share of hidden patches, a cost that comes with what it buys."""
+    words = set(metric.rpartition("/")[2].split("_"))
+    return True if words & _HIGHER else False if words & _LOWER else None
+
+
+def _with_stars(rows: list[Row]) -> list[Row]:
+    """`rows` with Holm's p over all differences of the table, and what is significant by it."""
+    places = [(i, j) for i, row in enumerate(rows) for j, cell in enumerate(row.cells) if cell.p is not None]
+    adjusted = dict(zip(places, holm([rows[i].cells[j].p or 0.0 for i, j in places]), strict=True))
+
+    def starred(i: int, j: int, cell: Cell) -> Cell:
+        p = adjusted.get((i, j))
+        return cell if p is None else replace(cell, p_holm=p, is_significant=p < 1 - CONFIDENCE)
+
+    return [
+        replace(row, cells=tuple(starred(i, j, cell) for j, cell in enumerate(row.cells))) for i, row in enumerate(rows)
+    ]
+
+
+def _about_stars(rows: list[Row]) -> list[str]:
+    """What a star means, and whether the table's seeds allow one at all."""
+    tested = [cell for row in rows for cell in row.cells if cell.p is not None]
+    if not tested:
+        return []
+    count, num_seeds = len(tested), max(cell.estimate.num_seeds for cell in tested if cell.estimate)
+    family = f"{count} differences" if count > 1 else "one difference"
+    text = f"Exact two-sided sign-flip test over seeds, Holm's correction over the table's {family}: "
+    if count * smallest_p(num_seeds) < 1 - CONFIDENCE:
+        return [text + "* p < .05."]
+    return [
+        f"{text}{num_seeds} seeds give no p below {smallest_p(num_seeds):.3g} (2/2^{num_seeds}), and that before the "
+        f"correction, so that no difference can have a star; here it takes {fewest_seeds(count)} seeds."
+    ]
+
+
+def _with_best(rows: list[Row], columns: list[Column], main: str) -> tuple[list[Row], list[str]]:
+    """The best mean of each column of the main metric, marked where it is clear of every other row; and a note."""
+    is_higher = higher_is_better(main)
+    if is_higher is None:
+        return rows, []
+    rows, unclear, has_best = list(rows), [], False
+    for j, column in enumerate(columns):
+        if column.kind is not Kind.value or column.metric != main:
+            continue
+        found = {i: row.cells[j].estimate for i, row in enumerate(rows) if row.cells[j].estimate is not None}
+        means = {i: estimate.mean for i, estimate in found.items() if estimate is not None}
+        if len(means) < 2:
+            continue
+        best = max(means, key=lambda i: means[i] if is_higher else -means[i])
+        others = _not_clear_of(best, rows, j)
+        if others:
+            where = f" ({column.label})" if column.col_key is not None else ""
+            unclear.append(f"{rows[best].label}{where} is not told from {', '.join(others)}")
+        else:
+            cells = list(rows[best].cells)
+            cells[j] = replace(cells[j], is_best=True)
+            rows[best], has_best = replace(rows[best], cells=tuple(cells)), True
+    notes = ["Bold: the best mean of its column; its interval overlaps no other row's."] if has_best else []
+    if unclear:
+        notes.append(f"Not bold, as intervals overlap or are missing: the best mean, {'; '.join(unclear)}.")
+    return rows, notes
+
+
+def _not_clear_of(best: int, rows: list[Row], column: int) -> list[str]:
+    """The trained rows whose interval overlaps that of row `best`, or which lack an interval."""
+    mine = rows[best].cells[column].estimate
+    assert mine is not None
+    others = []
+    for i, row in enumerate(rows):
+        estimate, is_cell = row.cells[column].estimate, row.cells[column].text != "–"
+        if i == best or row.is_printed_only or not is_cell:
+            continue
+        both = estimate is not None and estimate.has_interval and mine.has_interval
+        if not both or estimate is None or (estimate.low <= mine.high and mine.low <= estimate.high):
+            others.append(row.label)
+    return others
+
+
 # ---- below the table ---------------------------------------------------------------------------------------------
 
 
@@ -292,6 +398,7 @@ def _notes(frame: Frame, columns: list[Column], rows: list[Row]) -> list[str]:
             f"Δ: mean difference in {shown[0]} to the baseline ({label}) over shared seeds, with its 95 % interval, "
             "not corrected for the number of rows."
         )
+        notes += _about_stars(rows)
     if study.printed and any(column.kind is Kind.printed for column in columns):
         source = study.printed.source or " ".join(study.source.values()) or "the paper"
         notes.append(f"Printed: {_printed_metric(frame)}, {source}; other data and scale than ours.")
@@ -322,9 +429,12 @@ def provenance(frame: Frame) -> str:
     # Cells that share a config share its runs: the default row is trained once and counted once.
     num_wanted = len(runs.drop_duplicates(["config_id", "seed"]))
     seeds = ", ".join(map(str, frame.seeds))
+    lost = [
+        f"{int((trained['state'] == state).sum())} {state}" for state in ENDED_WITHOUT if state in set(trained["state"])
+    ]
     parts = [
         f"database digest {frame.digest}",
-        f"{len(done)} of {num_wanted} runs",
+        f"{len(done)} of {num_wanted} runs" + (f" ({', '.join(lost)})" if lost else ""),
         f"seeds {seeds}",
         _code(done),
         f"scale {frame.scale}",

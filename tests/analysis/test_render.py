@@ -65,6 +65,20 @@ def test_hostile_strings_are_words_in_markdown(laboratory: Laboratory) -> None:
     assert not any(line.startswith("# ") for line in text.splitlines())
 
 
+def test_marks_are_shown_and_a_star_of_a_label_is_no_mark(laboratory: Laboratory) -> None:
+    rows = [{"key": key, "label": key, "set": {"mask": key}} for key in ("base", "a*b")]
+    laboratory.study("two", {**ROWS, "rows": rows, "printed": {}, "random_init": False, "seeds": [*range(6)]})
+    for seed in range(6):
+        laboratory.run("two", "base", seed, {MAIN: 60.0 + 0.1 * seed})
+        laboratory.run("two", "a*b", seed, {MAIN: 65.0 + 0.1 * (seed % 3)})
+    table = tables.build(load(laboratory.engine, "two"))
+    assert "| a\\*b | **65.10 ± 0.09** | +4.85 ± 0.17 \\* |" in render.markdown(table)
+    assert r"a*b & \textbf{65.10 $\pm$ 0.09} & +4.85 $\pm$ 0.17 * &" in render.latex(table)
+    lines = [*csv.DictReader(io.StringIO(render.to_csv(table)))]
+    assert (lines[1][f"{MAIN}.difference.p"], lines[1][f"{MAIN}.difference.p_holm"]) == ("0.03125", "0.03125")
+    assert lines[0][f"{MAIN}.difference.p"] == ""
+
+
 # ---- LaTeX
 
 
@@ -107,7 +121,7 @@ def assert_latex(text: str, *, num_columns: int) -> None:
     rows = [line for line in lines if line.endswith(r" \\")]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {num_columns - 1}
     commands = {"pm", "Delta", "cdot", "textbackslash", "textless", "textgreater", "textasciitilde", "textbar",
-                "textasciicircum", "textasciigrave", "textquotesingle", "texttt", "textcolor"}  # fmt: skip
+                "textasciicircum", "textasciigrave", "textquotesingle", "texttt", "textcolor", "textbf"}  # fmt: skip
     layout = {"begin", "end", "centering", "caption", "label", "toprule", "midrule", "bottomrule", "par", "medskip",
               "parbox", "linewidth", "footnotesize"}  # fmt: skip
     assert set(re.findall(r"\\([A-Za-z]+)", "\n".join(lines[1:]))) <= commands | layout

@@ -33,7 +33,7 @@ def test_every_study_has_its_tables_figures_and_a_line_in_the_index(written: Pat
         names += [f"figures/{figure}.png", f"figures/{figure}.svg"]
     assert sorted(snapshot(written)) == sorted(names)
     index = (written / "tables/index.md").read_text()
-    assert "| [ijepa\\_masking](ijepa_masking.md) | Which mask? | cpu | 7 of 12 |" in index
+    assert "| [ijepa\\_masking](ijepa_masking.md) | Which mask? | cpu | 7 of 12, 3 failed, 1 diverged |" in index
     assert "[curve](../figures/masking_ratio-curve.svg)" in index
 
 

@@ -129,3 +129,71 @@ def test_two_scales_are_two_tables(laboratory: Laboratory) -> None:
     assert "0 of 12 runs" in tables.build(load(laboratory.engine, "rows")).provenance
     table = tables.build(load(laboratory.engine, "rows@smoke"))
     assert table.scale == "smoke" and "1 of 12 runs" in table.provenance
+
+
+# ---- marks
+
+
+def two_rows(laboratory: Laboratory, num_seeds: int, gain: float = 5.0, metric: str = MAIN) -> Table:
+    """A baseline about 60 and a row whose every seed is about `gain` above it."""
+    rows = [{"key": key, "label": key, "set": {"mask": key}} for key in ("base", "other")]
+    laboratory.study(
+        "two",
+        {**ROWS, "rows": rows, "printed": {}, "random_init": False, "seeds": [*range(num_seeds)], "metrics": [metric]},
+    )
+    for seed in range(num_seeds):
+        laboratory.run("two", "base", seed, {metric: 60.0 + 0.1 * seed})
+        laboratory.run("two", "other", seed, {metric: 60.0 + gain + 0.1 * (seed % 3)})
+    return tables.build(load(laboratory.engine, "two"))
+
+
+def test_six_seeds_that_agree_give_one_difference_a_star(laboratory: Laboratory) -> None:
+    table = two_rows(laboratory, 6)
+    cell = table.rows[1].cells[1]
+    assert (cell.p, cell.p_holm, cell.is_significant) == (2 / 64, 2 / 64, True)
+    assert text(table, "other", "Δ baseline").endswith(" *")
+    assert any(note.endswith("Holm's correction over the table's one difference: * p < .05.") for note in table.notes)
+
+
+def test_five_seeds_give_no_star_however_clear_the_difference_and_the_note_says_so(laboratory: Laboratory) -> None:
+    table = two_rows(laboratory, 5)
+    cell = table.rows[1].cells[1]
+    assert cell.estimate is not None and cell.estimate.excludes_zero
+    assert (cell.p, cell.is_significant) == (0.0625, False)
+    note = next(note for note in table.notes if "sign-flip" in note)
+    assert "5 seeds give no p below 0.0625 (2/2^5)" in note and "here it takes 6 seeds" in note
+    assert "*" not in note and not text(table, "other", "Δ baseline").endswith("*")
+
+
+def test_every_difference_of_the_table_is_in_holms_family(grid_table: Table) -> None:
+    cells = [cell for row in grid_table.rows for cell in row.cells if cell.p is not None]
+    assert len(cells) == 3 * 2  # two ratios and the random initialisation, at two lengths
+    assert all(cell.p_holm == min(1.0, 6 * 0.25) for cell in cells if cell.p == 0.25)
+    assert any("the table's 6 differences" in note and "takes 8 seeds" in note for note in grid_table.notes)
+
+
+def test_the_best_mean_is_bold_where_it_is_clear_of_every_other(laboratory: Laboratory) -> None:
+    table = two_rows(laboratory, 3)
+    assert [row.cells[0].is_best for row in table.rows] == [False, True]
+    assert "Bold: the best mean of its column; its interval overlaps no other row's." in table.notes
+
+
+def test_the_best_mean_is_not_bold_within_anothers_interval_and_the_note_says_which(laboratory: Laboratory) -> None:
+    table = two_rows(laboratory, 3, gain=0.1)
+    assert not any(cell.is_best for row in table.rows for cell in row.cells)
+    assert table.notes[-1].endswith("the best mean, other is not told from base.")
+
+
+def test_a_row_without_its_number_keeps_the_best_from_being_bold(rows_table: Table) -> None:
+    assert not any(cell.is_best for row in rows_table.rows for cell in row.cells)
+    assert rows_table.notes[-1].endswith("the best mean, multi-block is not told from block (0.6), random (0.6).")
+
+
+def test_the_smallest_error_is_the_best_and_a_share_has_no_best(laboratory: Laboratory) -> None:
+    assert [row.cells[0].is_best for row in two_rows(laboratory, 3, metric="flow/epe").rows] == [True, False]
+    assert tables.higher_is_better("flow/epe_noc") is False and tables.higher_is_better("vos/jf") is True
+    assert tables.higher_is_better("mask/context_share") is None
+
+
+def test_runs_that_failed_or_diverged_are_counted_in_the_provenance(rows_table: Table) -> None:
+    assert "7 of 12 runs (3 failed, 1 diverged)" in rows_table.provenance
