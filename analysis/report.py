@@ -15,20 +15,22 @@ from sqlalchemy import Engine
 
 from analysis import drawing, figures, files, landscape, render, search, tables
 from analysis.frame import Frame, load, names
+from analysis.site.pages import FOLDER, Content, Site, site_files
+from analysis.tables import Table
 from sweeps import cli
 from sweeps.cli import UserError
 
 USAGE = """usage: python -m analysis.report [key=value ...]
 
-Rewrite tables (Markdown, LaTeX, CSV) and figures (SVG, PNG) of the studies in the database.
+Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG) and the pages of report/index.html from the database.
 
   study=all                               a study, several as a,b or all
   db=sqlite:///results/ablations.sqlite   where the runs are recorded
-  results_dir=results                     tables/ and figures/ are written in it
+  results_dir=results                     tables/, figures/ and report/ are written in it
   check=false                             true: write nothing; exit 1 naming every file that differs"""
 
 OPTIONS = ("study", "db", "results_dir", "check")
-PATTERNS = ("tables/*", "figures/*")  # under results_dir: nothing in them is written by hand
+PATTERNS = ("tables/*", "figures/*", "report/*", "report/*/*")  # under results_dir: nothing in them is written by hand
 
 
 def write(engine: Engine, studies: Sequence[str], results_dir: Path) -> list[Path]:
@@ -37,8 +39,13 @@ def write(engine: Engine, studies: Sequence[str], results_dir: Path) -> list[Pat
 
 
 def differences(engine: Engine, studies: Sequence[str], results_dir: Path) -> list[str]:
-    """One line a file that is not what the database gives: different, missing or, when all studies are asked, extra."""
+    """One line a file that is not what the database gives: different, missing or, when all studies are asked, extra.
+
+    The site is looked at where there is one: a results folder may keep its tables and figures only.
+    """
     wanted = contents(engine, studies)
+    if not (results_dir / FOLDER).is_dir():
+        wanted = {name: content for name, content in wanted.items() if not name.startswith(f"{FOLDER}/")}
     found = files.differences(wanted, results_dir)
     if set(studies) == set(names(engine)):
         found += files.extra(wanted, results_dir, PATTERNS)
@@ -46,30 +53,36 @@ def differences(engine: Engine, studies: Sequence[str], results_dir: Path) -> li
 
 
 def contents(engine: Engine, studies: Sequence[str]) -> dict[str, bytes]:
-    """Every file's path under the results folder and its bytes: a pure function of the database."""
+    """Every file's path under the results folder and its bytes: a pure function of database and study files."""
+    frames = {name: load(engine, name) for name in dict.fromkeys([*studies, *names(engine)])}
     found: dict[str, bytes] = {}
+    pages: list[Content] = []
     for study in studies:
-        frame = load(engine, study)
-        own = study_files(frame)
+        frame = frames[study]
+        table = table_of(frame)
+        drawn = {figure["name"]: pictures(frame, figure) for figure in frame.study.figures}
+        own = table_files(table) | {
+            f"figures/{study}-{name}.{end}": data for name, ends in drawn.items() for end, data in ends.items()
+        }
         if clash := found.keys() & own.keys():
             raise UserError(f"study={study}: another study already writes {sorted(clash)[0]}; launch it with name=")
         found |= own
-    return found | {"tables/index.md": index([load(engine, name) for name in names(engine)]).encode()}
+        pages.append(Content(frame, table, {name: ends["svg"] for name, ends in drawn.items()}))
+    everything = [frames[name] for name in sorted(frames)]
+    found["tables/index.md"] = index(everything).encode()
+    return found | site_files(Site(engine), everything, pages)
 
 
-def study_files(frame: Frame) -> dict[str, bytes]:
-    """The files of one study."""
-    table = tables.build(frame) if frame.study.search(frame.scale) is None else search.table(frame)
-    stem = frame.name
-    found = {
-        f"tables/{stem}.md": render.markdown(table).encode(),
-        f"tables/{stem}.tex": render.latex(table).encode(),
-        f"tables/{stem}.csv": render.to_csv(table).encode(),
+def table_of(frame: Frame) -> Table:
+    return tables.build(frame) if frame.study.search(frame.scale) is None else search.table(frame)
+
+
+def table_files(table: Table) -> dict[str, bytes]:
+    return {
+        f"tables/{table.name}.md": render.markdown(table).encode(),
+        f"tables/{table.name}.tex": render.latex(table).encode(),
+        f"tables/{table.name}.csv": render.to_csv(table).encode(),
     }
-    for figure in frame.study.figures:
-        for suffix, content in pictures(frame, figure).items():
-            found[f"figures/{stem}-{figure['name']}.{suffix}"] = content
-    return found
 
 
 def pictures(frame: Frame, figure: Mapping[str, Any]) -> dict[str, bytes]:

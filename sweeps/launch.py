@@ -213,7 +213,10 @@ def write_report(engine: Engine, name: str, results_dir: Path) -> None:
     for path in paths:
         if path == results_dir / "tables" / f"{name}.md":
             cli.console().print(path.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
-    shown = ", ".join(str(path) for path in paths if path.stem != "index")
+    # A page a run would fill the screen: the site is named once.
+    site = results_dir / "report"
+    shown = ", ".join(str(path) for path in paths if path.stem != "index" and site not in path.parents)
+    shown += f", {site / 'studies' / name}.html"
     print(f"written: {shown}")
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from sweeps.db import Attempt, Chunk, insert_new
 
@@ -97,31 +97,57 @@ def metrics(connection: Connection, run_id: int) -> list[str]:
     )
 
 
+def sizes(connection: Connection, run_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+    """Of each run, its series and how many points were logged to each, over all attempts."""
+    found: dict[int, dict[str, int]] = {}
+    query = select(Chunk.run_id, Chunk.metric, func.sum(Chunk.n)).where(Chunk.run_id.in_(run_ids))
+    for run_id, metric, count in connection.execute(
+        query.group_by(Chunk.run_id, Chunk.metric).order_by(Chunk.run_id, Chunk.metric)
+    ):
+        found.setdefault(run_id, {})[metric] = int(count)
+    return found
+
+
 def read(connection: Connection, run_id: int, metric: str) -> Series:
     """One metric's curve over all attempts of a run; empty when there is none.
 
     A point of attempt k at step s counts iff s is before the `resume_step` of every later attempt, so what was
     trained twice after a kill is shown once, as it was trained last. Two points at one step: the later logged counts.
     """
-    resumes = connection.execute(
-        select(Attempt.n, Attempt.resume_step).where(Attempt.run_id == run_id, Attempt.resume_step.is_not(None))
-    ).all()
-    chunks = connection.execute(
-        select(Chunk.attempt, Chunk.codec, Chunk.steps, Chunk.values)
-        .where(Chunk.run_id == run_id, Chunk.metric == metric)
-        .order_by(Chunk.attempt, Chunk.seq)
-    ).all()
+    found = read_many(connection, [run_id], [metric])
+    return found.get((run_id, metric), Series(np.empty(0, np.int64), np.empty(0)))
+
+
+def read_many(connection: Connection, run_ids: Sequence[int], metrics: Sequence[str]) -> dict[tuple[int, str], Series]:
+    """`read` of several runs and metrics with two queries; a (run, metric) that has no points is left out."""
+    resumes: dict[int, list[tuple[int, int]]] = {}
+    for run_id, n, step in connection.execute(
+        select(Attempt.run_id, Attempt.n, Attempt.resume_step).where(
+            Attempt.run_id.in_(run_ids), Attempt.resume_step.is_not(None)
+        )
+    ):
+        resumes.setdefault(run_id, []).append((n, int(step or 0)))
+    chunks: dict[tuple[int, str], list[Any]] = {}
+    for chunk in connection.execute(
+        select(Chunk.run_id, Chunk.metric, Chunk.attempt, Chunk.codec, Chunk.steps, Chunk.values)
+        .where(Chunk.run_id.in_(run_ids), Chunk.metric.in_(metrics))
+        .order_by(Chunk.run_id, Chunk.metric, Chunk.attempt, Chunk.seq)
+    ):
+        chunks.setdefault((chunk.run_id, chunk.metric), []).append(chunk)
+    return {key: _joined(found, resumes.get(key[0], ())) for key, found in chunks.items()}
+
+
+def _joined(chunks: Sequence[Any], resumes: Sequence[tuple[int, int]]) -> Series:
+    """One curve from the chunks of all attempts, in the order they were logged."""
     kept_steps: list[Steps] = []
     kept_values: list[Values] = []
-    for attempt, codec, packed_steps, packed_values in chunks:
+    for run_id, metric, attempt, codec, packed_steps, packed_values in chunks:
         if codec != CODEC:
             raise ValueError(f"run {run_id}, {metric}: chunk codec {codec!r} is not known to this program; update it")
         steps, values = decode_steps(packed_steps), decode_values(packed_values)
-        end = min((int(resume or 0) for n, resume in resumes if n > attempt), default=np.iinfo(np.int64).max)
+        end = min((resume for n, resume in resumes if n > attempt), default=np.iinfo(np.int64).max)
         kept_steps.append(steps[steps < end])
         kept_values.append(values[steps < end])
-    if not kept_steps:
-        return Series(np.empty(0, np.int64), np.empty(0))
     steps, values = np.concatenate(kept_steps), np.concatenate(kept_values)
     # Reversed, so that `unique`, which keeps the first of equals, keeps the one logged last.
     unique, first = np.unique(steps[::-1], return_index=True)

@@ -67,7 +67,7 @@ def is_allowed(name: str, target: str) -> bool:
         # The worker runs the trainer and gives it the recorder that core.types declares.
         is_worker = name == "sweeps.worker" and target in ("core.trainer", "core.types")
         return kind == "sweeps" or target == "core.config" or is_worker
-    return kind == "analysis" or target in ("sweeps.study", "sweeps.db", "sweeps.cli")
+    return kind == "analysis" or target in ("sweeps.study", "sweeps.db", "sweeps.cli", "sweeps.series")
 
 
 # sweeps.launch writes the report when it is done: the one arrow from sweeps to analysis (issue 2).
@@ -92,6 +92,7 @@ def test_the_allowed_imports_are_those_of_the_architecture() -> None:
     assert is_allowed("sweeps.worker", "core.trainer") and not is_allowed("sweeps.launch", "core.trainer")
     assert not is_allowed("sweeps.expand", "core.masks")
     assert is_allowed("analysis.report", "sweeps.cli")
+    assert is_allowed("analysis.site.curves", "sweeps.series")
     assert is_allowed("analysis.frame", "sweeps.db") and not is_allowed("analysis.frame", "sweeps.queue")
     assert not is_allowed("analysis.frame", "core.types")
 

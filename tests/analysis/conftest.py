@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,11 +102,11 @@ class Laboratory:
 
     @staticmethod
     def _config(session: Session, flat: dict[str, Any]) -> int:
-        digest = json.dumps(flat, sort_keys=True)[-64:]
+        digest = hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
         found = [c for c in session.query(Config) if c.json == flat]
         if found:
             return found[0].id
-        config = Config(hash=f"{session.query(Config).count()}{digest}"[:64], hash_version=1, json=flat)
+        config = Config(hash=digest, hash_version=1, json=flat)
         session.add(config)
         session.flush()
         return config.id

@@ -31,7 +31,9 @@ def test_every_study_has_its_tables_figures_and_a_line_in_the_index(written: Pat
     names += [f"tables/masking_ratio.{s}" for s in ("csv", "md", "tex")]
     for figure in ("ijepa_masking-bars", "ijepa_masking-dots", "masking_ratio-curve", "masking_ratio-hours"):
         names += [f"figures/{figure}.png", f"figures/{figure}.svg"]
-    assert sorted(snapshot(written)) == sorted(names)
+    found = snapshot(written)
+    assert sorted(name for name in found if not name.startswith("report/")) == sorted(names)
+    assert {f"report/{name}" for name in ("index.html", "studies/ijepa_masking.html", "style.css")} <= found.keys()
     index = (written / "tables/index.md").read_text()
     assert "| [ijepa\\_masking](ijepa_masking.md) | Which mask? | cpu | 7 of 12, 3 failed, 1 diverged |" in index
     assert "[curve](../figures/masking_ratio-curve.svg)" in index
@@ -84,6 +86,25 @@ def test_check_of_all_names_a_file_that_no_study_gives(
     capsys.readouterr()
     assert main([*arguments, "check=true"]) == 1
     assert capsys.readouterr().out == f"{stray}: not in the database\n"
+
+
+def test_check_looks_at_the_site_where_there_is_one(
+    laboratory: Laboratory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    laboratory.study("rows", {**ROWS, "figures": []})
+    arguments = [f"db={laboratory.engine.url}", f"results_dir={tmp_path / 'results'}"]
+    assert main(arguments) == 0
+    page = tmp_path / "results/report/studies/rows.html"
+    page.write_text(page.read_text().replace("Masking strategy", "Masking"))
+    stray = tmp_path / "results/report/runs/gone.html"
+    stray.parent.mkdir()
+    stray.write_text("old")
+    capsys.readouterr()
+    assert main([*arguments, "check=true"]) == 1
+    expected = [f"{page}: differs from the database", f"{stray}: not in the database"]
+    assert capsys.readouterr().out.splitlines() == expected
+    shutil.rmtree(tmp_path / "results/report")
+    assert main([*arguments, "check=true"]) == 0
 
 
 def test_writing_again_leaves_unchanged_files_alone(laboratory: Laboratory, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""The templates and what they may call. Everything they are given is escaped where it is put into a page."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from analysis.theme import PALETTE
+from sweeps.cli import duration
+from sweeps.study import format_override
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+ASSETS = ("style.css", "script.js")
+
+# What matplotlib draws in, and what stands for it in style.css, so that a figure follows the page's theme.
+_COLORS = {
+    "#ffffff": "var(--surface)", "#262626": "var(--ink)", "#333333": "var(--ink)", "#000000": "var(--ink)",
+    "#cccccc": "var(--line)", "#e4e4e4": "var(--line-faint)",
+    **{color.lower(): f"var(--series-{number})" for number, color in enumerate(PALETTE)},
+}  # fmt: skip
+_COLOR = re.compile("|".join(_COLORS))
+_PLACES = re.compile(r'\b(?:d|x|y)="[^"]*"|translate\([^)]*\)')  # hundredths of a point are fine enough
+
+
+def shown(value: Any) -> str:
+    """An option's value as it would be typed on a command line."""
+    return format_override("", value).removeprefix("=")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    return "not finite" if value is None else f"{value:.{digits}g}".replace("-", "−")
+
+
+def clock(seconds: float | None) -> str:
+    """A time of the database as people write it."""
+    return "–" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+def inline_svg(content: bytes, *, name: str, label: str) -> Markup:
+    """A drawing of matplotlib's as part of a page: no prolog, ids of its own, colours of the page's theme.
+
+    The drawing has its words as outlines and its comments, which repeat them, are dropped: no text of a run is left.
+    """
+    text = content.decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = _PLACES.sub(lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found.group()), text)
+    text = re.sub(r"\s*\n\s*", " ", text).replace("> <", "><")
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = _COLOR.sub(lambda found: _COLORS[found.group()], text)
+    head, body = text.split(">", 1)
+    box = re.search(r'viewBox="[\d. ]+"', head)
+    assert box is not None
+    width = float(box.group().split()[2])
+    opening = Markup('<svg class="figure" role="img" aria-label="{}" style="max-width:{:.0f}px" {}>').format(
+        label, width * 1.5, Markup(box.group())
+    )
+    return opening + Markup(body.rstrip())
+
+
+def environment() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    found.filters |= {"shown": shown, "number": number, "clock": clock, "duration": duration}
+    return found
+
+
+def assets() -> dict[str, bytes]:
+    """The files beside the pages."""
+    return {name: (TEMPLATES / name).read_bytes() for name in ASSETS}

@@ -1,0 +1,116 @@
+"""Every page of the site: `site_files` for the static one, `index_page`, `study_page` and `run_page` for a live one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from jinja2 import Environment
+from sqlalchemy import Engine, select
+
+from analysis.frame import Frame
+from analysis.site import runs, study_page
+from analysis.site.html import assets, environment, inline_svg
+from analysis.site.summary import Summary, not_launched, of_frame
+from analysis.tables import Table
+from sweeps.db import StudyRow
+
+FOLDER = "report"  # under results_dir
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the report made of one study: pages show this and compute no number of their own."""
+
+    frame: Frame
+    table: Table
+    figures: Mapping[str, bytes] = field(default_factory=dict)  # name -> SVG
+
+
+@dataclass(frozen=True)
+class Site:
+    """The pages of one database. `live`: what a served page asks again for; empty in a file."""
+
+    engine: Engine
+    live: str = ""
+
+    @cached_property
+    def templates(self) -> Environment:
+        return environment()
+
+    def index_page(self, frames: Sequence[Frame]) -> bytes:
+        """All studies: those of the database, then those that nobody has launched."""
+        specs = self._specs()
+        launched = [of_frame(frame, specs[frame.name]) for frame in frames]
+        studies = launched + not_launched([frame.name for frame in frames], frames)
+        return self._render("index.html", root="", studies=studies, totals=totals(frames, studies))
+
+    def study_page(self, content: Content, most_pages: int = study_page.MOST_PAGES) -> bytes:
+        frame = content.frame
+        with self.engine.connect() as connection:
+            pages = study_page.page_keys(connection, frame, most_pages)
+            groups, num_not_drawn = study_page.curve_groups(connection, frame)
+        listed = study_page.listed_runs(frame, pages)
+        figures = [
+            (name, inline_svg(svg, name=f"f{number}", label=f"{frame.study.title}: figure {name}"))
+            for number, (name, svg) in enumerate(content.figures.items())
+        ]
+        return self._render(
+            "study.html",
+            root="../",
+            summary=of_frame(frame, self._specs()[frame.name]),
+            table=content.table,
+            rows=study_page.shown_rows(content.table),
+            figures=figures,
+            groups=groups,
+            num_not_drawn=num_not_drawn,
+            listed=listed,
+            num_runs=len(frame.runs.drop_duplicates(["row_key", "config_id", "seed"])),
+            notes=frame.study.notes,
+            has_columns=bool(frame.study.columns),
+        )
+
+    def run_pages(self, run_ids: Sequence[int]) -> dict[str, bytes]:
+        """The page of each of these runs by its key."""
+        with self.engine.connect() as connection:
+            found = runs.read(connection, run_ids)
+        return {run.key: self._render("run.html", root="../", run=run, pictures=()) for run in found}
+
+    def _specs(self) -> dict[str, dict[str, Any]]:
+        with self.engine.connect() as connection:
+            return {row.name: row.spec for row in connection.execute(select(StudyRow.name, StudyRow.spec))}
+
+    def _render(self, template: str, **values: Any) -> bytes:
+        return self.templates.get_template(template).render(live=self.live, **values).encode()
+
+
+def totals(frames: Sequence[Frame], studies: Sequence[Summary]) -> dict[str, Any]:
+    """Over all studies, runs that several ask for once."""
+    seen: dict[Any, Any] = {}
+    for frame in frames:
+        for run_id, state, cpu, gpu in zip(
+            *(frame.runs[key] for key in ("run_id", "state", "cpu_seconds", "gpu_seconds")), strict=True
+        ):
+            if run_id == run_id:  # not NaN: the run exists
+                seen[int(run_id)] = (state, cpu, gpu)
+    return {
+        "complete": sum(study.state == "complete" for study in studies),
+        "studies": len(studies),
+        "done": sum(state == "done" for state, _, _ in seen.values()),
+        "without": sum(state in ("failed", "diverged") for state, _, _ in seen.values()),
+        "cpu_seconds": sum(cpu for _, cpu, _ in seen.values()),
+        "gpu_seconds": sum(gpu for _, _, gpu in seen.values()),
+    }
+
+
+def site_files(site: Site, frames: Sequence[Frame], contents: Sequence[Content]) -> dict[str, bytes]:
+    """The static site's files under the results folder: the index of all `frames`, the pages of `contents`."""
+    found = {f"{FOLDER}/index.html": site.index_page(frames)}
+    found |= {f"{FOLDER}/{name}": content for name, content in assets().items()}
+    for content in contents:
+        found[f"{FOLDER}/studies/{content.frame.name}.html"] = site.study_page(content)
+        ids = study_page.listed_ids(content.frame, study_page.MOST_PAGES)
+        found |= {f"{FOLDER}/runs/{key}.html": page for key, page in site.run_pages(ids).items()}
+    return found

@@ -1,0 +1,304 @@
+"""What a run's page and a study's list of runs show, read for many runs with a fixed number of queries."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_, select
+
+from analysis.site.curves import Curve, Panel, panels
+from analysis.site.html import shown
+from sweeps import series
+from sweeps.db import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow
+from sweeps.study import parse
+
+PACKAGES = ("python", "torch", "torchvision", "timm", "numpy", "hydra-core")  # that make the numbers
+MOST_CURVES = 16  # on one run's page
+FEWEST_POINTS = 3  # of a curve; fewer are in the table of results
+_INSTANCE_KEYS = ("scale", "overrides")  # what a launch adds to the study file's content
+
+
+class Difference(NamedTuple):
+    """An option that this run has otherwise than the baseline; a dash where one of them has no such option."""
+
+    option: str
+    here: str
+    baseline: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell that asks for the run's config. `differences` is None where its column has no baseline cell."""
+
+    study: str
+    label: str
+    is_baseline: bool
+    differences: tuple[Difference, ...] | None
+
+
+@dataclass(frozen=True)
+class File:
+    """A file the run left; `is_stored`: its content is in the database too."""
+
+    name: str
+    uri: str
+    kind: str
+    num_bytes: int
+    is_stored: bool
+
+
+@dataclass(frozen=True)
+class Try:
+    """One attempt: how it ended, and where and with what it ran, as (name, words) in reading order."""
+
+    n: int
+    outcome: str
+    steps: str
+    started: float
+    seconds: float | None  # None while it runs: a page says nothing that changes with the clock
+    code: str
+    error: str
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All of one run but its pictures."""
+
+    run_id: int
+    key: str  # the name of its page: of what it is, not of where its row lies
+    seed: int
+    state: str
+    config_hash: str
+    config: dict[str, Any]
+    cpu_seconds: float
+    gpu_seconds: float
+    places: tuple[Place, ...]
+    results: tuple[tuple[str, float | None, int | None], ...]
+    attempts: tuple[Try, ...]
+    files: tuple[File, ...]
+    curves: tuple[Panel, ...] = field(repr=False)
+    num_more_curves: int = 0
+
+    @property
+    def label(self) -> str:
+        return self.places[0].label if self.places else f"config {self.config_hash[:12]}"
+
+    @property
+    def error(self) -> str:
+        return self.attempts[-1].error if self.attempts else ""
+
+    @property
+    def has_pictures(self) -> bool:
+        return all(any(f.name == name and f.is_stored for f in self.files) for name in ("clips.npz", "masks.npz"))
+
+
+def page_key(config_hash: str, seed: int) -> str:
+    """A name that is safe in a path and in a URL, whatever somebody's database calls its configs."""
+    if not re.fullmatch("[0-9a-f]{64}", config_hash):
+        config_hash = hashlib.sha256(config_hash.encode()).hexdigest()
+    return f"{config_hash[:12]}-{seed}"
+
+
+def keys(connection: Connection, run_ids: Sequence[int]) -> dict[int, str]:
+    """The page of each run."""
+    query = select(RunRow.id, Config.hash, RunRow.seed).join(Config, Config.id == RunRow.config_id)
+    return {row.id: page_key(row.hash, row.seed) for row in connection.execute(query.where(RunRow.id.in_(run_ids)))}
+
+
+def find(connection: Connection, key: str) -> int | None:
+    """The run whose page this is: of the newest code epoch. None where there is none."""
+    if not re.fullmatch(r"[0-9a-f]{12}-[0-9]{1,18}", key):
+        return None
+    start, _, seed = key.rpartition("-")
+    found: int | None = connection.scalar(
+        select(RunRow.id)
+        .join(Config, Config.id == RunRow.config_id)
+        .where(Config.hash.startswith(start), RunRow.seed == int(seed))
+        .order_by(RunRow.code_epoch.desc())
+        .limit(1)
+    )
+    return found
+
+
+def read(connection: Connection, run_ids: Sequence[int]) -> list[Run]:
+    """These runs, in order; one that is gone is left out."""
+    rows = {
+        row.id: row
+        for row in connection.execute(
+            select(
+                RunRow.id, RunRow.seed, RunRow.state, RunRow.config_id, RunRow.cpu_seconds, RunRow.gpu_seconds,
+                Config.hash, Config.json,
+            ).join(Config, Config.id == RunRow.config_id).where(RunRow.id.in_(run_ids))
+        )
+    }  # fmt: skip
+    places = _places(connection, {row.config_id: row.json for row in rows.values()})
+    attempts, results, files = (
+        _attempts(connection, run_ids),
+        _results(connection, run_ids),
+        _files(connection, run_ids),
+    )
+    curves = _curves(connection, run_ids, attempts)
+    return [
+        Run(
+            run_id=run_id,
+            key=page_key(row.hash, row.seed),
+            seed=row.seed,
+            state=row.state,
+            config_hash=row.hash,
+            config=row.json,
+            cpu_seconds=row.cpu_seconds,
+            gpu_seconds=row.gpu_seconds,
+            places=places.get(row.config_id, ()),
+            results=tuple(results.get(run_id, ())),
+            attempts=tuple(_try(attempt) for attempt in attempts.get(run_id, ())),
+            files=tuple(files.get(run_id, ())),
+            curves=tuple(curves.get(run_id, ())[:MOST_CURVES]),
+            num_more_curves=max(0, len(curves.get(run_id, ())) - MOST_CURVES),
+        )
+        for run_id in run_ids
+        if (row := rows.get(run_id)) is not None
+    ]
+
+
+# ---- the config and what asks for it ---------------------------------------------------------------------------------
+
+
+def _places(connection: Connection, configs: Mapping[int, dict[str, Any]]) -> dict[int, tuple[Place, ...]]:
+    current = and_(CellRow.study_id == StudyRow.id, CellRow.revision == StudyRow.revision)
+    cells = connection.execute(
+        select(StudyRow.id, StudyRow.name, CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display)
+        .join(CellRow, current)
+        .where(CellRow.config_id.in_(list(configs)))
+        .order_by(StudyRow.name, CellRow.row_key, CellRow.col_key)
+    ).all()
+    baselines = _baselines(connection, sorted({cell.id for cell in cells}))
+    found: dict[int, list[Place]] = {}
+    for cell in sorted(cells, key=lambda cell: (cell.name, cell.display["row_order"], cell.display["col_order"])):
+        baseline = baselines.get((cell.id, cell.col_key))
+        config = configs[cell.config_id]
+        label = ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"]]))
+        differences = None if baseline is None else compare(config, baseline)
+        found.setdefault(cell.config_id, []).append(Place(cell.name, label, baseline == config, differences))
+    return {config_id: tuple(places) for config_id, places in found.items()}
+
+
+def _baselines(connection: Connection, study_ids: Sequence[int]) -> dict[tuple[int, str], dict[str, Any]]:
+    """(study, column) -> the config of the baseline row there."""
+    studies = connection.execute(
+        select(StudyRow.id, StudyRow.name, StudyRow.revision, StudyRow.spec).where(StudyRow.id.in_(study_ids))
+    ).all()
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    for study in studies:
+        spec = {key: value for key, value in study.spec.items() if key not in _INSTANCE_KEYS}
+        baseline = parse(spec, Path(f"{study.name.partition('@')[0]}.yaml")).baseline
+        rows = connection.execute(
+            select(CellRow.col_key, Config.json).join(Config, Config.id == CellRow.config_id).where(
+                CellRow.study_id == study.id, CellRow.revision == study.revision, CellRow.row_key == baseline
+            )
+        )  # fmt: skip
+        found |= {(study.id, row.col_key): row.json for row in rows}
+    return found
+
+
+def compare(config: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """The options that differ, in alphabetical order."""
+    both = (
+        Difference(key, *(shown(one[key]) if key in one else "–" for one in (config, baseline)))
+        for key in sorted(config.keys() | baseline.keys())
+    )
+    return tuple(difference for difference in both if difference.here != difference.baseline)
+
+
+# ---- what came out ---------------------------------------------------------------------------------------------------
+
+
+def _results(connection: Connection, run_ids: Sequence[int]) -> dict[int, list[tuple[str, float | None, int | None]]]:
+    found: dict[int, list[tuple[str, float | None, int | None]]] = {}
+    query = select(Result.run_id, Result.metric, Result.value, Result.step)
+    for row in connection.execute(
+        query.where(Result.run_id.in_(run_ids), Result.agg == "final").order_by(Result.run_id, Result.metric)
+    ):
+        found.setdefault(row.run_id, []).append((row.metric, row.value, row.step))
+    return found
+
+
+def _files(connection: Connection, run_ids: Sequence[int]) -> dict[int, list[File]]:
+    stored = select(Blob.sha256).where(Blob.sha256 == Artifact.sha256).exists().label("is_stored")
+    found: dict[int, list[File]] = {}
+    for row in connection.execute(
+        select(Artifact.run_id, Artifact.name, Artifact.uri, Artifact.kind, Artifact.bytes, stored)
+        .where(Artifact.run_id.in_(run_ids))
+        .order_by(Artifact.run_id, Artifact.name, Artifact.attempt)
+    ):
+        found.setdefault(row.run_id, []).append(File(row.name, row.uri, row.kind, row.bytes or 0, bool(row.is_stored)))
+    return found
+
+
+def _curves(
+    connection: Connection, run_ids: Sequence[int], attempts: Mapping[int, Sequence[Any]]
+) -> dict[int, list[Panel]]:
+    """A drawing for each series of each run, the loss first."""
+    sizes = series.sizes(connection, run_ids)
+    metrics = sorted({metric for of_run in sizes.values() for metric, n in of_run.items() if n >= FEWEST_POINTS})
+    metrics.sort(key=lambda metric: "loss" not in metric)
+    found: dict[int, list[Panel]] = {}
+    for metric in metrics:  # one at a time: many runs' curves together are large
+        for (run_id, _), one in series.read_many(connection, run_ids, [metric]).items():
+            resumes = [(a.n, int(a.resume_step)) for a in attempts.get(run_id, ()) if a.n > 1 and a.resume_step]
+            found.setdefault(run_id, []).extend(panels({metric: [Curve(one, 0, metric, resumes)]}))
+    return found
+
+
+# ---- attempts --------------------------------------------------------------------------------------------------------
+
+
+def _attempts(connection: Connection, run_ids: Sequence[int]) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for row in connection.execute(
+        select(Attempt.__table__, Environment.packages)
+        .outerjoin(Environment, Environment.hash == Attempt.env_hash)
+        .where(Attempt.run_id.in_(run_ids))
+        .order_by(Attempt.run_id, Attempt.n)
+    ):
+        found.setdefault(row.run_id, []).append(row)
+    return found
+
+
+def _try(attempt: Any) -> Try:
+    packages = attempt.packages or {}
+    dirty = {True: " with uncommitted changes", False: "", None: ""}[attempt.dirty]
+    memory = ((attempt.peak_memory, "of memory"), (attempt.peak_gpu_memory, "on the GPU"))
+    facts: dict[str, Any] = {
+        "host": attempt.host,
+        "device": attempt.device,
+        "worker": attempt.worker,
+        "Slurm job": attempt.slurm_job,
+        "packages": ", ".join(f"{name} {packages[name]}" for name in PACKAGES if name in packages),
+        "environment": (attempt.env_hash or "")[:12],
+        "CPU seconds": attempt.cpu_seconds,
+        "GPU seconds": attempt.gpu_seconds or None,
+        "peak": ", ".join(f"{size / 2**30:.2f} GiB {where}" for size, where in memory if size),
+        **{str(key).replace("_", " "): value for key, value in sorted((attempt.facts or {}).items())},
+    }
+    return Try(
+        n=attempt.n,
+        outcome=attempt.outcome or "running",
+        steps=f"{attempt.resume_step or 0:,} to {attempt.step or 0:,}",
+        started=attempt.started,
+        seconds=attempt.ended - attempt.started if attempt.ended else None,
+        code=f"{attempt.git_sha[:12]}{dirty}" if attempt.git_sha else "unknown",
+        error=attempt.error or "",
+        facts=tuple((name, _words(value)) for name, value in facts.items() if value not in (None, "", [])),
+    )
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,245 @@
+"""What a study's page shows: its table with the paper's numbers, its curves and its runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from sqlalchemy import Connection, select
+
+from analysis.frame import Frame, records
+from analysis.render import cell_text, row_label
+from analysis.site.curves import Curve, Panel, panels
+from analysis.site.runs import keys
+from analysis.tables import Cell, Column, Kind, Row, Table
+from sweeps import series
+from sweeps.db import Attempt
+
+MOST_LISTED = 500  # runs in a study's list
+MOST_PAGES = 120  # runs of a study with a page of their own among the static files
+MOST_DRAWN = 72  # runs whose curves are on the study's page
+FEWEST_POINTS = 8
+SCHEDULES = ("lr", "weight_decay", "ema_decay", "samples_per_second")  # the same for every row; on a run's page
+_ORDER = {"failed": 0, "diverged": 0, "running": 1}  # listed first where not all can be
+
+AGREES, OPPOSITE, OPEN = "agrees", "opposite", "open"
+
+
+@dataclass(frozen=True)
+class ShownCell:
+    """A cell as a page has it: its words, what it is sorted by, and a hint with the words behind it."""
+
+    text: str
+    kind: str
+    order: float | None
+    hint: str = ""
+    hint_text: str = ""
+    aside: str = ""
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    label: str
+    kind: str  # trained, baseline, random_init, printed_only
+    anchor: str
+    cells: tuple[ShownCell, ...]
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A line in a study's list of runs; `key` is empty where it has no page."""
+
+    row: str
+    column: str
+    seed: int
+    state: str
+    values: tuple[tuple[str, float | None], ...]
+    seconds: float | None
+    error: str
+    key: str
+
+
+@dataclass(frozen=True)
+class CurveGroup:
+    """All drawings of one metric, on the same axes within a column of the study."""
+
+    metric: str
+    panels: tuple[Panel, ...]
+    seeds: tuple[int, ...]
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def shown_rows(table: Table) -> list[ShownRow]:
+    """The table's rows; beside a printed number its own difference to the baseline, and whether ours has its sign."""
+    baseline = next((row for row in table.rows if row.is_baseline), None)
+    return [
+        ShownRow(
+            label=row_label(row),
+            kind=_kind(row),
+            anchor=row.key,
+            cells=tuple(
+                _shown(table, row, baseline, cell, column)
+                for cell, column in zip(row.cells, table.columns, strict=True)
+            ),
+        )
+        for row in table.rows
+    ]
+
+
+def _kind(row: Row) -> str:
+    if row.is_random_init:
+        return "random_init"
+    return "printed_only" if row.is_printed_only else "baseline" if row.is_baseline else "trained"
+
+
+def _shown(table: Table, row: Row, baseline: Row | None, cell: Cell, column: Column) -> ShownCell:
+    text = cell_text(cell, column, digits=table.digits)
+    if cell.estimate is not None:
+        return ShownCell(text, column.kind.value, cell.estimate.mean)
+    order = _number(cell.text) if column.kind is not Kind.value else None
+    if column.kind is not Kind.printed or baseline is None or row is baseline or order is None:
+        return ShownCell(text, column.kind.value, order)
+    reference = _number(baseline.cells[table.columns.index(column)].text)
+    if reference is None:
+        return ShownCell(text, column.kind.value, order)
+    digits = max(len(found.text.partition(".")[2]) for found in (cell, baseline.cells[table.columns.index(column)]))
+    printed = order - reference
+    hint, words = _hint(_partner(table, row, column), printed)
+    aside = f"{printed:+.{digits}f}".replace("-", "−")
+    return ShownCell(text, column.kind.value, order, hint, words, aside)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _partner(table: Table, row: Row, column: Column) -> Cell | None:
+    """Our difference that answers to this printed number: of the same column, or of the main metric's first."""
+    differences = [i for i, other in enumerate(table.columns) if other.kind is Kind.difference]
+    printed = [other for other in table.columns if other.kind is Kind.printed]
+    same = [i for i in differences if table.columns[i].col_key == column.col_key and column.col_key]
+    if same:
+        return row.cells[same[0]]
+    return row.cells[differences[0]] if len(differences) == 1 and column is printed[0] else None
+
+
+def _hint(ours: Cell | None, printed: float) -> tuple[str, str]:
+    """Whether our difference to the baseline has the printed one's sign; open where our interval has both signs."""
+    if ours is None or ours.estimate is None or printed == 0:
+        return "", ""
+    if not ours.estimate.excludes_zero:
+        return OPEN, "our interval of the difference contains zero: cannot tell"
+    if (ours.estimate.mean > 0) == (printed > 0):
+        return AGREES, "our difference to the baseline has the printed one's sign"
+    return OPPOSITE, "our difference to the baseline has the opposite sign"
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+def listed_ids(frame: Frame, most: int) -> list[int]:
+    """The runs to show where not all can be: those that failed or diverged, those that run, then the table's order."""
+    runs = frame.runs.dropna(subset="run_id").drop_duplicates("run_id")
+    ranked = runs.assign(rank=runs["state"].map(_ORDER).fillna(2)).sort_values("rank", kind="stable")
+    return [int(run_id) for run_id in ranked["run_id"].head(most)]
+
+
+def listed_runs(frame: Frame, pages: Mapping[int, str]) -> list[ListedRun]:
+    """The study's runs, missing ones too, in the table's order; at most `MOST_LISTED`.
+
+    One that two columns share is listed once.
+    """
+    rows = frame.rows[frame.rows["metric"].isin(frame.metrics)]
+    if len(frame.runs) > MOST_LISTED:
+        rows = rows[rows["run_id"].isin(listed_ids(frame, MOST_LISTED))]
+    found: list[ListedRun] = []
+    for _, group in rows.groupby(["row_key", "config_id", "seed"], sort=False):
+        first = next(iter(records(group.head(1))))
+        values = group.drop_duplicates("metric")
+        seconds = [0.0 if pd.isna(s) else float(s) for s in (first.cpu_seconds, first.gpu_seconds)]
+        is_run = not pd.isna(first.run_id)
+        found.append(
+            ListedRun(
+                row=first.row_label,
+                column=", ".join(dict.fromkeys(group["col_label"])),
+                seed=int(first.seed),
+                state=first.state,
+                values=tuple(
+                    (metric, None if pd.isna(value) else float(value))
+                    for metric, value in zip(values["metric"], values["value"], strict=True)
+                ),
+                seconds=max(seconds) if is_run else None,
+                error=first.error if isinstance(first.error, str) else "",
+                key=pages.get(int(first.run_id), "") if is_run else "",
+            )
+        )
+    return found
+
+
+def page_keys(connection: Connection, frame: Frame, most: int = MOST_PAGES) -> dict[int, str]:
+    """The runs of this study that have a page, and its name."""
+    return keys(connection, listed_ids(frame, most))
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------------
+
+
+def curve_groups(connection: Connection, frame: Frame) -> tuple[list[CurveGroup], int]:
+    """The drawings of every metric logged as a curve, and how many runs are left out of them."""
+    runs = frame.runs.dropna(subset="run_id")
+    runs = runs[~runs["is_random_init"]]
+    cells = runs.drop_duplicates(["row_key", "col_key"])
+    per_cell = max(1, MOST_DRAWN // max(1, len(cells)))
+    drawn = runs.groupby(["row_key", "col_key"], sort=False).head(per_cell).head(MOST_DRAWN)
+    ids = [int(run_id) for run_id in drawn["run_id"].drop_duplicates()]
+    sizes = series.sizes(connection, ids)
+    metrics = sorted({metric for found in sizes.values() for metric, n in found.items() if n >= FEWEST_POINTS})
+    wanted = [metric for metric in metrics if metric not in SCHEDULES]
+    wanted.sort(key=lambda metric: metric != "loss")
+    resumes = _resumes(connection, ids)
+    groups = [_group(connection, frame, drawn, metric, ids, resumes) for metric in wanted[:3]]
+    num_left_out = runs["run_id"].nunique() - len(ids)
+    return [group for group in groups if group.panels], num_left_out
+
+
+def _group(
+    connection: Connection, frame: Frame, drawn: pd.DataFrame, metric: str, ids: Sequence[int],
+    resumes: Mapping[int, Sequence[tuple[int, int]]],
+) -> CurveGroup:  # fmt: skip
+    found = series.read_many(connection, ids, [metric])
+    seeds = sorted({int(seed) for seed in drawn["seed"]})
+    shown: list[Panel] = []
+    for _, column in drawn.groupby("col_order", sort=True):
+        groups: dict[str, list[Curve]] = {}
+        reference = ""
+        for run in records(column[["row_key", "row_label", "col_label", "seed", "run_id"]]):
+            label = ", ".join(filter(None, [run.row_label, run.col_label]))
+            one = found.get((int(run.run_id), metric))
+            if one is None:
+                continue
+            if run.row_key == frame.study.baseline:
+                reference = label
+            groups.setdefault(label, []).append(
+                Curve(one, seeds.index(run.seed), f"seed {run.seed}", resumes.get(int(run.run_id), ()))
+            )
+        shown += panels(groups, reference)
+    return CurveGroup(metric, tuple(shown), tuple(seeds))
+
+
+def _resumes(connection: Connection, ids: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
+    """Where later attempts of these runs went on: (attempt, step)."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    query = select(Attempt.run_id, Attempt.n, Attempt.resume_step).where(
+        Attempt.run_id.in_(ids), Attempt.n > 1, Attempt.resume_step.is_not(None)
+    )
+    for run_id, n, step in connection.execute(query.order_by(Attempt.run_id, Attempt.n)):
+        found.setdefault(run_id, []).append((n, int(step or 0)))
+    return found

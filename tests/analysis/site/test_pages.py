@@ -1,0 +1,152 @@
+"""The site's pages as text: complete, escaped, linked, the same every time."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from analysis.frame import load
+from analysis.report import table_of
+from analysis.site.study_page import AGREES, OPEN, OPPOSITE, shown_rows
+from sweeps.study import names
+from tests.analysis.conftest import MAIN, ROWS
+from tests.analysis.site.conftest import EVIL
+
+VOID = {"meta", "link", "br", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Elements, links and visible words of a page; fails on an element that is not closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.open, self.links, self.tags, self.words = path, [], [], [], ""
+        self.handlers: list[str] = []
+        self.parts: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == [], f"{path.name}: not closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("href", "src")]
+        self.handlers += [name for name, _ in attributes if name.startswith("on")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"{self.path.name}: </{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.words += data
+        self.parts.append(data)
+
+
+@pytest.fixture(scope="module")
+def pages(report: Path) -> dict[str, Page]:
+    return {str(path.relative_to(report)): Page(path) for path in sorted(report.rglob("*.html"))}
+
+
+def text(page: Page) -> str:
+    return " ".join(" ".join(page.parts).split())
+
+
+def test_there_is_an_index_a_page_a_study_and_a_page_a_run(pages):
+    assert "index.html" in pages
+    assert [name for name in pages if name.startswith("studies/")] == [
+        "studies/evil.html", "studies/ijepa_masking.html", "studies/masking_ratio.html",
+    ]  # fmt: skip
+    # 21 of the grid; 11 of the rows; evil's own and those it shares with the rows are the same pages.
+    assert len([name for name in pages if name.startswith("runs/")]) == 21 + 11 + 1
+
+
+def test_every_link_leads_to_a_file_of_the_site(report, pages):
+    for name, page in pages.items():
+        for link in page.links:
+            if link.startswith(("#", "data:,")):
+                continue
+            assert not re.match(r"\w+:|//", link), f"{name} loads or leads to {link}"
+            assert ((report / name).parent / link).resolve().is_file(), f"{name}: {link}"
+
+
+def test_no_string_of_a_run_becomes_markup(pages):
+    for name, page in pages.items():
+        assert page.tags.count("script") == 1, name
+        assert page.handlers == [], name
+    assert EVIL in pages["studies/evil.html"].words and EVIL in pages["index.html"].words
+    assert any(EVIL in page.words for name, page in pages.items() if name.startswith("runs/"))
+
+
+def test_the_index_names_studies_that_nobody_has_run(pages):
+    words = text(pages["index.html"])
+    for name in names():
+        assert name in words
+    assert "python -m sweeps.launch study=mae_st_scratch" in words
+
+
+def test_the_index_counts_what_is_done_failed_and_missing(pages):
+    row = re.search(r"ijepa_masking Which mask\?.*?(?=masking_ratio How much)", text(pages["index.html"]))
+    assert row is not None
+    assert "partial" in row.group() and "7 of 12 3 failed 1 diverged" in row.group()
+    # The missing run costs what the other run of its config did.
+    assert "≈ 0.0167 h from this study's recorded runs" in row.group()
+
+
+def test_a_studys_page_shows_ours_and_printed_with_the_difference(pages):
+    words = text(pages["studies/ijepa_masking.html"])
+    assert "71.33 ± 3.79" in words and "54.2" in words
+    assert "20.2 −34.0" in words  # printed, and printed less the printed baseline
+    assert "failed (3/3 seeds)" in words and "DINO (printed only)" in words
+
+
+def test_a_hint_says_whether_our_difference_has_the_printed_sign(laboratory, tmp_path):
+    laboratory.study("rows", ROWS)
+    for seed in range(3):
+        laboratory.run("rows", "multiblock", seed, {MAIN: 50.0 + seed})
+        laboratory.run("rows", "block", seed, {MAIN: 40.0 + seed})
+        laboratory.run("rows", "random", seed, {MAIN: (50.5, 49.0, 53.0)[seed]})
+        laboratory.run("rows", "random_init", seed, {MAIN: 10.0})
+    hints = hints_of(laboratory, "rows")
+    assert hints["block (0.6)"] == [AGREES] and hints["random (0.6)"] == [OPEN]
+    higher = {**ROWS, "printed": {**ROWS["printed"], "values": {"multiblock": 54.2, "block": 60.0}}}
+    laboratory.study("higher", higher)
+    assert hints_of(laboratory, "higher")["block (0.6)"] == [OPPOSITE]
+
+
+def hints_of(laboratory, study):
+    rows = shown_rows(table_of(load(laboratory.engine, study)))
+    return {row.label: [cell.hint for cell in row.cells if cell.hint] for row in rows}
+
+
+def test_a_studys_page_has_the_command_that_gives_it_and_its_figures(pages):
+    page = pages["studies/masking_ratio.html"]
+    assert "python -m sweeps.launch study=masking_ratio" in page.words
+    assert page.words.count("attempt 2 went on at step 101") == 1
+    assert page.tags.count("svg") == 2 + 6  # two figures, a drawing of the loss for each of six cells
+
+
+def test_a_runs_page_shows_config_attempts_and_what_differs_from_the_baseline(pages):
+    (page,) = [p for n, p in pages.items() if n.startswith("runs/") and "Attempt 2" in p.words]
+    words = text(page)
+    assert "50 %" not in words and "0.5, half length, seed 0" in words
+    assert "mask.ratio 0.5 0.9" in words
+    assert "Attempt 1 lost" in words and "Attempt 2 done" in words
+    assert "cccccccccccc with uncommitted changes" in words and "torch 2.11.0" in words and "left-pad" not in words
+    assert "optim.steps=300" in words
+
+
+def test_tables_have_captions_and_headers_say_what_they_head(pages):
+    for name, page in pages.items():
+        source = page.path.read_text(encoding="utf-8")
+        assert page.tags.count("table") == page.tags.count("caption"), name
+        assert "<th>" not in source and len(re.findall(r'<th scope="(?:row|col)"', source)) == page.tags.count("th"), (
+            name
+        )
