@@ -1,6 +1,7 @@
 """Opening and decoding video files, and telling what is none."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,24 @@ import pytest
 from PIL import Image
 
 from core.data.containers import missing_part
-from core.data.video_reader import DecordReader, Facts, FrameFolderReader, TorchcodecReader, Unreadable, natural
+from core.data.video_reader import DecordReader, Facts, FrameFolderReader, Reader, TorchcodecReader, Unreadable, natural
 from tests.core.data.making_videos import ramp, write_sound, write_video
 
 pytest.importorskip("decord", reason="decord has no wheel for this machine")
 MADE = ("a.avi", "a.mov")
 
 
-def read(path: Path, numbers: list[int], size: int = 32, crop: float = 1.0) -> np.ndarray:
-    reader = DecordReader()
+@pytest.fixture(params=[DecordReader, TorchcodecReader])
+def reader(request) -> Reader:
+    try:
+        built: Reader = request.param()
+    except ValueError as error:
+        pytest.skip(str(error))
+    return built
+
+
+def read(path: Path, numbers: list[int], size: int = 32, crop: float = 1.0, reader: Reader | None = None) -> np.ndarray:
+    reader = reader or DecordReader()
     return np.concatenate(list(reader.read(path, reader.probe(path), numbers, size, crop)))
 
 
@@ -25,28 +35,29 @@ def near(pixels: np.ndarray, expected: float) -> bool:
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_probing_tells_frames_rate_and_size(tmp_path, name):
+def test_probing_tells_frames_rate_and_size(tmp_path, name, reader):
     path = write_video(tmp_path / name, ramp(7), fps=5)
-    assert DecordReader().probe(path) == Facts(frames=7, fps=5, height=48, width=64)
+    assert reader.probe(path) == Facts(frames=7, fps=5, height=48, width=64)
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_frames_are_rgb_in_the_order_asked_for(tmp_path, name):
+def test_frames_are_rgb_in_the_order_asked_for(tmp_path, name, reader):
     path = write_video(tmp_path / name, ramp(20))
-    frames = read(path, [1, 4, 19])
+    frames = read(path, [1, 4, 19], reader=reader)
     assert frames.shape == (3, 3, 32, 32) and frames.dtype == np.uint8
     assert all(near(frame[0], 4 * number) for frame, number in zip(frames, [1, 4, 19], strict=True))
 
 
-def test_the_short_side_is_resized_and_the_middle_kept_without_stretching(tmp_path):
-    frames = read(write_video(tmp_path / "a.avi", ramp(2, height=64, width=128)), [0], size=32)
+def test_the_short_side_is_resized_and_the_middle_kept_without_stretching(tmp_path, reader):
+    frames = read(write_video(tmp_path / "a.avi", ramp(2, height=64, width=128)), [0], size=32, reader=reader)
     green, blue = frames[0, 1].mean(axis=0), frames[0, 2].mean(axis=1)  # to the right, downwards
     assert blue[0] < 12 and blue[-1] > 243  # the whole height
     assert green[0] == pytest.approx(64, abs=6) and green[-1] == pytest.approx(191, abs=6)  # the middle half
 
 
-def test_a_crop_takes_the_middle_of_a_larger_frame(tmp_path):
-    frames = read(write_video(tmp_path / "a.avi", ramp(2, height=64, width=64)), [0], size=32, crop=0.5)
+def test_a_crop_takes_the_middle_of_a_larger_frame(tmp_path, reader):
+    path = write_video(tmp_path / "a.avi", ramp(2, height=64, width=64))
+    frames = read(path, [0], size=32, crop=0.5, reader=reader)
     assert frames[0, 2].mean(axis=1)[[0, -1]].tolist() == pytest.approx([64, 191], abs=6)
 
 
@@ -60,11 +71,11 @@ def test_narrow_frames_are_not_skewed(tmp_path, side):
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_a_rotated_file_is_read_as_it_is_shown(tmp_path, rotation):
+def test_a_rotated_file_is_read_as_it_is_shown(tmp_path, rotation, reader):
     path = write_video(tmp_path / "a.mov", ramp(4), rotation=rotation)
-    facts = DecordReader().probe(path)
+    facts = reader.probe(path)
     assert (facts.height, facts.width) == ((48, 64) if rotation == 180 else (64, 48))
-    frame = read(path, [0])[0]
+    frame = read(path, [0], reader=reader)[0]
     # Pillow turns counter-clockwise.
     turned = Image.fromarray(ramp(1)[0]).rotate(-rotation, expand=True)
     expected = np.asarray(turned.crop(_middle(turned.size)).resize((32, 32))).transpose(2, 0, 1)
@@ -103,10 +114,20 @@ def bad_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_what_is_no_video_is_named_with_the_reason(tmp_path):
+def test_what_is_no_video_is_named_with_the_reason(tmp_path, reader):
     for name, reason in bad_files(tmp_path).items():
         with pytest.raises(Unreadable, match=reason):
-            DecordReader().probe(tmp_path / name)
+            reader.probe(tmp_path / name)
+
+
+def test_damage_after_the_first_frame_is_found_when_it_is_decoded(tmp_path, reader):
+    path = write_video(tmp_path / "a.avi", ramp(200, height=16, width=16))
+    content = bytearray(path.read_bytes())
+    half = len(content) // 2
+    content[half : half + 4000] = np.random.default_rng(0).bytes(4000)
+    path.write_bytes(content)
+    with pytest.raises(Unreadable):
+        read(path, list(range(200)), size=8, reader=reader)
 
 
 def test_an_mp4_with_its_index_first_and_its_end_missing_is_truncated(tmp_path):
@@ -144,10 +165,26 @@ def test_torchcodec_without_being_installed_says_what_to_do():
         TorchcodecReader()
 
 
-def test_torchcodec_reads_the_frames_that_decord_reads(tmp_path):
-    pytest.importorskip("torchcodec")
-    path, reader = write_video(tmp_path / "a.avi", ramp(20)), TorchcodecReader()
-    frames = np.concatenate(list(reader.read(path, reader.probe(path), [1, 4, 19], 32, 1.0)))
+def test_torchcodec_that_finds_no_ffmpeg_says_what_to_install(tmp_path, monkeypatch):
+    decoders = tmp_path / "torchcodec" / "decoders"
+    decoders.mkdir(parents=True)
+    (tmp_path / "torchcodec" / "__init__.py").touch()
+    (decoders / "__init__.py").write_text('raise RuntimeError("Could not load libtorchcodec. Likely causes:\\n1. ...")')
+    loaded = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "torchcodec"}
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with pytest.raises(
+            ValueError, match=r"cannot be loaded \(Could not load libtorchcodec.*FFmpeg's shared libraries"
+        ):
+            TorchcodecReader()
+    finally:
+        del sys.modules["torchcodec"]
+        sys.modules.update(loaded)
+
+
+def test_torchcodec_reads_the_frames_that_decord_reads(tmp_path, reader):
+    path = write_video(tmp_path / "a.avi", ramp(20))
+    frames = read(path, [1, 4, 19], reader=reader)
     assert abs(frames.astype(int) - read(path, [1, 4, 19])).max() < 12
 
 
