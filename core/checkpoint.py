@@ -53,14 +53,21 @@ def load_latest(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | Non
     A torn checkpoint is named in a warning and the one before it is taken. Raises CheckpointError when the checkpoint
     was made by a run of another configuration.
     """
+    found = newest(folder)
+    if found is None:
+        return None
+    path, state = found
+    refuse_other_config(path, json.loads(state["config"]), config)
+    return state
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Path and content of the newest readable checkpoint in `folder`, whichever run made it; its tensors on the CPU."""
     for path in checkpoints(folder):
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return path, dict(torch.load(path, map_location="cpu", weights_only=True))
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
             log.warning("checkpoint %s cannot be read (%s); trying the one before it", path, error)
-            continue
-        refuse_other_config(path, json.loads(state["config"]), config)
-        return dict(state)
     return None
 
 

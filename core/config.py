@@ -29,7 +29,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from core.cost import COST_METRICS
+from core.cost import COST_METRICS, judging_names
 from core.data import DATA
 from core.data.augment import Augment
 from core.evals import EVALS
@@ -415,7 +415,7 @@ def metric_names(run: Run) -> list[str]:
     names = [name for evaluation in run.evals.values() for name in evaluation.metrics(spec)]
     if run.mask is not None:
         names += [f"mask/{name}" for name in SHARES]
-    return [*names, *COST_METRICS]
+    return [*names, *COST_METRICS, *judging_names(run.evals)]
 
 
 # ---- from a run to its flat config ---------------------------------------------------------------------------------

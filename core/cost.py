@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from core.types import Learner, View
+from core.phases import cost_names
+from core.types import DataSpec, EncoderModule, Learner, View
 
 COST_METRICS = (
     "cost/train_seconds",  # all steps, loading included, over all attempts; no evaluation
@@ -24,6 +25,24 @@ COST_METRICS = (
     "cost/effective_epochs",  # how often each sample of the training set was seen
     "cost/samples_decoded",
 )
+
+ENCODING_COSTS = (  # of the judged data's features, which all evaluations share
+    "cost/features_seconds",
+    "cost/features_cpu_seconds",
+    "cost/features_gpu_seconds",
+    "cost/features_gflop",
+)
+RUN_COSTS = (  # beside the phase's, for pretraining
+    "cost/pretrain_gflop",  # 1e9 operations of all steps
+    "cost/encoder_parameters",
+    "cost/trained_parameters",
+)
+
+
+def judging_names(evaluations: Iterable[str]) -> list[str]:
+    """The costs that a run records of pretraining, of encoding the judged data and of each evaluation by itself."""
+    phases = ["pretrain", *(f"eval_{name}" for name in sorted(evaluations))]
+    return [*RUN_COSTS, *ENCODING_COSTS, *(name for phase in phases for name in cost_names(phase))]
 
 
 class Flops(NamedTuple):
@@ -75,6 +94,19 @@ def count_flops(
         for name in ("forward", "many"):
             delattr(learner.encoder, name)  # the class's method shows again
     return Flops(counter.get_total_flops(), forward, encoder)
+
+
+def encoding_flops(encoder: EncoderModule, spec: DataSpec) -> float:
+    """Operations of encoding every patch of one clip, as an evaluation does."""
+    # It imports triton, 0.2 s that commands which train nothing go without.
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(encoder.parameters()).device
+    clip = torch.zeros(1, spec.channels, spec.frames, spec.height, spec.width, device=device)
+    counter = FlopCounterMode(display=False, custom_mapping=_ONEDNN)
+    with torch.no_grad(), counter:
+        encoder.intermediate(clip, 1)
+    return counter.get_total_flops()
 
 
 def _linear_flops(x: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:

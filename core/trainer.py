@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import resource
-import sys
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from core import checkpoint
-from core.config import Precision, Run, check, flatten, identity, judged, located
-from core.cost import Flops, cost_metrics, count_flops
+from core.config import Precision, Run, check, flatten, identity, located
+from core.cost import Flops, cost_metrics, count_flops, encoding_flops
 from core.data.augment import augment, normalise
 from core.data.left_out import data_facts
 from core.data.loader import StepLoader
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
+from core.judging import cost_metrics_of, evaluate, frozen_features, judged_sets, results_of
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
 from core.optim import clip_gradients, make_adamw, set_schedule
+from core.phases import Costs, cpu_seconds, peak_memory
 from core.pictures import pictures
 from core.types import Batch, Dataset, DataSpec, Grid, Learner, Parts, Recorder, View, generator_for
 
@@ -62,7 +63,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     if where.is_main:
         wait(where)
     optimizer = make_adamw(learner, run.optim)
-    step, spent, waited = resume(record.folder, config, learner, optimizer)
+    step, window = resume(record.folder, config, learner, optimizer)
     precision = choose_precision(run.precision, device)
     model = wrap(learner, where, device)
     if run.runtime.compile:
@@ -79,7 +80,12 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         world_size=where.size,
     )
     stepper = Stepper(run, spec, learner, model, optimizer, precision, device, where)
-    window = Window(spent, waited)
+    window.skip()
+
+    def features() -> FrozenFeatures:
+        """Of the judged encoder as it is now."""
+        sets = judged_sets(run, train_set, test_set)
+        return frozen_features(run, learner.judged_encoder, *sets, spec, device, precision)
 
     # ---- steps -------------------------------------------------------------------------------------------------
     for step, batch in loader:
@@ -105,7 +111,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
             return
         window.tick()
         if run.runtime.eval_every and step % run.runtime.eval_every == 0 and not ending and where.is_main:
-            record.log(step, evaluate(run, learner, *judged_sets(run, train_set, test_set), spec, device, precision))
+            record.log(step, results_of(evaluate(run, features())))
             window.skip()
 
     # ---- end ---------------------------------------------------------------------------------------------------
@@ -113,15 +119,16 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     flops = stepper.flops(run.optim.steps, loader.batch(run.optim.steps)) if run.optim.steps else None
     if not where.is_main:
         return
-    trained = time.perf_counter()
+    trained, pretraining = time.perf_counter(), window.costs(device)
+    judged_on = features()
     try:
-        results = evaluate(run, learner, *judged_sets(run, train_set, test_set), spec, device, precision)
+        judgements = evaluate(run, judged_on)
     except FloatingPointError as error:
         log.error("%s: the run has diverged", error)
         ended = {"step": run.optim.steps, "train_seconds": window.spent}
         record.finish("diverged", {}, ended | data_facts(splits))
         return
-    results |= mask_shares(run, learner.encoder.grid)
+    results = results_of(judgements) | mask_shares(run, learner.encoder.grid)
     record.log(run.optim.steps, results)
     results |= cost_metrics(
         num_steps=run.optim.steps,
@@ -132,6 +139,13 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         waited=window.waited,
         flops=flops,
     )
+    results |= pretraining.metrics("pretrain")
+    results |= {
+        "cost/pretrain_gflop": run.optim.steps * flops.total / 1e9 if flops else 0.0,
+        "cost/encoder_parameters": float(num_parameters(learner.encoder)),
+        "cost/trained_parameters": float(num_parameters(learner, trained_only=True)),
+    }
+    results |= cost_metrics_of(judgements, judged_on, encoding_flops(learner.judged_encoder, spec))
     evaluated = time.perf_counter()
     for name, content in pictures(run, learner, test_set, device, precision).items():
         record.keep(name, "picture", content)
@@ -251,15 +265,17 @@ def choose_precision(wanted: Precision, device: torch.device) -> torch.dtype | N
 
 def resume(
     folder: Path, config: Mapping[str, Any], learner: Learner, optimizer: torch.optim.Optimizer
-) -> tuple[int, float, float]:
-    """Step, training seconds and waiting seconds of the newest checkpoint, its state loaded; zeros without one."""
+) -> tuple[int, Window]:
+    """Step of the newest checkpoint and where its time went, its state loaded; step 0 without one."""
     state = checkpoint.load_latest(folder, config)
     if state is None:
-        return 0, 0.0, 0.0
+        return 0, Window(0.0, 0.0, 0.0)
     learner.load_state_dict(state["learner"])
     optimizer.load_state_dict(state["optimizer"])
     log.info("resuming at step %d from %s", state["step"], folder)
-    return int(state["step"]), float(state["seconds"]), float(state["waited"])
+    # A checkpoint of before processor time was counted leaves it unknown, not 0.
+    cpu = float(state.get("cpu_seconds", math.nan))
+    return int(state["step"]), Window(float(state["seconds"]), float(state["waited"]), cpu)
 
 
 def save(
@@ -276,49 +292,12 @@ def save(
         "optimizer": optimizer.state_dict(),
         "seconds": window.spent,
         "waited": window.waited,
+        "cpu_seconds": window.cpu,
     }
     record.checkpointed(step, checkpoint.save(record.folder, step, state, config, keep=keep))
 
 
 # ---- the end -------------------------------------------------------------------------------------------------------
-
-
-def judged_sets(run: Run, train_set: Dataset, test_set: Dataset) -> tuple[Dataset, Dataset]:
-    """The splits that the evaluations are about, where these are not the ones trained on."""
-    if run.eval_data is None or not run.evals:
-        return train_set, test_set
-    data, cache = located(judged(run)).data, Path(run.runtime.cache)
-    return data.load("train", cache), data.load("test", cache)
-
-
-def evaluate(
-    run: Run,
-    learner: Learner,
-    train_set: Dataset,
-    test_set: Dataset,
-    spec: DataSpec,
-    device: torch.device,
-    precision: torch.dtype | None,
-) -> dict[str, float]:
-    """Every evaluation of the run on its judged encoder's frozen features, extracted once.
-
-    `spec` is the data that the encoder was built for, which need not be what it is judged on.
-    """
-    features = FrozenFeatures(
-        learner.judged_encoder,
-        train_set,
-        test_set,
-        prepare=normalise,
-        device=device,
-        batch_size=128 if device.type == "cpu" else 512,  # on a CPU larger batches leave its caches
-        autocast_dtype=precision,
-        built_for=spec,
-        max_gib=run.runtime.tokens_gib,
-    )
-    results: dict[str, float] = {}
-    for name in sorted(run.evals):
-        results |= run.evals[name].run(features, run.seed)
-    return results
 
 
 def finish_diverged(record: Recorder, step: int, window: Window, splits: Mapping[str, Dataset], where: World) -> None:
@@ -337,14 +316,17 @@ def mask_shares(run: Run, grid: Grid) -> dict[str, float]:
 
 
 def costs(learner: Learner, device: torch.device, precision: torch.dtype | None) -> dict[str, Any]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": "fp32" if precision is None else "bf16",
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak,
-        "encoder_parameters": sum(p.numel() for p in learner.encoder.parameters()),
-        "trained_parameters": sum(p.numel() for p in learner.parameters() if p.requires_grad),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory(),
+        "encoder_parameters": num_parameters(learner.encoder),
+        "trained_parameters": num_parameters(learner, trained_only=True),
     }
+
+
+def num_parameters(module: nn.Module, *, trained_only: bool = False) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)
 
 
 class Window:
@@ -353,22 +335,31 @@ class Window:
     Every step's own value is logged, not a mean over the window: a resumed run then logs what an uninterrupted one did.
     """
 
-    def __init__(self, spent: float, waited: float) -> None:
+    def __init__(self, spent: float, waited: float, cpu: float) -> None:
         self.spent, self.waited = spent, waited  # seconds over all attempts: of training, of these waiting for data
-        self.clock = time.perf_counter()
+        self.cpu = cpu  # processor seconds of training, over all attempts
+        self.clock, self.cpu_clock = time.perf_counter(), cpu_seconds()
         self.rows: list[tuple[int, dict[str, Tensor | float]]] = []
         self.spent_at_open = spent
 
     def tick(self) -> float:
         """Count the seconds since the last tick as training time; returns them."""
-        now = time.perf_counter()
+        now, cpu = time.perf_counter(), cpu_seconds()
         passed, self.clock = now - self.clock, now
         self.spent += passed
+        self.cpu += cpu - self.cpu_clock
+        self.cpu_clock = cpu
         return passed
 
     def skip(self) -> None:
         """What passed since the last tick was not training (an evaluation in between)."""
-        self.clock = time.perf_counter()
+        self.clock, self.cpu_clock = time.perf_counter(), cpu_seconds()
+
+    def costs(self, device: torch.device) -> Costs:
+        """Of all steps so far; peaks are this process's."""
+        on_gpu = device.type == "cuda"
+        most = torch.cuda.max_memory_allocated(device) if on_gpu else 0
+        return Costs(self.spent, self.cpu, self.spent if on_gpu else 0.0, peak_memory(), most)
 
     def average_over(self, where: World) -> None:
         """Make each loss the mean over the ranks' shares of the batch, as one process would have computed it."""

@@ -11,13 +11,9 @@ Attempt outcomes: NULL (still running), done preempted lost failed fenced diverg
 from __future__ import annotations
 
 import os
-import random
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from sqlite3 import SQLITE_BUSY
 from sqlite3 import Connection as SQLiteConnection
-from sqlite3 import Error as SQLiteError
 from typing import Any
 from urllib.parse import quote
 
@@ -51,12 +47,13 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.functions import FunctionElement
 
+from sweeps.sqlite_lock import begin_writing
+
 RUN_STATES = ("queued", "running", "done", "failed", "diverged", "pruned", "cancelled")
 FINAL_STATES = ("done", "failed", "diverged", "pruned", "cancelled")
 OUTCOMES = ("done", "preempted", "lost", "failed", "fenced", "diverged", "pruned", "imported")
 VERSION_TABLE = "sw_alembic_version"
 BUSY_TIMEOUT_S = 60.0
-SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.0005, 0.02  # between two attempts to begin writing to SQLite
 
 Json = JSON().with_variant(JSONB(), "postgresql")
 # SQLite only auto-numbers a column declared exactly INTEGER PRIMARY KEY.
@@ -237,6 +234,30 @@ class Result(Base):
     attempt: Mapped[int]
 
 
+class EvaluationRow(Base):
+    """An evaluation made of a run after it was trained; its numbers are the run's results called `metrics`."""
+
+    __tablename__ = "sw_evaluation"
+
+    run_id: Mapped[int] = mapped_column(ForeignKey("sw_run.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120), primary_key=True)  # linear@num_layers=4: before the "/" of a metric
+    settings: Mapped[dict[str, Any]] = mapped_column(Json)  # its options and its data, under dotted keys
+    metrics: Mapped[list[str]] = mapped_column(Json)
+    worker: Mapped[str | None] = mapped_column(String(200))
+    host: Mapped[str | None] = mapped_column(String(200))
+    device: Mapped[str | None] = mapped_column(String(200))
+    git_sha: Mapped[str | None] = mapped_column(String(64))
+    dirty: Mapped[bool | None]
+    env_hash: Mapped[str | None] = mapped_column(String(64))
+    ended: Mapped[float] = mapped_column(Double)
+    step: Mapped[int | None] = mapped_column(BigInteger)  # of the checkpoint
+    seconds: Mapped[float] = mapped_column(Double)  # without encoding the data, which evaluations share
+    cpu_seconds: Mapped[float] = mapped_column(Double)
+    gpu_seconds: Mapped[float] = mapped_column(Double)
+    peak_memory: Mapped[int] = mapped_column(BigInteger)  # bytes
+    peak_gpu_memory: Mapped[int] = mapped_column(BigInteger)
+
+
 class Chunk(Base):
     """A stretch of one metric's series as logged by one attempt, compressed; read through `sweeps.series`."""
 
@@ -405,37 +426,16 @@ def _open_sqlite(url: URL, *, read_only: bool) -> Engine:
         # leaves its run leased, so it is claimed again and resumes; FULL would cost an fsync a claim to spare that.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA busy_timeout = 0")  # `_begin_writing` waits instead
+        connection.execute("PRAGMA busy_timeout = 0")  # `begin_writing` waits instead
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         if read_only:
             connection.exec_driver_sql("BEGIN")
         else:
-            _begin_writing(connection)
+            begin_writing(connection, timeout_s=BUSY_TIMEOUT_S)
 
     return engine
-
-
-def _begin_writing(connection: Connection) -> None:
-    """BEGIN IMMEDIATE, asking again until it is our turn; OperationalError after `BUSY_TIMEOUT_S`.
-
-    SQLite's own waiting sleeps 1, 2, 5, 10 ... 100 ms whether the lock is free or not, and a claim takes 0.2 ms: eight
-    workers got a tenth of the claims that one does.
-    """
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    start, wait = time.monotonic(), SHORTEST_WAIT_S
-    while time.monotonic() - start < BUSY_TIMEOUT_S:
-        try:
-            driver.execute("BEGIN IMMEDIATE")
-            return
-        except SQLiteError as error:
-            if error.sqlite_errorcode & 0xFF != SQLITE_BUSY:
-                break
-        time.sleep(wait * random.uniform(0.5, 1.5))
-        wait = min(1.2 * wait, LONGEST_WAIT_S)
-    connection.exec_driver_sql("BEGIN IMMEDIATE")  # once more, for SQLAlchemy's own exception
 
 
 def _one_line(error: DBAPIError) -> str:

@@ -31,6 +31,7 @@ from sweeps.db import (
     Chunk,
     Config,
     Environment,
+    EvaluationRow,
     Paper,
     Result,
     RunRow,
@@ -71,11 +72,14 @@ class Merged:
     studies: int = 0
     runs: int = 0
     known: int = 0  # ended in the destination already
+    evaluations: int = 0  # made later, of runs that the destination had
     running: list[int] | None = None  # being trained in the destination: left alone
     differing: list[str] | None = None  # studies of which the destination has another version
 
     def sentence(self) -> str:
         parts = [f"{self.studies} new studies, {self.runs} new runs; {self.known} runs were there already"]
+        if self.evaluations:
+            parts.append(f"{self.evaluations} later evaluations of these")
         if self.running:
             parts.append(f"left alone, as they are being trained: runs {', '.join(map(str, self.running))}")
         if self.differing:
@@ -238,12 +242,16 @@ def _copy_runs(
             moved[run.id] = (known.id, known.attempt)
         else:
             done.known += 1
+            if known.state == run.state == "done":
+                done.evaluations += _copy_evaluations(source, destination, run.id, known)
     done.runs += len(moved)
     attempts = source.execute(select(Attempt).where(Attempt.run_id.in_(moved))).all()
     environments = {attempt.env_hash for attempt in attempts if attempt.env_hash}
     packages = source.execute(select(Environment).where(Environment.hash.in_(environments))).all()
     insert_new(destination, Environment, [_values(row) for row in packages])
     insert_new(destination, Attempt, [_moved(row, moved, "n") for row in attempts])
+    for evaluation in source.execute(select(EvaluationRow).where(EvaluationRow.run_id.in_(moved))):
+        insert_new(destination, EvaluationRow, [_values(evaluation) | {"run_id": moved[evaluation.run_id][0]}])
     for table in (Result, Chunk) if with_series else (Result,):
         rows = source.execute(select(table).where(table.run_id.in_(moved))).all()
         insert_new(destination, table, [_moved(row, moved, "attempt") for row in rows])
@@ -252,6 +260,19 @@ def _copy_runs(
         for content in source.scalars(select(Blob.content).where(Blob.sha256 == digest)):
             insert_new(destination, Blob, [{"sha256": digest, "content": content}])
     insert_new(destination, Artifact, [_moved(row, moved, "attempt") for row in files])
+
+
+def _copy_evaluations(source: Connection, destination: Connection, run_id: int, known: Any) -> int:
+    """What was evaluated later of a run that both have: those names that the destination does not have."""
+    names = set(destination.scalars(select(EvaluationRow.name).where(EvaluationRow.run_id == known.id)))
+    new = source.execute(
+        select(EvaluationRow).where(EvaluationRow.run_id == run_id, EvaluationRow.name.not_in(names))
+    ).all()
+    for row in new:
+        insert_new(destination, EvaluationRow, [_values(row) | {"run_id": known.id}])
+        found = source.execute(select(Result).where(Result.run_id == run_id, Result.metric.in_(row.metrics))).all()
+        insert_new(destination, Result, [_values(f) | {"run_id": known.id, "attempt": known.attempt} for f in found])
+    return len(new)
 
 
 def _values(row: Any) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +20,14 @@ from core.evals.clips import Cut, Plan, encode, num_tokens, plan
 from core.types import Dataset, DataSpec, EncoderModule, Sampling, Tokens, generator_for
 
 GIB = 2**30
+
+
+class Used(NamedTuple):
+    """What encoding has used so far."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of this process
+    clips: int = 0  # that went through the encoder
 
 
 class FrozenFeatures:
@@ -66,6 +77,7 @@ class FrozenFeatures:
         self._videos = {"train": _subset(lengths["train"], max_train), "test": torch.arange(lengths["test"])}
         self._pooled: dict[tuple[str, int], Tensor] = {}
         self._tokens: dict[tuple[str, int, Sampling], Tokens] = {}
+        self.used = Used()
 
     def pooled(self, split: str, num_layers: int = 1) -> Tensor:
         """Average-pooled patch tokens (no class token) of the last `num_layers` blocks: [N, num_layers * D] float32.
@@ -74,7 +86,8 @@ class FrozenFeatures:
         callers: do not write to it. Raises FloatingPointError when the encoder gives a value that is not finite.
         """
         if (split, num_layers) not in self._pooled:
-            self._pooled[split, num_layers] = self._pool(split, num_layers)
+            with self._counted():
+                self._pooled[split, num_layers] = self._pool(split, num_layers)
         return self._pooled[split, num_layers]
 
     def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
@@ -85,12 +98,22 @@ class FrozenFeatures:
         """
         sampling = sampling or Sampling()
         if (split, num_layers, sampling) not in self._tokens:
-            self._tokens[split, num_layers, sampling] = self._keep(split, num_layers, sampling)
+            with self._counted():
+                self._tokens[split, num_layers, sampling] = self._keep(split, num_layers, sampling)
         return self._tokens[split, num_layers, sampling]
 
     def labels(self, split: str) -> dict[str, Tensor]:
         """Name -> [N] int64, in the order of `pooled`; -1 means not labelled."""
         return self._labels_of(split, self._videos[split])
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        start, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+            self.used = Used(self.used.seconds + seconds, self.used.cpu_seconds + cpu_seconds, self.used.clips)
 
     def _labels_of(self, split: str, videos: Tensor) -> dict[str, Tensor]:
         first = videos * self.spec.clips_per_video
@@ -151,6 +174,7 @@ class FrozenFeatures:
                         with torch.inference_mode(), self._autocast():
                             clip = self._cut(pixels, cut, clips.frames)
                             layers = encode(self._encoder, clip, self._built_for, sampling, num_layers)
+                        self.used = self.used._replace(clips=self.used.clips + len(clip))
                         yield rows, view, place, layers
         finally:
             for module, training in modes:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.config import load, metric_names, spec_of
-from core.cost import COST_METRICS, count_flops
+from core.cost import COST_METRICS, count_flops, judging_names
 from core.models import cpu_block
 from core.trainer import autocast, build_learner
 from core.types import generator_for
@@ -74,8 +74,9 @@ def test_a_dense_encoder_costs_more_than_a_sparse_one():
 def test_a_run_records_every_cost_that_a_table_may_show(cache, tmp_path):
     record = run_it(cache, tmp_path)
     costs = record.costs
-    assert sorted(costs) == sorted(COST_METRICS)
+    assert sorted(costs) == sorted([*COST_METRICS, *judging_names(["ridge"])])
     assert set(COST_METRICS) <= set(metric_names(load(["scale=smoke"])))
+    assert set(judging_names(["collapse", "knn", "ridge"])) <= set(metric_names(load(["scale=smoke"])))
     assert costs["cost/train_seconds"] == record.facts["train_seconds"]
     assert costs["cost/compute_seconds"] + costs["cost/data_seconds"] == pytest.approx(costs["cost/train_seconds"])
     assert costs["cost/ms_per_step"] == pytest.approx(1e3 * costs["cost/compute_seconds"] / 6)
@@ -83,13 +84,14 @@ def test_a_run_records_every_cost_that_a_table_may_show(cache, tmp_path):
 
 def test_operations_and_epochs_are_the_same_for_a_resumed_run(cache, tmp_path):
     def lasting(record):
-        return {name: value for name, value in record.costs.items() if "second" not in name and "ms_" not in name}
+        passing = ("second", "ms_", "memory")
+        return {name: value for name, value in record.costs.items() if not any(word in name for word in passing)}
 
     whole = run_it(cache, tmp_path / "whole")
     run_it(cache, tmp_path / "parts", stop_after=3)
     resumed = run_it(cache, tmp_path / "parts")
     assert lasting(resumed) == lasting(whole)
-    assert len(lasting(whole)) == 5
+    assert len(lasting(whole)) == 9
 
 
 def test_repeats_leave_the_effective_epochs_and_decode_fewer_samples(cache, tmp_path):

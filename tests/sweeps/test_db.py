@@ -46,6 +46,22 @@ def test_the_migrations_can_be_undone(engine: Engine) -> None:
 
 
 @BOTH
+def test_a_populated_database_of_the_schema_before_is_upgraded_with_its_rows(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(Config.__table__.insert().values(hash="a", hash_version=1, json={}))
+        config = connection.execute(select(Config.id)).scalar_one()
+        run = {"config_id": config, "seed": 0, "code_epoch": 1, "state": "done", "created": 0.0}
+        connection.execute(RunRow.__table__.insert().values(run))
+        run_id = connection.execute(select(RunRow.id)).scalar_one()
+        connection.execute(Result.__table__.insert().values(run_id=run_id, metric="a/b", value=1.0, attempt=1))
+        command.downgrade(migrations(connection), "0002")
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert connection.execute(select(Result.metric, Result.value)).all() == [("a/b", 1.0)]
+        assert inspect(connection).has_table("sw_evaluation")
+
+
+@BOTH
 def test_upgrading_twice_changes_nothing(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(Config.__table__.insert().values(hash="a", hash_version=1, json={}))

@@ -1,0 +1,132 @@
+"""Evaluate a trained run again, with other protocols or on other data. Nothing is trained anew.
+
+    python -m core.evaluate run=12 evals=[linear] evals.linear.num_layers=4
+    python -m core.evaluate runtime.dir=runs/first evals=[attentive] eval_data=moving_digits
+
+With `run=` (ids of a database's runs, see `sweeps.evaluate`) or `study=` results are recorded in the database. With
+`runtime.dir=`, the folder of a run that `core.train` made, they go to ``evaluations.json`` in it. Either way an
+evaluation that is recorded with the same settings is answered from there, so a command that was killed goes on where
+it was.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core import checkpoint
+from core.checkpoint import CheckpointError
+from core.config import ConfigError
+from core.stored import Answer, Asked, Judge, asked_of, open_stored
+
+USAGE = """usage: python -m core.evaluate run=12|run=1,2,3|study=NAME evals=[linear,...] [key=value ...]
+       python -m core.evaluate runtime.dir=runs/first evals=[linear,...] [key=value ...]
+
+Evaluates trained runs from their newest checkpoints; what is recorded with the same settings is not repeated.
+
+  run=ID[,ID...]      runs of the database; study=NAME: all done runs of a study
+  runtime.dir=FOLDER  instead: a run of python -m core.train
+  evals=[...]         which evaluations (default: the run's own); evals.linear.num_layers=4 and so on: their options
+  eval_data=...       judge on another data set; eval_data.path=... and so on: its options
+  as=NAME             call the metrics linear@NAME/... (default: linear@ and the options that are not the run's own)
+  db=... results_dir=results    where the runs are
+  runtime.device=auto runtime.threads=0 runtime.cache=.cache    where and how to compute"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when every evaluation is answered, 1 when one failed, 2 for a mistake in the command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if any(word in ("-h", "--help", "help") for word in words):
+        print(USAGE)
+        return 0
+    if any(word.startswith(("run=", "study=")) for word in words):
+        # The one arrow from core to sweeps: the runs' ids are the database's, which core does not know.
+        from sweeps.evaluate import main as by_id
+
+        return by_id(words)
+    try:
+        return in_folder(words)
+    except (ConfigError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def in_folder(words: Sequence[str]) -> int:
+    """Evaluate the run whose folder `runtime.dir` names; results into its ``evaluations.json``."""
+    given = dict(word.partition("=")[::2] for word in words)
+    if "runtime.dir" not in given:
+        raise ConfigError("say which run: run=12 (of a database), study=NAME, or runtime.dir=FOLDER (of core.train)")
+    folder = Path(given["runtime.dir"])
+    config, seed = config_in(folder)
+    overrides = [word for word in words if not word.startswith("as=")]
+    record = folder / "evaluations.json"
+    judge: Judge | None = None
+    for asked in asked_of(config, seed, overrides, given.get("as")):
+        found = recorded(record, asked)
+        if found is None:
+            judge = judge or Judge(open_stored(asked.run, folder))
+            try:
+                answer = judge.answer(asked)
+            except (ValueError, FloatingPointError) as error:
+                raise ConfigError(f"{asked.name}: {error}") from error
+            found = append(record, asked, answer)
+        show(found["results"])
+    return 0
+
+
+def config_in(folder: Path) -> tuple[dict[str, Any], int]:
+    """The flat config and the seed of the run whose checkpoint or result is in `folder`."""
+    found = checkpoint.newest(folder)
+    if found is not None:
+        config = json.loads(found[1]["config"])
+    elif (folder / "result.json").exists():  # a run of no steps has no checkpoint
+        config = json.loads((folder / "result.json").read_text(encoding="utf-8"))["config"]
+    else:
+        raise CheckpointError(
+            f"runtime.dir={folder}: no checkpoint and no result.json in it; train the run first: python -m core.train"
+        )
+    return {key: value for key, value in config.items() if key not in ("seed", "method", "scale")}, int(config["seed"])
+
+
+def recorded(path: Path, asked: Asked) -> dict[str, Any] | None:
+    """What `path` holds for these settings. Raises ConfigError when the name stands for others."""
+    for entry in read(path):
+        if asked.is_answered_by(entry["settings"]):
+            return entry
+        if entry["name"] == asked.name:
+            raise ConfigError(taken(asked))
+    return None
+
+
+def taken(asked: Asked) -> str:
+    return f"{asked.name} is recorded with other settings; give this evaluation a name of its own: as=NAME"
+
+
+def append(path: Path, asked: Asked, answer: Answer) -> dict[str, Any]:
+    entry = {
+        "name": asked.name,
+        "settings": asked.settings,
+        "results": answer.results,
+        "costs": answer.costs._asdict(),
+        "step": answer.step,
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps([*read(path), entry], indent=1), encoding="utf-8")
+    temporary.replace(path)
+    return entry
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def show(results: Mapping[str, float]) -> None:
+    for name, value in sorted(results.items()):
+        print(f"{name:44s} {value:12.3f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Judging an encoder: each evaluation on its frozen features, with what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from core.config import Run, judged, located
+from core.cost import ENCODING_COSTS
+from core.data.augment import normalise
+from core.evals.features import FrozenFeatures
+from core.phases import Costs, Phase
+from core.types import Dataset, DataSpec, EncoderModule, Evaluation
+
+
+class Judgement(NamedTuple):
+    """What an evaluation found, and what it used itself: encoding the data is a phase of its own."""
+
+    results: dict[str, float]
+    costs: Costs
+
+
+def judged_sets(run: Run, train_set: Dataset, test_set: Dataset) -> tuple[Dataset, Dataset]:
+    """The splits that the evaluations are about, where these are not the ones trained on."""
+    if run.eval_data is None or not run.evals:
+        return train_set, test_set
+    data, cache = located(judged(run)).data, Path(run.runtime.cache)
+    return data.load("train", cache), data.load("test", cache)
+
+
+def frozen_features(
+    run: Run,
+    encoder: EncoderModule,
+    train_set: Dataset,
+    test_set: Dataset,
+    spec: DataSpec,
+    device: torch.device,
+    precision: torch.dtype | None,
+) -> FrozenFeatures:
+    """The features of `encoder` that every evaluation shares, extracted as they are asked for.
+
+    `spec` is the data that the encoder was built for, which need not be what it is judged on.
+    """
+    return FrozenFeatures(
+        encoder,
+        train_set,
+        test_set,
+        prepare=normalise,
+        device=device,
+        batch_size=128 if device.type == "cpu" else 512,  # on a CPU larger batches leave its caches
+        autocast_dtype=precision,
+        built_for=spec,
+        max_gib=run.runtime.tokens_gib,
+    )
+
+
+def judge(evaluation: Evaluation, features: FrozenFeatures, seed: int) -> Judgement:
+    """Run one evaluation; what it made the encoder compute is counted by `features`, not here."""
+    before = features.used
+    with Phase(features.device) as phase:
+        results = evaluation.run(features, seed)
+    assert phase.costs is not None
+    after = features.used
+    return Judgement(
+        results, phase.costs.without(after.seconds - before.seconds, after.cpu_seconds - before.cpu_seconds)
+    )
+
+
+def evaluate(run: Run, features: FrozenFeatures) -> dict[str, Judgement]:
+    """Every evaluation of the run, by name."""
+    return {name: judge(run.evals[name], features, run.seed) for name in sorted(run.evals)}
+
+
+def results_of(judgements: Mapping[str, Judgement]) -> dict[str, float]:
+    return {metric: value for judgement in judgements.values() for metric, value in judgement.results.items()}
+
+
+def cost_metrics_of(
+    judgements: Mapping[str, Judgement], features: FrozenFeatures, flops_per_clip: float
+) -> dict[str, float]:
+    """Each evaluation's costs, and those of encoding the data, which they share: see `core.cost.judging_names`."""
+    metrics = encoding_costs(features, flops_per_clip)
+    for name, judgement in judgements.items():
+        metrics |= judgement.costs.metrics(f"eval_{name}")
+    return metrics
+
+
+def encoding_costs(features: FrozenFeatures, flops_per_clip: float) -> dict[str, float]:
+    used = features.used
+    values = (
+        used.seconds, used.cpu_seconds, used.seconds if features.device.type == "cuda" else 0.0,
+        used.clips * flops_per_clip / 1e9,
+    )  # fmt: skip
+    return dict(zip(ENCODING_COSTS, map(float, values), strict=True))

@@ -1,0 +1,246 @@
+"""A run that was trained, opened again: its encoder from its newest checkpoint, and what may still be asked of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from core import checkpoint
+from core.checkpoint import CheckpointError
+from core.config import (
+    GROUPS,
+    ConfigError,
+    Flat,
+    Run,
+    chosen_evals,
+    flatten,
+    from_flat,
+    judged,
+    located,
+    options,
+    parse,
+)
+from core.cost import encoding_flops
+from core.evals import EVALS
+from core.evals.features import FrozenFeatures
+from core.judging import encoding_costs, frozen_features, judge, judged_sets
+from core.phases import Costs
+from core.trainer import build_learner, choose_device, choose_precision
+from core.types import Dataset, DataSpec, EncoderModule, Learner
+
+LATER = ("evals", "eval_data", "runtime")  # what may be chosen after a run was trained
+LONGEST_TAG = 60
+PLAIN = re.compile(r"[\w.+\-\[\]]*")  # what a metric's name may hold of a setting
+
+
+class Asked(NamedTuple):
+    """One evaluation with all its settings, to be made of a trained run."""
+
+    kind: str  # of core.evals.EVALS
+    name: str  # what its metrics are called by: "linear", "linear@num_layers=4"
+    settings: Flat  # evaluation and data, each option under its dotted key
+    run: Run  # the trained run with this one evaluation
+
+    def is_answered_by(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether an evaluation with the `recorded` settings was this one. One of older code lacks newer options:
+        it did what their defaults say."""
+        usual = options(EVALS[self.kind](), f"evals.{self.kind}")
+        if (data := self.settings["eval_data"]) is not None:
+            usual |= options(GROUPS["eval_data"][data](), "eval_data")
+        return {**usual, **recorded} == self.settings
+
+    def metric(self, told: str) -> str:
+        """`linear/digit_top1` as this evaluation's own: `linear@num_layers=4/digit_top1`."""
+        return f"{self.name}/{told.removeprefix(f'{self.kind}/')}"
+
+
+class Answer(NamedTuple):
+    """What an evaluation found, under its own metrics' names, and what it cost."""
+
+    results: dict[str, float]  # with cost/eval_<name>_...
+    costs: Costs
+    step: int  # of the checkpoint
+
+
+# ---- what is asked -----------------------------------------------------------------------------------------------
+
+
+def asked_of(config: Mapping[str, Any], seed: int, overrides: Sequence[str], name: str | None = None) -> list[Asked]:
+    """The evaluations that `overrides` ask of the trained run with this flat `config`, each with all its settings.
+
+    Without ``evals=`` they are the run's own. An option that is not given is what the run's own evaluation of that kind
+    has, or else its default; ``eval_data`` is the run's own unless it is given. The name is the kind where all of this
+    is so, else it says what differs (``linear@num_layers=4``), or what `name` says (``linear@name``).
+
+    Raises ConfigError for a key that training has settled, and for whatever `core.config` refuses.
+    """
+    settings = parse(overrides)
+    for key, value in settings.items():
+        if key.split(".")[0] not in LATER:
+            raise ConfigError(
+                f"{key}={value}: the run is trained; what can still be chosen is evals, evals.*, eval_data, "
+                "eval_data.* and runtime.*"
+            )
+    runtime = {key.removeprefix("runtime."): value for key, value in settings.items() if key.startswith("runtime.")}
+    trained = from_flat(config, seed=seed, runtime=runtime)
+    kinds = chosen_evals(settings.get("evals", sorted(trained.evals)))
+    if not kinds:
+        raise ConfigError(f"evals: the run has none of its own; say which, of {', '.join(EVALS)}")
+    if name is not None and not re.fullmatch(r"[\w.+\-]{1,60}", name):
+        raise ConfigError(f"as={name}: must be 1 to 60 letters, digits and _ . + - to stand in a metric's name")
+    idle = [key for key in settings if key.startswith("evals.") and key.split(".")[1] not in kinds]
+    if idle:
+        raise ConfigError(f"{idle[0]}={settings[idle[0]]}: evals does not include {idle[0].split('.')[1]}")
+    return [_one(trained, kind, settings, name) for kind in kinds]
+
+
+def _one(trained: Run, kind: str, settings: Flat, name: str | None) -> Asked:
+    base = flatten(trained)
+    mine = f"evals.{kind}."
+    flat = {key: value for key, value in base.items() if not key.startswith("evals.") or key.startswith(mine)}
+    if "eval_data" in settings:
+        flat = {key: value for key, value in flat.items() if not key.startswith("eval_data.")}
+    flat |= {key: value for key, value in settings.items() if not key.startswith("evals.") or key.startswith(mine)}
+    flat |= {"evals": [kind]}
+    run = from_flat(flat, seed=trained.seed, runtime=vars(trained.runtime))
+    if run.eval_data is not None and run.eval_data == run.data:
+        run = dataclasses.replace(run, eval_data=None)  # said in full what null stands for
+    chosen = settings_of(run, kind)
+    if kind in trained.evals:
+        usual = settings_of(trained, kind)
+    else:
+        usual = settings_of(dataclasses.replace(trained, evals={kind: EVALS[kind]()}), kind)
+    differing = {key: value for key, value in chosen.items() if key not in usual or usual[key] != value}
+    tag = (name or _tag(differing, kind, chosen)) if differing else ""
+    return Asked(kind, f"{kind}@{tag}" if tag else kind, chosen, run)
+
+
+def settings_of(run: Run, kind: str) -> Flat:
+    """Everything that decides what evaluation `kind` of a trained run finds: its options and the data it judges on."""
+    flat = flatten(run)
+    data = {key: value for key, value in flat.items() if key.split(".")[0] == "eval_data"}
+    return {"evals": kind, **options(run.evals[kind], f"evals.{kind}"), **data}
+
+
+def _tag(differing: Flat, kind: str, chosen: Flat) -> str:
+    """``num_layers=4,data=npz``: readable where it is short and of plain letters, else a digest of all settings."""
+    shown = dict(differing)
+    if "eval_data" in shown and chosen["eval_data"] is not None:
+        usual = options(GROUPS["eval_data"][chosen["eval_data"]](), "eval_data")
+        shown = {key: value for key, value in shown.items() if key not in usual or usual[key] != value}
+    parts = [f"{_short(key, kind)}={_word(value)}" for key, value in sorted(shown.items())]
+    text = ",".join(parts)
+    return text if len(text) <= LONGEST_TAG and all(map(_is_plain, parts)) else digest(chosen)
+
+
+def digest(settings: Flat) -> str:
+    return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def _short(key: str, kind: str) -> str:
+    return key.removeprefix(f"evals.{kind}.").replace("eval_data", "data", 1)
+
+
+def _word(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _is_plain(part: str) -> bool:
+    return PLAIN.fullmatch(part.partition("=")[2]) is not None
+
+
+# ---- the answer --------------------------------------------------------------------------------------------------
+
+
+class Stored(NamedTuple):
+    """A trained run with its judged encoder, ready for evaluations."""
+
+    run: Run
+    learner: Learner
+    spec: DataSpec  # of the data it was trained on
+    train_set: Dataset
+    device: torch.device
+    precision: torch.dtype | None
+    step: int
+
+    @property
+    def encoder(self) -> EncoderModule:
+        return self.learner.judged_encoder
+
+
+def open_stored(run: Run, folder: Path) -> Stored:
+    """The encoder of `run` from the newest checkpoint in `folder`. A run of no steps needs none: its seed decides it.
+
+    Raises CheckpointError when there is none or it was made by another architecture.
+    """
+    device = choose_device(run.runtime.device)
+    if run.runtime.threads:
+        torch.set_num_threads(run.runtime.threads)
+    train_set = located(run).data.load("train", Path(run.runtime.cache))
+    spec = train_set.spec
+    learner = build_learner(run, spec)
+    step = 0
+    if run.optim.steps:
+        path, state = checkpoint.newest(folder) or (folder, None)
+        if state is None:
+            raise CheckpointError(f"{folder} holds no checkpoint that can be read")
+        step = int(state["step"])
+        load_weights(learner, state["learner"], path)
+    return Stored(
+        run, learner.to(device).eval(), spec, train_set, device, choose_precision(run.precision, device), step
+    )
+
+
+def load_weights(learner: Learner, weights: Mapping[str, Any], path: Path) -> None:
+    """Raises CheckpointError naming the first tensor that is missing, unknown or of another shape."""
+    own = learner.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        have = list(own[name].shape) if name in own else "none"
+        stored = list(weights[name].shape) if name in weights else "none"
+        if have != stored:
+            raise CheckpointError(
+                f"{path} is of another architecture: {name} is {stored} there and {have} in this run's configuration"
+            )
+    learner.load_state_dict(dict(weights))
+
+
+class Judge:
+    """Answers evaluations of one stored run; those on the same data share their features."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+        self._features: dict[str, FrozenFeatures] = {}
+        self._flops = encoding_flops(stored.encoder, stored.spec)
+
+    def answer(self, asked: Asked) -> Answer:
+        """Raises ValueError when the data does not suit the evaluation, FloatingPointError for a diverged encoder."""
+        features = self._features_for(asked.run)
+        judgement = judge(asked.run.evals[asked.kind], features, asked.run.seed)
+        results = {asked.metric(name): value for name, value in judgement.results.items()}
+        costs = judgement.costs.metrics(f"eval_{asked.name}")
+        finite = {name: value for name, value in costs.items() if math.isfinite(value)}
+        return Answer(results | finite, judgement.costs, self.stored.step)
+
+    def encoding_costs(self, asked: Asked) -> dict[str, float]:
+        """Of all features extracted so far for evaluations on the data of `asked`."""
+        return encoding_costs(self._features_for(asked.run), self._flops)
+
+    def _features_for(self, run: Run) -> FrozenFeatures:
+        stored, key = self.stored, repr(judged(run).data)
+        if key not in self._features:
+            if run.eval_data is None:
+                sets = stored.train_set, located(run).data.load("test", Path(run.runtime.cache))
+            else:
+                sets = judged_sets(run, stored.train_set, stored.train_set)
+            self._features[key] = frozen_features(
+                run, stored.encoder, *sets, stored.spec, stored.device, stored.precision
+            )
+        return self._features[key]

@@ -1,0 +1,112 @@
+"""Evaluate runs of a database again, with other protocols or on other data. Nothing is trained anew.
+
+    python -m core.evaluate run=12 evals=[linear] evals.linear.num_layers=4
+
+`core.evaluate` passes its words on to here when they name runs by id or study. Each evaluation is recorded as soon as
+it is made, so the same command after a kill goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from core.checkpoint import CheckpointError
+from core.config import ConfigError
+from core.stored import Asked, Judge, asked_of, open_stored
+from sweeps import aliases, cli
+from sweeps.cli import UserError
+from sweeps.db import Environment, insert_new, upgrade
+from sweeps.evaluations import Made, Trained, checkpoint_folder, record, recorded, trained_runs
+from sweeps.owner import worker_name
+from sweeps.provenance import attempt_columns, environment
+
+OPTIONS = ("db", "results_dir", "run", "study", "as")
+USAGE = """usage: python -m core.evaluate run=12|run=1,2,3|study=NAME evals=[linear,...] [as=NAME] [key=value ...]
+
+See `python -m core.evaluate help`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return cli.run(command, arguments, USAGE)
+
+
+def command(words: Sequence[str]) -> int:
+    """0 when every evaluation of every run is answered, 1 when one could not be made."""
+    arguments = cli.parse(words, OPTIONS, takes_overrides=True)
+    ids, study = run_ids(arguments.values.get("run")), arguments.values.get("study")
+    if ids is None and study is None:
+        raise UserError("say which runs: run=12, run=1,2,3 or study=NAME")
+    url = arguments.text("db", cli.DEFAULT_DATABASE)
+    if cli.is_absent(url):
+        raise UserError(f"db={url}: there is no such file; launch a study first or name another db")
+    engine = cli.connect(url, read_only=False)
+    try:
+        upgrade(engine)
+        aliases.apply_to(engine)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    with engine.connect() as connection:
+        runs = trained_runs(connection, ids=ids, study=study)
+    results_dir = Path(arguments.text("results_dir", "results"))
+    failures = []
+    for run in runs:
+        try:
+            evaluate(engine, run, arguments.overrides, arguments.values.get("as"), results_dir)
+        except (UserError, ConfigError, CheckpointError, FloatingPointError) as error:
+            if len(runs) == 1:
+                raise UserError(str(error)) from None
+            failures.append(run.id)
+            print(f"error: {error}", file=sys.stderr)
+    engine.dispose()
+    if failures:
+        print(f"{len(runs) - len(failures)} of {len(runs)} runs evaluated; not: {', '.join(map(str, failures))}")
+    return cli.INCOMPLETE if failures else cli.OK
+
+
+def run_ids(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.strip("[]").split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise UserError(f"run must be an id or several with commas, such as run=12 or run=1,2,3, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def evaluate(engine: Engine, run: Trained, overrides: Sequence[str], name: str | None, results_dir: Path) -> None:
+    """Answer what is asked of one run: from the database, or by opening its checkpoint."""
+    judge: Judge | None = None
+    for asked in asked_of(run.config, run.seed, overrides, name):
+        is_own = asked.name == asked.kind and asked.kind in run.config.get("evals", [])
+        with engine.connect() as connection:
+            found = recorded(connection, run.id, asked.name, asked.is_answered_by, is_own=is_own)
+        how = "recorded"
+        if found is None:
+            judge = judge or Judge(open_stored(asked.run, checkpoint_folder(run, results_dir)))
+            found, how = make(engine, run, judge, asked), "made"
+        for metric, value in sorted(found.items()):
+            shown = "not finite" if value is None else f"{value:.3f}"
+            print(f"run {run.id:<6d} {metric:48s} {shown:>12s}  {how}", flush=True)
+
+
+def make(engine: Engine, run: Trained, judge: Judge, asked: Asked) -> dict[str, float | None]:
+    """Make one evaluation and record it."""
+    try:
+        answer = judge.answer(asked)
+    except ValueError as error:
+        raise UserError(f"run={run.id}: {asked.name}: {error}") from error
+    columns = attempt_columns(asked.run.runtime.device)
+    del columns["slurm_job"]
+    seen = environment()
+    made = Made(answer.results, answer.step, answer.costs._asdict(), {**columns, "worker": worker_name()})
+    with engine.begin() as connection:
+        insert_new(connection, Environment, [{"hash": seen.hash, "packages": seen.packages}])
+        record(connection, run.id, asked.name, asked.settings, made)
+    return dict(answer.results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

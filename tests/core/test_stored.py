@@ -1,0 +1,166 @@
+"""A trained run opened again, and what may be asked of it."""
+
+import json
+
+import pytest
+import torch
+
+from core import checkpoint
+from core.checkpoint import CheckpointError
+from core.config import ConfigError, flatten, identity, load
+from core.evaluate import main
+from core.stored import Judge, asked_of, open_stored
+from tests.core.test_trainer import TINY, run_it
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def trained(cache, tmp_path_factory):
+    """A trained MAE: its folder and what it recorded."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run_it(cache, folder)
+
+
+def config(*overrides):
+    return identity(flatten(load([*TINY, *overrides])))
+
+
+def asked(cache, *overrides, of=(), name=None, seed=0):
+    return asked_of(config(*of), seed, [*overrides, f"runtime.cache={cache}", "runtime.threads=1"], name)
+
+
+def names(cache, *overrides, **options):
+    return [one.name for one in asked(cache, *overrides, **options)]
+
+
+def test_a_stored_run_gives_the_numbers_that_it_gave_when_it_was_trained(cache, trained):
+    folder, record = trained
+    (own,) = asked(cache)
+    answer = Judge(open_stored(own.run, folder)).answer(own)
+    told = {name: value for name, value in answer.results.items() if not name.startswith("cost/")}
+    assert told == {name: value for name, value in record.results.items() if name.startswith("ridge/")}
+    assert answer.step == 6
+
+
+def test_an_evaluation_is_named_by_what_differs_from_the_runs_own(cache):
+    assert names(cache) == names(cache, "evals=[ridge]", "evals.ridge.heldout=0.2") == ["ridge"]
+    assert names(cache, "evals.ridge.num_layers=2") == ["ridge@num_layers=2"]
+    assert names(cache, "evals=[ridge]", of=["evals.ridge.num_layers=2"]) == ["ridge"]
+    assert names(cache, "evals=[linear,ridge]", "evals.linear.lrs=[0.1,0.2]") == ["linear@lrs=0.1+0.2", "ridge"]
+    assert names(cache, "eval_data=moving_digits", "eval_data.size=48") == ["ridge@data=moving_digits,data.size=48"]
+
+
+def test_a_name_of_ones_own_replaces_the_list_of_differences(cache):
+    assert names(cache, "evals.ridge.num_layers=2", name="deep") == ["ridge@deep"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "a b", "x" * 61])
+def test_a_name_that_no_metric_can_hold_is_refused(cache, name):
+    with pytest.raises(ConfigError, match="as="):
+        names(cache, "evals.ridge.num_layers=2", name=name)
+
+
+def test_differences_that_are_long_or_hold_a_slash_become_a_digest_of_the_settings(cache):
+    many = [float(number) for number in range(1, 30)]
+    first, second = (names(cache, f"evals.ridge.alphas={alphas}")[0] for alphas in (many, many[1:]))
+    assert len(first) == len("ridge@01234567") and first != second
+
+
+def test_the_runs_own_data_said_in_full_is_no_other_data(cache):
+    own = [f"eval_{key}={value}" for key, value in config().items() if key == "data" or key.startswith("data.")]
+    (one,) = asked(cache, *(word.replace("None", "null") for word in own))
+    assert one.name == "ridge" and one.settings["eval_data"] is None
+
+
+def test_settings_of_older_code_are_the_same_where_a_newer_option_has_its_default(cache):
+    (one,) = asked(cache)
+    older = {key: value for key, value in one.settings.items() if key != "evals.ridge.heldout"}
+    assert one.is_answered_by(older)
+    assert not one.is_answered_by(older | {"evals.ridge.heldout": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("mask.ratio=0.2", r"mask\.ratio=0\.2: the run is trained"),
+        ("evals=[linnear]", "did you mean linear"),
+        ("evals.linear.epochs=2", "evals does not include linear"),
+        ("eval_data.size=48", "eval_data"),
+        ("evals.ridge.alphas=[-1.0]", r"evals\.ridge\.alphas"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_by_its_key(cache, override, message):
+    with pytest.raises(ConfigError, match=message):
+        asked(cache, override)
+
+
+def test_a_run_that_has_no_evaluations_needs_to_be_told_one(cache):
+    with pytest.raises(ConfigError, match="the run has none of its own"):
+        asked(cache, of=["evals=[]"])
+
+
+def test_a_folder_without_a_checkpoint_is_refused(cache, tmp_path):
+    (own,) = asked(cache)
+    with pytest.raises(CheckpointError, match="holds no checkpoint that can be read"):
+        open_stored(own.run, tmp_path)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_by_its_first_tensor(cache, trained):
+    folder, _ = trained
+    for of, message in ((["encoder.depth=1"], "blocks"), (["encoder.width=16"], r"\[32.*in this run's")):
+        (wrong,) = asked(cache, of=of)
+        with pytest.raises(CheckpointError, match=message):
+            open_stored(wrong.run, folder)
+
+
+def test_a_run_of_no_steps_is_its_seed(cache, tmp_path):
+    record = run_it(cache, tmp_path, "optim.steps=0")
+    (own,) = asked(cache, of=["optim.steps=0"])
+    answer = Judge(open_stored(own.run, tmp_path)).answer(own)
+    assert answer.results["ridge/digit_top1"] == record.results["ridge/digit_top1"]
+
+
+def test_opening_a_run_judges_the_moving_average_where_there_is_one(cache, tmp_path):
+    run_it(cache, tmp_path, "method=ijepa")
+    (own,) = asked(cache, of=["method=ijepa"])
+    stored = open_stored(own.run, tmp_path)
+    state = checkpoint.newest(tmp_path)[1]["learner"]
+    name = next(key for key in state if key.startswith("target.encoder.blocks"))
+    assert torch.equal(stored.encoder.state_dict()[name.removeprefix("target.encoder.")], state[name])
+
+
+# ---- the command on a folder ---------------------------------------------------------------------------------------
+
+
+def command(capsys, folder, cache, *words):
+    code = main([f"runtime.dir={folder}", f"runtime.cache={cache}", "runtime.threads=1", *words])
+    said = capsys.readouterr()
+    return code, dict(line.split() for line in said.out.splitlines()), said.err
+
+
+def test_the_command_answers_from_its_file_the_second_time(cache, tmp_path, capsys):
+    run_it(cache, tmp_path)
+    words = ["evals=[linear]", "evals.linear.epochs=2"]
+    first = command(capsys, tmp_path, cache, *words)
+    assert first[0] == 0 and "linear@epochs=2/digit_top1" in first[1]
+    for path in checkpoint.checkpoints(tmp_path)[1:]:
+        path.unlink()
+    path = checkpoint.checkpoints(tmp_path)[0]
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"learner": {}}, path)  # nothing is left to evaluate
+    assert command(capsys, tmp_path, cache, *words) == first
+    assert [entry["name"] for entry in json.loads((tmp_path / "evaluations.json").read_text())] == ["linear@epochs=2"]
+
+
+def test_the_command_names_a_folder_without_a_run(cache, tmp_path, capsys):
+    code, _, error = command(capsys, tmp_path / "none", cache)
+    assert code == 2 and "no checkpoint and no result.json" in error and "Traceback" not in error
+
+
+def test_the_command_must_be_told_a_run(capsys):
+    assert main(["evals=[linear]"]) == 2
+    assert "say which run" in capsys.readouterr().err

@@ -1,0 +1,210 @@
+"""Evaluating runs of a database again: recorded with settings, never repeated, never retrained."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from core.evaluate import main
+from sweeps import export, query
+from sweeps.cli import UserError
+from sweeps.db import Attempt, EvaluationRow, Result, RunRow, open_database, upgrade
+from sweeps.evaluations import Made, record, recorded, trained_runs
+from sweeps.launch import main as launch
+from tests.sweeps.conftest import BOTH
+from tests.sweeps.launched import finish_next, register, two_rows
+
+STUDY = """
+title: Ratio
+question: How much?
+base: {method: mae, evals: [ridge], optim.steps: 2}
+rows:
+  - {key: half, set: {mask.ratio: 0.5}}
+  - {key: most, set: {mask.ratio: 0.75}}
+metrics: [ridge/digit_top1]
+random_init: false
+seeds: [0]
+"""
+COSTS = {"seconds": 1.0, "cpu_seconds": 1.0, "gpu_seconds": 0.0, "peak_memory": 10, "peak_gpu_memory": 0}
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """Options of a launched study's database and results, in a folder of their own."""
+    folder = tmp_path_factory.mktemp("launched")
+    (folder / "ratio.yaml").write_text(STUDY, encoding="utf-8")
+    where = [f"db=sqlite:///{folder / 'a.sqlite'}", f"results_dir={folder / 'results'}"]
+    code = launch(
+        [
+            f"study={folder / 'ratio.yaml'}",
+            "scale=smoke",
+            "executor=inline",
+            *where,
+            f"runtime.cache={folder / 'cache'}",
+        ]
+    )
+    assert code == 0
+    return folder, [*where, f"runtime.cache={folder / 'cache'}", "runtime.threads=1"]
+
+
+def go(launched, capsys, *words):
+    """Exit code, {(run, metric): how}, and what went to stderr."""
+    capsys.readouterr()
+    code = main([*launched[1], *words])
+    said = capsys.readouterr()
+    lines = [line.split() for line in said.out.splitlines() if line.startswith("run ")]
+    return code, {(int(run), metric): how for _, run, metric, *_, how in lines if "cost/" not in metric}, said.err
+
+
+def open_it(launched):
+    return open_database(launched[1][0].removeprefix("db="))
+
+
+def test_an_evaluation_is_made_once_recorded_with_its_settings_and_trains_nothing(launched, capsys):
+    words = ["run=1", "evals=[linear]", "evals.linear.epochs=2"]
+    assert go(launched, capsys, *words)[1] == {(1, "linear@epochs=2/digit_top1"): "made"}
+    assert set(go(launched, capsys, *words)[1].values()) == {"recorded"}
+    with open_it(launched).connect() as connection:
+        row = connection.execute(select(EvaluationRow).where(EvaluationRow.name == "linear@epochs=2")).one()
+        attempts = connection.scalar(select(func.count()).select_from(Attempt))
+    assert row.settings["evals.linear.epochs"] == 2 and row.settings["eval_data"] is None
+    assert row.step == 2 and row.cpu_seconds > 0 and row.peak_memory > 2**20 and row.host and row.env_hash
+    assert attempts == 2  # one a run: nobody trained
+
+
+def test_the_runs_own_evaluation_is_answered_by_its_own_results(launched, capsys):
+    assert go(launched, capsys, "run=1", "evals=[ridge]")[1] == {(1, "ridge/digit_top1"): "recorded"}
+
+
+def test_two_settings_of_one_evaluation_stand_beside_each_other(launched, capsys):
+    for layers in (1, 2):
+        go(launched, capsys, "run=2", "evals=[knn]", f"evals.knn.num_layers={layers}")
+    with open_it(launched).connect() as connection:
+        metrics = connection.scalars(select(Result.metric).where(Result.run_id == 2, Result.metric.like("knn%"))).all()
+    assert {"knn/digit_top1", "knn@num_layers=2/digit_top1"} <= set(metrics)
+
+
+def test_all_runs_of_a_study_or_a_list_of_ids_are_evaluated(launched, capsys):
+    words = ["evals=[low_shot]", "evals.low_shot.share=0.5"]
+    assert {run for run, _ in go(launched, capsys, "study=ratio@smoke", *words)[1]} == {1, 2}
+    assert set(go(launched, capsys, "run=1,2", *words)[1].values()) == {"recorded"}
+
+
+def test_a_name_stands_for_one_set_of_settings(launched, capsys):
+    assert go(launched, capsys, "run=1", "evals=[knn]", "evals.knn.k=3", "as=near")[0] == 0
+    code, _, error = go(launched, capsys, "run=1", "evals=[knn]", "evals.knn.k=4", "as=near")
+    assert code == 2 and "knn@near is recorded with other settings" in error
+
+
+def test_a_run_is_judged_on_another_data_set(launched, capsys):
+    code, _, error = go(launched, capsys, "run=1", "eval_data=moving_digits", "eval_data.size=16")
+    assert code == 2 and "eval_data's clips are 16x16 px, smaller than the encoder's 32x32" in error
+    words = ["eval_data=moving_digits", "eval_data.size=48", "eval_data.num_train=96", "eval_data.num_test=32"]
+    code, found, _ = go(launched, capsys, "run=1", *words, "as=large")
+    assert code == 0 and (1, "ridge@large/digit_top1") in found
+
+
+def test_the_results_are_a_query_away(launched, capsys):
+    go(launched, capsys, "run=1", "evals=[knn]", "evals.knn.k=5")
+    assert query.main([launched[1][0], "select metric from sw_result where metric like 'knn@k=5/%'", "format=csv"]) == 0
+    assert "knn@k=5/digit_top1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run=99", "evals=[knn]"], "run=99: not in this database"),
+        (["run=x", "evals=[knn]"], "run must be an id"),
+        (["study=nope", "evals=[knn]"], "study=nope: the database has no such study"),
+        (["run=1", "evals=[knnn]"], "did you mean knn"),
+        (["run=1", "mask.ratio=0.1"], "the run is trained"),
+        (["run=1", "evals=[knn]", "evals.knn.k=5000"], "knn"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(launched, capsys, words, message):
+    code, _, error = go(launched, capsys, *words)
+    assert code == 2 and message in error and "Traceback" not in error and error.count("\n") == 1
+
+
+def test_a_run_without_its_checkpoint_is_named_with_what_to_do(launched, capsys, tmp_path):
+    words = ["run=1", "evals=[knn]", "evals.knn.k=7"]
+    code, _, error = go((launched[0], [launched[1][0], f"results_dir={tmp_path}", *launched[1][2:]]), capsys, *words)
+    assert code == 2 and "run=1" in error and "give the results_dir that it was trained in" in error
+
+
+@pytest.mark.slow
+def test_what_was_finished_before_a_kill_is_not_repeated(launched, capsys):
+    """The process dies by SIGKILL after its first evaluation, in the middle of a slow second one."""
+    words = ["run=1", "evals=[collapse,linear]", "evals.linear.epochs=100000", "as=killed"]
+    command = [sys.executable, "-m", "core.evaluate", *launched[1], *words, "evals.collapse.num_layers=2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    assert "collapse@killed/" in first and first.split()[-1] == "made"
+    words[2] = "evals.linear.epochs=3"
+    found = go(launched, capsys, *words, "evals.collapse.num_layers=2")[1]
+    hows = {metric.split("/")[0]: how for (_, metric), how in found.items()}
+    assert hows == {"collapse@killed": "recorded", "linear@killed": "made"}
+
+
+# ---- the tables ------------------------------------------------------------------------------------------------------
+
+
+def made(value):
+    return Made({"knn@k=3/digit_top1": value}, 100, COSTS, {"host": "node1"})
+
+
+@BOTH
+def test_an_evaluation_recorded_twice_keeps_the_first(engine):
+    register(engine, two_rows())
+    run = finish_next(engine, {"ridge/digit_top1": 60.0})
+    for value in (61.0, 62.0):
+        with engine.begin() as connection:
+            record(connection, run, "knn@k=3", {"evals": "knn", "evals.knn.k": 3}, made(value))
+    with engine.connect() as connection:
+        same = recorded(connection, run, "knn@k=3", lambda settings: settings["evals.knn.k"] == 3, is_own=False)
+        with pytest.raises(UserError, match="other settings"):
+            recorded(connection, run, "knn@k=3", lambda settings: False, is_own=False)
+    assert same == {"knn@k=3/digit_top1": 61.0}
+
+
+@BOTH
+def test_a_run_that_is_not_done_is_refused_by_its_state(engine):
+    runs = register(engine, two_rows())
+    assert runs
+    with engine.connect() as connection:
+        first = connection.scalar(select(func.min(RunRow.id)))
+        with pytest.raises(UserError, match=f"run={first} is queued"):
+            trained_runs(connection, ids=[first], study=None)
+        with pytest.raises(UserError, match="none of its runs is done"):
+            trained_runs(connection, ids=None, study="ratio")
+
+
+def test_capsules_carry_later_evaluations_also_of_runs_that_are_there_already(engine, tmp_path):
+    register(engine, two_rows())
+    run = finish_next(engine, {"ridge/digit_top1": 60.0})
+    other = open_database(f"sqlite:///{tmp_path / 'other.sqlite'}")
+    upgrade(other)
+
+    def carry():
+        export.write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"])
+        return export.read_capsule(tmp_path / "capsule.sqlite", other)
+
+    assert carry().evaluations == 0
+    with engine.begin() as connection:
+        record(connection, run, "knn@k=3", {"evals": "knn", "evals.knn.k": 3}, made(61.0))
+    assert carry().evaluations == 1
+    assert carry().evaluations == 0
+    with other.connect() as connection:
+        assert connection.scalars(select(EvaluationRow.settings)).all() == [{"evals": "knn", "evals.knn.k": 3}]
+        values = dict(connection.execute(select(Result.metric, Result.value)).all())
+    assert values == {"ridge/digit_top1": 60.0, "knn@k=3/digit_top1": 61.0}
+    fresh = open_database(f"sqlite:///{tmp_path / 'fresh.sqlite'}")
+    upgrade(fresh)
+    export.read_capsule(tmp_path / "capsule.sqlite", fresh)
+    with fresh.connect() as connection:
+        assert connection.scalars(select(EvaluationRow.name)).all() == ["knn@k=3"]
