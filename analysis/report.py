@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Engine
 
-from analysis import drawing, figures, files, landscape, render, search, tables
+from analysis import agreement, agreement_drawing, drawing, figures, files, landscape, render, search, tables
 from analysis.frame import Frame, load, names
 from analysis.site.pages import FOLDER, Content, Site, site_files
 from analysis.tables import Table
@@ -53,7 +53,10 @@ def differences(engine: Engine, studies: Sequence[str], results_dir: Path) -> li
 
 
 def contents(engine: Engine, studies: Sequence[str]) -> dict[str, bytes]:
-    """Every file's path under the results folder and its bytes: a pure function of database and study files."""
+    """Every file's path under the results folder and its bytes: a pure function of database and study files.
+
+    With all its studies also what is said over them: their agreement with the papers.
+    """
     frames = {name: load(engine, name) for name in dict.fromkeys([*studies, *names(engine)])}
     found: dict[str, bytes] = {}
     pages: list[Content] = []
@@ -70,6 +73,11 @@ def contents(engine: Engine, studies: Sequence[str]) -> dict[str, bytes]:
         pages.append(Content(frame, table, {name: ends["svg"] for name, ends in drawn.items()}))
     everything = [frames[name] for name in sorted(frames)]
     found["tables/index.md"] = index(everything).encode()
+    if frames.keys() == set(studies):
+        summaries = agreement.summarise(everything)
+        found["tables/agreement.md"] = agreement.markdown(summaries).encode()
+        for suffix, content in agreement_drawing.images(summaries).items():
+            found[f"figures/agreement.{suffix}"] = content
     return found | site_files(Site(engine), everything, pages)
 
 

@@ -117,7 +117,7 @@ class Runs:
 
 
 @dataclass
-class _Source:
+class Source:
     """The frame, indexed in one pass, however many cells it has."""
 
     frame: Frame
@@ -143,7 +143,7 @@ def build(frame: Frame) -> Table:
     With `columns: columns` (the default when the study has a second axis) a column is a level of that axis and holds
     the main metric; with `columns: metrics` a column is a metric and each level of a second axis is a line of its own.
     """
-    source = _Source(frame)
+    source = Source(frame)
     by_level = bool(frame.study.columns) and frame.study.table.get("columns", "columns") == "columns"
     places = _places(frame, by_level)
     columns = _columns(frame, places, by_level)
@@ -224,14 +224,14 @@ def _printed_metric(frame: Frame) -> str:
 # ---- cells -------------------------------------------------------------------------------------------------------
 
 
-def _trained_row(source: _Source, place: _Place, columns: list[Column]) -> Row:
+def _trained_row(source: Source, place: _Place, columns: list[Column]) -> Row:
     frame = source.frame
     is_baseline = frame.study.baseline == place.row_key
     cells = tuple(_cell(source, place, column, is_baseline) for column in columns)
     return Row(place.row_key, place.label, cells, is_baseline, place.is_random_init)
 
 
-def _cell(source: _Source, place: _Place, column: Column, is_baseline: bool) -> Cell:
+def _cell(source: Source, place: _Place, column: Column, is_baseline: bool) -> Cell:
     frame = source.frame
     if column.kind is Kind.printed:
         return _printed_cell(frame, place, column)

@@ -126,6 +126,8 @@ def expand(request: Request) -> Expansion:
     spec = request.spec() | {"metrics": resolve(study.metrics(request.scale), labels, where)}
     spec["scales"].get(request.scale, {}).pop("metrics", None)
     spec["figures"] = fill(study.spec.get("figures", []), label)
+    if "compare" in spec.get("printed", {}):
+        spec["printed"]["compare"] = fill(spec["printed"]["compare"], label)
     if search is not None:
         spec["search"] = fill(spec["search"], label) | {
             "metric": search.metric.replace(LABEL, label) or spec["metrics"][0]

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweeps.overrides import format_override, format_value, merge
 from sweeps.search_space import DEFAULT_ROW, SearchSpec, is_trial, merge_search, parse_search
 from sweeps.seed_rule import SeedRule, first_seeds, further_seeds, parse_rule
 from sweeps.study_files import StudyError, close_matches, load_document, names
 
 __all__ = [
     "DEFAULT_SCALE", "RANDOM_INIT", "SCALES", "Cell", "Level", "Printed", "SearchSpec", "Study", "StudyError",
-    "close_matches", "format_override", "further_seeds", "instance_name", "is_trial", "names", "parse", "read",
+    "close_matches", "format_override", "further_seeds", "instance_name", "is_trial", "merge", "names", "parse", "read",
 ]  # fmt: skip
 
 SCALES = ("smoke", "cpu", "gpu", "paper")
@@ -35,7 +36,7 @@ _LEVEL_KEYS = ("key", "label", "set", "scales")
 _SCALE_KEYS = ("seeds", "metrics", "search")
 _SOURCE_KEYS = ("paper", "arxiv", "place")
 _TABLE_KEYS = ("caption", "digits", "columns")
-_PRINTED_KEYS = ("metric", "source", "values", "rows", "digits")
+_PRINTED_KEYS = ("metric", "source", "values", "rows", "digits", "compare")
 _FIGURE_KEYS = ("name", "kind", "title", "x", "y", "hue", "metric", "xlabel", "ylabel", "panels", "logx")
 _PANEL_KEYS = ("x", "metric", "xlabel", "ylabel", "title", "logx")
 _KINDS = ("line", "bar", "point", "scatter")
@@ -78,7 +79,8 @@ class Printed:
 
     `values[row key][column key]`: the column key is one of the study's columns; without columns it names the quantity
     when the paper prints several a row, and is "" when it prints one. `rows` are other people's systems: shown, never
-    trained. `digits` are the paper's decimals (0.50); None writes each number as the file does.
+    trained. `digits` are the paper's decimals (0.50); None writes each number as the file does. `compare` says which of
+    our metrics stands against which printed quantity; without it the first quantity stands against the main metric.
     """
 
     metric: str
@@ -86,6 +88,7 @@ class Printed:
     values: dict[str, dict[str, float]]
     rows: tuple[Level, ...] = ()
     digits: int | None = None
+    compare: dict[str, str] | None = None  # quantity -> a metric, or what follows its "/" ("motion_top1")
 
     def text(self, value: float) -> str:
         return str(value) if self.digits is None else f"{value:.{self.digits}f}"
@@ -188,7 +191,7 @@ def parse(document: Any, path: Path) -> Study:
     return _Reader(path).study(document)
 
 
-# ---- names of instances, overrides -----------------------------------------------------------------------------------
+# ---- names of instances -----------------------------------------------------------------------------------
 
 
 def instance_name(stem: str, scale: str = DEFAULT_SCALE, overrides: Sequence[str] = (), name: str = "") -> str:
@@ -204,39 +207,6 @@ def instance_name(stem: str, scale: str = DEFAULT_SCALE, overrides: Sequence[str
         parts.append(f"{key}={Path(value).name if '/' in value else value}")
     slug = name or ",".join(parts)
     return stem + ("@" + re.sub(r"[^\w.,=+-]+", "_", slug) if slug else "")
-
-
-def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Later layers win. One that chooses another variant drops what earlier ones set of the old variant's options."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for group, choice in layer.items():
-            if "." not in group and group != "evals" and merged.get(group, choice) != choice:
-                merged = {key: value for key, value in merged.items() if not key.startswith(f"{group}.")}
-        merged |= layer
-    return merged
-
-
-def format_override(key: str, value: Any) -> str:
-    """`key=value` as `core.config.load` and a shell's command line read it: true, null, 0.5, [a, b]."""
-    return f"{key}={_format(value)}"
-
-
-def spec_hash_text(spec: Mapping[str, Any]) -> str:
-    """Canonical JSON of a study's spec: equal text, equal study."""
-    return json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def _format(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(_format(item) for item in value) + "]"
-    if isinstance(value, str) and not re.fullmatch(r"[\w./:+-]+", value):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return repr(value) if isinstance(value, float) else str(value)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -470,12 +440,18 @@ class _Reader:
                 if isinstance(number, bool) or not isinstance(number, int | float):
                     raise self.error(f"printed.values.{_key(row)}: must be a number as printed, got {number!r}")
             values[_key(row)] = {column: float(number) for column, number in cells.items()}
+        compare = self.mapping(printed.get("compare", {}), "printed.compare")
+        if compare and columns:
+            raise self.error("printed.compare: with columns every printed number stands against the main metric")
+        for quantity in compare:
+            self.keys({quantity: ""}, [key for cells in values.values() for key in cells], "printed.compare")
         return Printed(
             metric=str(printed.get("metric", "")),
             source=str(printed.get("source", "")),
             values=values,
             rows=extra,
             digits=printed.get("digits"),
+            compare={str(key): str(metric) for key, metric in compare.items()} or None,
         )
 
     # ---- shapes
@@ -493,7 +469,7 @@ class _Reader:
 
 
 def _key(value: Any) -> str:
-    return _format(value) if isinstance(value, bool | float | list) or value is None else str(value)
+    return format_value(value) if isinstance(value, bool | float | list) or value is None else str(value)
 
 
 def _without(mapping: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:

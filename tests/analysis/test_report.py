@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from analysis import report
 from analysis.report import OPTIONS, contents, main, write
@@ -27,7 +28,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_study_has_its_tables_figures_and_a_line_in_the_index(written: Path) -> None:
-    names = [*(f"tables/ijepa_masking.{s}" for s in ("csv", "md", "tex")), "tables/index.md"]
+    names = [*(f"tables/ijepa_masking.{s}" for s in ("csv", "md", "tex")), "tables/index.md", "tables/agreement.md"]
     names += [f"tables/masking_ratio.{s}" for s in ("csv", "md", "tex")]
     for figure in ("ijepa_masking-bars", "ijepa_masking-dots", "masking_ratio-curve", "masking_ratio-hours"):
         names += [f"figures/{figure}.png", f"figures/{figure}.svg"]
@@ -113,6 +114,11 @@ def test_writing_again_leaves_unchanged_files_alone(laboratory: Laboratory, tmp_
     times = [path.stat().st_mtime_ns for path in paths]
     assert write(laboratory.engine, ["rows"], tmp_path) == paths
     assert [path.stat().st_mtime_ns for path in paths] == times
+
+
+def test_what_is_said_over_all_studies_is_not_rewritten_for_one(engine: Engine) -> None:
+    assert "tables/agreement.md" not in contents(engine, ["ijepa_masking"])
+    assert "tables/agreement.md" in contents(engine, ["masking_ratio", "ijepa_masking"])
 
 
 def test_a_study_with_an_instance_name_is_written_under_it(laboratory: Laboratory) -> None:

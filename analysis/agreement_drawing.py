@@ -1,0 +1,82 @@
+"""Draw `analysis.agreement`: a line a table, rank correlation on the left and signs on the right."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any, cast
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.agreement import FEWEST_ROWS, Comparison, Summary, interval
+from analysis.theme import PALETTE, REFERENCE, png, settings, svg
+
+WIDTH, LINE_HEIGHT = 9.0, 0.34  # inches
+SAME, OTHER, TAU = PALETTE[0], "#D9D9D9", PALETTE[1]
+_NOTE = (
+    "τ: Kendall's rank correlation of our rows' order with the printed one, with its 95 % bootstrap interval over "
+    f"seeds; hollow: fewer than {FEWEST_ROWS} rows, or one seed. Ours are small encoders on other data than the "
+    "papers'; what differs is listed in tables/agreement.md."
+)
+
+
+def images(summaries: Sequence[Summary]) -> dict[str, bytes]:
+    """The figure as {"svg": ..., "png": ...}; nothing where there is no comparison to draw."""
+    if not summaries:
+        return {}
+    with mpl.rc_context(cast(Any, settings())):
+        figure = draw(summaries)
+        return {"svg": svg(figure), "png": png(figure)}
+
+
+def draw(summaries: Sequence[Summary]) -> Figure:
+    """Call it within `theme.settings()`."""
+    lines = [comparison for summary in summaries for comparison in summary.comparisons]
+    figure = Figure(figsize=(WIDTH, 1.6 + LINE_HEIGHT * len(lines)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    _correlations(left, lines)
+    _signs(right, lines)
+    scales = {summary.scale for summary in summaries}
+    labels = [_label(line, with_scale=len(scales) > 1) for line in lines]
+    left.set_yticks(range(len(lines)), labels)
+    left.set_ylim(len(lines) - 0.5, -0.5)
+    figure.suptitle(f"Do our tables agree with the printed ones? (scale {', '.join(sorted(scales))})", fontsize=11)
+    figure.supxlabel(textwrap.fill(_NOTE, 145), fontsize=7.5, x=0.01, ha="left")
+    return figure
+
+
+def _label(line: Comparison, *, with_scale: bool) -> str:
+    text = f"{line.name} ({line.scale})" if with_scale and "@" not in line.study else line.name
+    return textwrap.fill(text, 34)
+
+
+def _correlations(axes: Axes, lines: Sequence[Comparison]) -> None:
+    axes.axvline(0, color=REFERENCE, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for place, line in enumerate(lines):
+        if not math.isfinite(line.tau):
+            continue
+        low, high = interval(line, line.taus)
+        if math.isfinite(low):
+            axes.plot([low, high], [place, place], color=TAU, linewidth=1.4, zorder=2, solid_capstyle="butt")
+        is_whole = len(line.rows) >= FEWEST_ROWS and line.num_seeds > 1
+        axes.scatter([line.tau], [place], c=[TAU if is_whole else "white"], edgecolors=TAU, s=34, zorder=3)
+    axes.set_xlim(-1.08, 1.08)
+    axes.set(xlabel="τ of the rows' order")
+    axes.grid(axis="y", visible=False)
+
+
+def _signs(axes: Axes, lines: Sequence[Comparison]) -> None:
+    most = max(1, *(line.num_signs for line in lines))
+    for place, line in enumerate(lines):
+        axes.barh(place, line.num_signs, height=0.62, color=OTHER, zorder=2)
+        axes.barh(place, line.num_same, height=0.62, color=SAME, zorder=3)
+        text = f"{line.num_same} of {line.num_signs}" if line.num_signs else "no printed difference"
+        axes.text(line.num_signs + 0.02 * most, place, f" {text}", va="center", fontsize=8)
+    axes.set_xlim(0, 1.45 * most)
+    axes.set_xticks([])
+    axes.set(xlabel="differences to the baseline\nwith the printed sign")
+    axes.tick_params(labelleft=False)
+    axes.grid(visible=False)

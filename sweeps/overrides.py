@@ -1,0 +1,35 @@
+"""Options that a study's layers set, laid over one another, and written as `core.config.load` reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win. One that chooses another variant drops what earlier ones set of the old variant's options."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for group, choice in layer.items():
+            if "." not in group and group != "evals" and merged.get(group, choice) != choice:
+                merged = {key: value for key, value in merged.items() if not key.startswith(f"{group}.")}
+        merged |= layer
+    return merged
+
+
+def format_override(key: str, value: Any) -> str:
+    """`key=value` as `core.config.load` and a shell's command line read it: true, null, 0.5, [a, b]."""
+    return f"{key}={format_value(value)}"
+
+
+def format_value(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(format_value(item) for item in value) + "]"
+    if isinstance(value, str) and not re.fullmatch(r"[\w./:+-]+", value):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return repr(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from sqlalchemy import Engine
+
+from analysis import agreement, agreement_drawing
+from analysis.agreement import Comparison, compare, kendall_tau_b, resampled_means, spearman
+from analysis.frame import Frame, load
+from sweeps.study import SCALES, StudyError, names, parse, read
+from tests.analysis.conftest import MAIN, ROWS, Laboratory
+
+OTHER = "knn/motion_top1"
+
+
+def study(values: dict[str, Any], **printed: Any) -> dict[str, Any]:
+    """Four rows, the first one the baseline; `values` are the printed ones."""
+    rows = [{"key": key, "label": key, "set": {"mask": key}} for key in "abcd"]
+    return {**ROWS, "rows": rows, "metrics": [MAIN, OTHER], "printed": {"metric": "top-1", "values": values, **printed}}
+
+
+def run(laboratory: Laboratory, ours: dict[str, list[float]], name: str = "four") -> None:
+    """The rows' main metric by seed; the other metric is its negative."""
+    for row, values in ours.items():
+        for seed, value in enumerate(values):
+            laboratory.run(name, row, seed, {MAIN: value, OTHER: -value})
+
+
+def only(frame: Frame) -> Comparison:
+    (comparison,) = compare(frame)
+    return comparison
+
+
+PRINTED = {"a": 50.0, "b": 60.0, "c": 70.0, "d": 70.0}
+
+
+# ---- rank correlation
+
+
+def test_tau_of_four_rows_by_hand() -> None:
+    # Six pairs: 1<2 1<3 1<4 2<3 2<4 agree, 3<4 does not.
+    assert kendall_tau_b(np.array([1.0, 2.0, 3.0, 4.0]), np.array([[1.0, 2.0, 4.0, 3.0]])) == pytest.approx([4 / 6])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_correlations_equal_scipys_with_ties(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    printed, ours = generator.integers(0, 4, 7).astype(float), generator.integers(0, 5, (3, 7)).astype(float)
+    assert kendall_tau_b(printed, ours) == pytest.approx([scipy_stats.kendalltau(printed, o).statistic for o in ours])
+    assert spearman(printed, ours) == pytest.approx([scipy_stats.spearmanr(printed, o).statistic for o in ours])
+
+
+def test_rows_that_all_tie_have_no_correlation() -> None:
+    tied, ours = np.array([1.0, 1.0, 1.0]), np.array([[1.0, 2.0, 3.0]])
+    assert math.isnan(kendall_tau_b(tied, ours)[0]) and math.isnan(spearman(tied, ours)[0])
+
+
+def test_three_seeds_are_resampled_in_all_27_ways_and_rows_take_the_same_ones() -> None:
+    means = resampled_means(np.array([[0.0, 3.0, 6.0], [1.0, 4.0, 7.0]]))
+    assert means.shape == (27, 2)
+    assert np.allclose(means[:, 1] - means[:, 0], 1)
+    assert sorted({round(mean, 9) for mean in means[:, 0]}) == [0, 1, 2, 3, 4, 5, 6]
+
+
+# ---- a table
+
+
+def test_the_same_order_is_one_and_every_sign_agrees(laboratory: Laboratory) -> None:
+    laboratory.study("four", study(PRINTED))
+    run(laboratory, {row: [10.0 * i, 10.0 * i + 1, 10.0 * i + 2] for i, row in enumerate("abcd")})
+    found = only(load(laboratory.engine, "four"))
+    # c and d are printed equal: tau-b of five ordered pairs of six
+    assert found.tau == pytest.approx(5 / math.sqrt(5 * 6)) and found.taus == pytest.approx([found.tau] * 27)
+    assert (found.num_same, found.num_signs, found.num_clear, found.num_clear_same) == (3, 3, 3, 3)
+    assert found.rows == ("a", "b", "c", "d") and found.num_seeds == 3 and found.metric == MAIN
+
+
+def test_the_interval_shows_that_one_seed_reverses_the_order(laboratory: Laboratory) -> None:
+    laboratory.study("four", study({"a": 1.0, "b": 2.0}))
+    run(laboratory, {"a": [10.0, 10.0, 10.0], "b": [12.0, 12.0, 7.0]})
+    found = only(load(laboratory.engine, "four"))
+    assert found.tau == 1.0 and agreement.interval(found, found.taus) == (-1.0, 1.0)
+    assert (found.num_same, found.num_signs, found.num_clear) == (1, 1, 0)
+
+
+def test_a_row_that_lacks_a_number_is_left_out_and_named(laboratory: Laboratory) -> None:
+    laboratory.study("four", study(PRINTED))
+    run(laboratory, {"a": [1.0, 2.0, 3.0], "b": [2.0, 3.0, 4.0], "c": [9.0, 9.0]})
+    laboratory.run("four", "d", 0, {MAIN: 1.0}, state="diverged")
+    found = only(load(laboratory.engine, "four"))
+    assert found.rows == ("a", "b") and found.left_out == ("c", "d")
+    assert "2 (without c, d)" in agreement.markdown(agreement.summarise([load(laboratory.engine, "four")]))
+
+
+def test_a_row_printed_equal_to_the_baseline_has_no_sign(laboratory: Laboratory) -> None:
+    laboratory.study("four", study({"c": 70.0, "d": 70.0, "b": 60.0}) | {"baseline": "d"})
+    run(laboratory, {"b": [2.0, 3.0, 4.0], "c": [9.0, 9.0, 9.0], "d": [5.0, 5.0, 5.0]})
+    assert only(load(laboratory.engine, "four")).num_signs == 1
+
+
+def test_one_seed_has_a_correlation_and_no_interval(laboratory: Laboratory) -> None:
+    laboratory.study("four", study(PRINTED) | {"seeds": [0]})
+    run(laboratory, {row: [float(i)] for i, row in enumerate("abcd")})
+    found = only(load(laboratory.engine, "four"))
+    assert all(math.isnan(end) for end in agreement.interval(found, found.taus)) and found.num_clear == 0
+
+
+def test_compare_says_which_metric_stands_against_which_printed_number(laboratory: Laboratory) -> None:
+    values = {"a": {"K": 1.0, "S": 1.0}, "b": {"K": 2.0, "S": 2.0}, "c": {"K": 3.0}}
+    laboratory.study("four", study(values, compare={"S": "motion_top1", "K": MAIN}))
+    laboratory.study("first", study(values))
+    laboratory.study("gone", study(values, compare={"S": "epe"}))
+    for name in ("four", "first"):
+        if name == "four":
+            run(laboratory, {"a": [1.0, 1.0, 1.0], "b": [2.0, 2.0, 2.0], "c": [3.0, 3.0, 3.0]}, name)
+    found = compare(load(laboratory.engine, "four"))
+    assert [(c.quantity, c.metric, len(c.rows), c.tau) for c in found] == [("K", MAIN, 3, 1.0), ("S", OTHER, 2, -1.0)]
+    assert [(c.quantity, c.metric) for c in compare(load(laboratory.engine, "first"))] == [("K", MAIN)]
+    assert compare(load(laboratory.engine, "gone")) == []
+
+
+def test_with_columns_each_printed_column_is_compared_in_its_place(engine: Engine) -> None:
+    frame = load(engine, "masking_ratio")  # one printed row: no order
+    assert compare(frame) == []
+    assert [(pair.quantity, pair.col_key) for pair in agreement.pairs(frame)] == [
+        ("full length", "long"),
+        ("half length", "short"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("printed", "message"),
+    [
+        ({"compare": {"T": MAIN}}, "unknown key printed.compare.T; allowed: K"),
+        ({"compare": [MAIN]}, "printed.compare must be a mapping"),
+    ],
+)
+def test_a_mistake_in_compare_is_named(printed: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        parse(study({"a": {"K": 1.0}}, **printed), Path("studies/x.yaml"))
+
+
+@pytest.mark.parametrize("name", [n for n in names() if (p := read(n).printed) is not None and p.compare])
+def test_what_a_study_compares_is_in_its_table_at_some_scale(name: str) -> None:
+    found = read(name)
+    metrics = {
+        metric.replace("{labels}", label).replace("{label}", "digit")
+        for scale in SCALES
+        for metric in found.metrics(scale)
+        for label in ("digit", "motion")
+    }
+    assert found.printed is not None and found.printed.compare
+    for target in found.printed.compare.values():
+        target = target.replace("{label}", "digit")
+        assert any(target in (metric, metric.partition("/")[2]) for metric in metrics), target
+
+
+# ---- over tables
+
+
+@pytest.fixture
+def two_tables(laboratory: Laboratory) -> list[Frame]:
+    """One table in the printed order, one in the reverse, of different recipes."""
+    for name, sign in (("four", 1), ("back", -1)):
+        document = study({"a": 1.0, "b": 2.0, "c": 3.0}) | {"base": {"data": name}}
+        laboratory.study(name, document)
+        run(laboratory, {row: [50.0 + sign * (10 * i + s) for s in range(3)] for i, row in enumerate("abc")}, name)
+        run(laboratory, {"d": [1.0, 2.0, 3.0], "random_init": [30.0, 30.0, 30.0]}, name)
+    return [load(laboratory.engine, name) for name in ("back", "four")]
+
+
+def test_the_mean_over_tables_and_the_gain_over_random_initialisation(two_tables: list[Frame]) -> None:
+    (summary,) = agreement.summarise(two_tables)
+    assert summary.tau is not None and (summary.tau.mean, summary.tau.low, summary.tau.high) == (0.0, 0.0, 0.0)
+    # gains 20 21 22 of one default recipe and 20 19 18 of the other: without one at either end 20 20 19 21
+    assert summary.gain is not None and summary.gain.mean == 20.0 and summary.num_recipes == 2
+    assert 19 <= summary.gain.low < 20 < summary.gain.high <= 21
+
+
+def test_a_recipe_that_two_tables_share_counts_once(laboratory: Laboratory) -> None:
+    for name in ("one", "two"):
+        laboratory.study(name, study({"a": 1.0, "b": 2.0}))
+    run(laboratory, {"a": [50.0, 51.0, 52.0], "b": [50.0] * 3, "random_init": [30.0] * 3}, "one")
+    (summary,) = agreement.summarise([load(laboratory.engine, name) for name in ("one", "two")])
+    assert summary.gain is not None and (summary.num_recipes, summary.gain.num_seeds) == (1, 3)
+
+
+def test_scales_are_summarised_apart(laboratory: Laboratory) -> None:
+    laboratory.study("four", study({"a": 1.0, "b": 2.0}))
+    laboratory.study("four@smoke", study({"a": 1.0, "b": 2.0}) | {"base": {"data": "x"}}, "smoke")
+    for name in ("four", "four@smoke"):
+        run(laboratory, {"a": [1.0, 1.0, 1.0], "b": [2.0, 2.0, 2.0]}, name)
+    found = agreement.summarise([load(laboratory.engine, name) for name in ("four", "four@smoke")])
+    assert [(s.scale, [c.study for c in s.comparisons]) for s in found] == [
+        ("cpu", ["four"]),
+        ("smoke", ["four@smoke"]),
+    ]
+
+
+def test_the_page_says_what_differs_and_links_each_table(two_tables: list[Frame]) -> None:
+    page = agreement.markdown(agreement.summarise(two_tables))
+    assert "- 2 of 4 differences to the baseline have the printed sign" in page
+    assert "| [back](back.md) | top-1, I-JEPA Table 6 | ridge/digit\\_top1 | 3 | 3 | −1.00 [−1.00, −1.00]" in page
+    assert "- back: printed top-1, I-JEPA Table 6; ours back, 300 steps" in page
+    assert f"four {two_tables[1].digest}" in page
+
+
+def test_nothing_to_compare_is_said_and_not_drawn(engine: Engine) -> None:
+    summaries = agreement.summarise([load(engine, "masking_ratio")])
+    assert summaries == [] and agreement_drawing.images(summaries) == {}
+    assert "No table has two rows with all their seeds" in agreement.markdown(summaries)
+
+
+def test_the_figure_has_a_line_a_table_and_the_same_bytes_again(two_tables: list[Frame]) -> None:
+    summaries = agreement.summarise(two_tables)
+    images = agreement_drawing.images(summaries)
+    assert set(images) == {"svg", "png"} and images == agreement_drawing.images(agreement.summarise(two_tables))
+    figure = agreement_drawing.draw(summaries)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["back", "four"]
+    assert [text.get_text().strip() for text in figure.axes[1].texts] == ["0 of 2", "2 of 2"]
