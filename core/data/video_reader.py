@@ -188,13 +188,17 @@ class TorchcodecReader(_Files):
                 "or use data.reader=decord"
             )
         try:
-            import torchcodec.decoders  # noqa: F401  an optional extra, which loads FFmpeg's libraries
-        except (RuntimeError, OSError, ImportError) as error:
+            import torchcodec  # an optional extra
+
+            # 0.17 without FFmpeg says so here and fails at every file; older versions raise when they are imported.
+            is_loaded = getattr(torchcodec, "ffmpeg_major_version", "not told") is not None
+        except (RuntimeError, OSError, ImportError):
+            is_loaded = False
+        if not is_loaded:
             raise ValueError(
-                f"data.reader=torchcodec: torchcodec cannot be loaded ({_first_line(error)}); it needs "
-                "FFmpeg's shared libraries (apt install ffmpeg), and its version must belong to your torch; install "
-                "them, or use data.reader=decord"
-            ) from error
+                "data.reader=torchcodec: torchcodec is installed but cannot load FFmpeg's shared libraries, or belongs "
+                "to another version of torch; install what it lacks (apt install ffmpeg), or use data.reader=decord"
+            )
 
     def probe(self, path: Path) -> Facts:
         self.check(path)
