@@ -158,6 +158,10 @@ class Encoder:
         """D: how many features each of its tokens has."""
         raise NotImplementedError
 
+    def num_blocks(self) -> int:
+        """How many layers `EncoderModule.intermediate` can give."""
+        raise NotImplementedError
+
     def grid(self, spec: DataSpec) -> Grid:
         """The patch grid on clips of this shape; ValueError when the patch size does not divide it."""
         raise NotImplementedError

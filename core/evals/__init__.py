@@ -5,7 +5,8 @@ the encoder. For each label of the data set it returns top-1 in percent, such as
 
 ========== ==================================================== =======================================
 ridge      least squares in closed form                         the default: fast, without noise of SGD
-linear     softmax regression, grid of settings                 the papers' linear probe
+linear     softmax regression, grid of settings                 a linear probe in seconds
+vissl      LARS or SGD, layers x norms x settings; low-shot     the papers' linear probe
 attentive  a query reads the patch tokens, grid of settings     V-JEPA's probe of videos
 low_shot   a head on 1 % of the labels                          the papers' ablation tables
 knn        20 nearest neighbours                                no training at all
@@ -23,12 +24,14 @@ from core.evals.knn import Knn
 from core.evals.linear import Linear
 from core.evals.low_shot import LowShot
 from core.evals.ridge import Ridge
+from core.evals.vissl import Vissl
 from core.types import Evaluation
 
 EVALS: dict[str, type[Evaluation]] = {
     "ridge": Ridge,
     "knn": Knn,
     "linear": Linear,
+    "vissl": Vissl,
     "attentive": Attentive,
     "low_shot": LowShot,
     "collapse": Collapse,

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from core.evals.attention_grid import Layout, Probes, train
 from core.evals.clips import plan
-from core.evals.samples import check_test, check_train, hold_out, labelled, top1, top1_names
+from core.evals.samples import check_layers, check_test, check_train, hold_out, labelled, top1, top1_names
 from core.types import DataSpec, Encoder, Evaluation, Features, Sampling, Tokens, generator_for
 
 
@@ -95,6 +95,7 @@ class Attentive(Evaluation):
         )
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
+        check_layers("evals.attentive.num_layers", self.num_layers, encoder)
         self._check_heads(self.num_layers * encoder.token_width())
         plan(spec, built_for, self.sampling)
 

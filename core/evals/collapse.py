@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.types import DataSpec, Evaluation, Features
+from core.evals.samples import check_layers
+from core.types import DataSpec, Encoder, Evaluation, Features
 
 
 def rankme(features: Tensor, eps: float = 1e-7) -> float:
@@ -39,6 +40,9 @@ class Collapse(Evaluation):
     def __post_init__(self) -> None:
         if self.num_layers < 1:
             raise ValueError(f"evals.collapse.num_layers must be at least 1, got {self.num_layers}")
+
+    def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
+        check_layers("evals.collapse.num_layers", self.num_layers, encoder)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return ["collapse/rankme", "collapse/feature_std"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.samples import Samples, test_samples, top1, top1_names, train_samples
-from core.types import DataSpec, Evaluation, Features
+from core.evals.samples import Samples, check_layers, test_samples, top1, top1_names, train_samples
+from core.types import DataSpec, Encoder, Evaluation, Features
 
 
 def knn_scores(train: Samples, queries: Tensor, num_classes: int, *, k: int, temperature: float) -> Tensor:
@@ -43,6 +43,9 @@ class Knn(Evaluation):
             raise ValueError(f"evals.knn.temperature must be above 0, got {self.temperature}")
         if self.num_layers < 1:
             raise ValueError(f"evals.knn.num_layers must be at least 1, got {self.num_layers}")
+
+    def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
+        check_layers("evals.knn.num_layers", self.num_layers, encoder)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("knn", spec)

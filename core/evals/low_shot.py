@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.evals.ridge import RidgeHead, Standardiser, fit_ridge, standardiser
-from core.evals.samples import Samples, draw_per_class, test_samples, top1, top1_names, train_samples
-from core.types import DataSpec, Evaluation, Features, generator_for
+from core.evals.samples import Samples, check_layers, draw_per_class, test_samples, top1, top1_names, train_samples
+from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
 
 
 class HeadKind(Enum):
@@ -83,6 +83,9 @@ class LowShot(Evaluation):
         for name in ("min_per_class", "num_draws", "num_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evals.low_shot.{name} must be at least 1, got {getattr(self, name)}")
+
+    def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
+        check_layers("evals.low_shot.num_layers", self.num_layers, encoder)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("low_shot", spec)

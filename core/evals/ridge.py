@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.evals.samples import Samples, hold_out, test_samples, top1, top1_names, train_samples
-from core.types import DataSpec, Evaluation, Features, generator_for
+from core.evals.samples import Samples, check_layers, hold_out, test_samples, top1, top1_names, train_samples
+from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
 
 
 class Standardiser(NamedTuple):
@@ -91,6 +91,9 @@ class Ridge(Evaluation):
             raise ValueError(f"evals.ridge.heldout must be in (0, 1), got {self.heldout}")
         if self.num_layers < 1:
             raise ValueError(f"evals.ridge.num_layers must be at least 1, got {self.num_layers}")
+
+    def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
+        check_layers("evals.ridge.num_layers", self.num_layers, encoder)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("ridge", spec)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from core.types import DataSpec, Features
+from core.types import DataSpec, Encoder, Features
 
 
 class Samples(NamedTuple):
@@ -53,6 +53,14 @@ def _labelled(features: Features, split: str, label: str, num_layers: int) -> Sa
     has_label = labelled(labels, split, label, features.spec)
     values = labels[label]
     return Samples(pooled, values) if has_label.all() else Samples(pooled[has_label], values[has_label])
+
+
+def check_layers(key: str, num_layers: int, encoder: Encoder) -> None:
+    """Raise ValueError naming the option `key` when the encoder has fewer layers."""
+    if num_layers > encoder.num_blocks():
+        raise ValueError(
+            f"{key} must be at most the encoder's {encoder.num_blocks()} layers (encoder.depth), got {num_layers}"
+        )
 
 
 def labelled(labels: Mapping[str, Tensor], split: str, label: str, spec: DataSpec) -> Tensor:

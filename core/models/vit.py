@@ -48,6 +48,9 @@ class ViT(Encoder):
     def token_width(self) -> int:
         return self.width
 
+    def num_blocks(self) -> int:
+        return self.depth
+
     def grid(self, spec: DataSpec) -> Grid:
         if spec.height % self.patch or spec.width % self.patch:
             raise ValueError(
@@ -108,6 +111,8 @@ class VisionTransformer(EncoderModule):
         return [self.norm(encoded) for encoded in self.blocks.many(sequences)]
 
     def intermediate(self, clips: Tensor, num_layers: int, keep: Tensor | None = None) -> list[Tensor]:
+        if not 1 <= num_layers <= len(self.blocks):
+            raise ValueError(f"the last {num_layers} layers were asked of an encoder that has {len(self.blocks)}")
         x, _ = self._tokens(clips, keep)
         return [self.norm(layer)[:, self.num_prefix :] for layer in self.blocks.every(x)[-num_layers:]]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from core.evals import EVALS
+from core.evals.linear_grid import Optimizer
 from core.types import generator_for
 from tests.core.evals.known import clusters, known
 
@@ -16,6 +17,7 @@ CLASSIFIERS = sorted(set(EVALS) - {"collapse"})
 OPTIONS = {
     "linear": {"epochs": 5},
     "low_shot": {"share": 0.1},
+    "vissl": {"optimizer": Optimizer.sgd, "lrs": [1.0], "epochs": 5, "batch_size": 32},
     "attentive": {"epochs": 10, "heads": 1, "lrs": [0.03], "batch_size": 32},
 }
 
@@ -72,8 +74,9 @@ def test_it_runs_under_inference_mode_with_equal_numbers(name, noisy):
 
 @pytest.mark.parametrize("name", EVALS)
 def test_zero_layers_are_refused(name):
-    with pytest.raises(ValueError, match=rf"evals\.{name}\.num_layers must be at least 1, got 0"):
-        EVALS[name](num_layers=0)
+    option, value = ("layers", [0]) if name == "vissl" else ("num_layers", 0)
+    with pytest.raises(ValueError, match=rf"evals\.{name}\.{option} must be .*at least 1, got"):
+        EVALS[name](**{option: value})
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from core.data.augment import normalise
 from core.evals import EVALS, FrozenFeatures
+from core.evals.linear_grid import Optimizer
 from core.types import Batch, DataSpec, EncoderModule, Grid, generator_for
 
 SPEC = DataSpec(1, frames=1, height=8, width=8, classes={"column": 4}, mean=(0.45,), std=(0.225,))
@@ -169,5 +170,8 @@ def test_a_mean_for_another_number_of_channels_is_refused():
 @pytest.mark.parametrize("name", sorted(set(EVALS) - {"collapse"}))
 def test_stripes_are_read_from_a_tiny_encoder(name):
     features = frozen(train=80, test=40, autocast_dtype=torch.bfloat16)
-    options = {"heads": 2, "lrs": [0.03], "batch_size": 16} if name == "attentive" else {}
-    assert EVALS[name](**options).run(features, seed=0)[f"{name}/column_top1"] > 90
+    options = {
+        "attentive": {"heads": 2, "lrs": [0.03], "batch_size": 16},
+        "vissl": {"layers": [1, 2], "optimizer": Optimizer.sgd, "lrs": [0.3], "batch_size": 16},
+    }
+    assert EVALS[name](**options.get(name, {})).run(features, seed=0)[f"{name}/column_top1"] > 90
