@@ -22,20 +22,36 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, skip: int = 0) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        skip: int = 0,
+        rotation: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Attend to every token of `x` [B, N, D] from those after the first `skip`: [B, N - skip, D].
 
-        `attn_mask` [B, 1, 1, N] is added to the scores: 0 where a token may be seen, -inf where not.
+        `attn_mask` [B, 1, 1, N] is added to the scores: 0 where a token may be seen, -inf where not. `rotation` is
+        the cosine and sine that queries and keys are rotated by, [N, d] or [B, 1, N, d] with d = D / heads.
         """
         assert not is_causal
-        out: Tensor = self.proj(attend(self.qkv(x), self.num_heads, attn_mask, skip))
+        out: Tensor = self.proj(attend(self.qkv(x), self.num_heads, attn_mask, skip, rotation))
         return out
 
 
-def attend(qkv: Tensor, num_heads: int, attn_mask: Tensor | None = None, skip: int = 0) -> Tensor:
+def attend(
+    qkv: Tensor,
+    num_heads: int,
+    attn_mask: Tensor | None = None,
+    skip: int = 0,
+    rotation: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Mix the values of packed `qkv` [B, N, 3 D] for the tokens after the first `skip`: [B, N - skip, D]."""
     b, n, d = qkv.shape
     q, k, v = qkv.view(b, n, 3, num_heads, d // 3 // num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+    if rotation is not None:
+        q, k = rotate(q, *rotation), rotate(k, *rotation)
     q = q[:, :, skip:]
     # The flash kernel for CPU is the faster one forward, and several times the slower one backward.
     if qkv.device.type == "cpu" and qkv.requires_grad:
@@ -43,6 +59,14 @@ def attend(qkv: Tensor, num_heads: int, attn_mask: Tensor | None = None, skip: i
     else:
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
     return mixed.transpose(1, 2).reshape(b, n - skip, d // 3)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`x` [B, H, N, d] with each pair of neighbouring features (a, b) turned: (a cos - b sin, b cos + a sin)."""
+    a, b = x.reshape(*x.shape[:-1], -1, 2).unbind(-1)
+    turned = torch.stack([-b, a], dim=-1).flatten(-2)
+    # The tables are float32: angles rounded to bfloat16 would be off by whole patches.
+    return (x * cos + turned * sin).to(x.dtype)
 
 
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from core.models import cpu_block
 from core.models.attention import Attention
+from core.models.positions import Rotation
 
 
 class Init(Enum):
@@ -67,11 +68,13 @@ class Blocks(nn.ModuleList):
             if rate > 0:
                 block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, skip: int = 0) -> Tensor:
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, skip: int = 0, rotation: Rotation | None = None
+    ) -> Tensor:
         """[B, N, D] -> [B, N - skip, D]."""
         last = len(self) - 1
         for index, block in enumerate(self):
-            x = apply_block(block, x, attn_mask, skip if index == last else 0)
+            x = apply_block(block, x, attn_mask, skip if index == last else 0, rotation)
         return x
 
     def many(self, sequences: Sequence[Tensor], skips: Sequence[int] | None = None) -> list[Tensor]:
@@ -94,20 +97,22 @@ class Blocks(nn.ModuleList):
         parts = torch.split(flat, [len(x) * length for x, length in zip(sequences, lengths, strict=True)])
         return [part.view(len(x), -1, width) for part, x in zip(parts, sequences, strict=True)]
 
-    def every(self, x: Tensor, attn_mask: Tensor | None = None) -> list[Tensor]:
+    def every(self, x: Tensor, attn_mask: Tensor | None = None, rotation: Rotation | None = None) -> list[Tensor]:
         """The output of each block."""
         outputs = []
         for block in self:
-            x = apply_block(block, x, attn_mask)
+            x = apply_block(block, x, attn_mask, rotation=rotation)
             outputs.append(x)
         return outputs
 
 
-def apply_block(block: Any, x: Tensor, attn_mask: Tensor | None, skip: int = 0) -> Tensor:
+def apply_block(
+    block: Any, x: Tensor, attn_mask: Tensor | None, skip: int = 0, rotation: Rotation | None = None
+) -> Tensor:
     """What timm's Block.forward does, for the tokens after the first `skip` only."""
-    if cpu_block.fits(block, x, attn_mask):
+    if rotation is None and cpu_block.fits(block, x, attn_mask):
         return cpu_block.apply(block, x, skip)
-    mixed: Tensor = block.attn(block.norm1(x), attn_mask, skip=skip)
+    mixed: Tensor = block.attn(block.norm1(x), attn_mask, skip=skip, rotation=rotation)
     x = x[:, skip:] + block.drop_path1(mixed)
     x = x + block.drop_path2(block.mlp(block.norm2(x)))
     return x

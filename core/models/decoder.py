@@ -35,6 +35,8 @@ class Decoder(Predictor):
 
     def __post_init__(self) -> None:
         check_widths(self.depth, self.width, self.heads, self.mlp_ratio)
+        if self.position is Position.rope:
+            raise ValueError("predictor.position=rope is for encoders: choose sincos, sequence or learned")
 
     def build(self, encoder: EncoderModule, out_dim: int, num_kinds: int, generator: Generator) -> PredictorModule:
         return TokenDecoder(self, encoder, out_dim, generator)

@@ -1,4 +1,4 @@
-"""Position embeddings of a patch grid: fixed sin-cos, or learned and separable over space and time."""
+"""Where a patch is, told to the encoder: an embedding added to it, or a rotation of its queries and keys."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from core.types import Grid
 
 
 class Position(Enum):
+    """sincos, learned: by row, column and frame. sequence: sin-cos of the index alone. rope: rotated attention."""
+
     sincos = "sincos"
     learned = "learned"
+    sequence = "sequence"
+    rope = "rope"
+
+
+Rotation = tuple[Tensor, Tensor]  # cosine and sine, [N, d] or [B, 1, N, d]
 
 
 def sincos(grid: Grid, width: int) -> Tensor:
@@ -39,20 +46,58 @@ def _waves(position: Tensor, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+def sequence(grid: Grid, width: int) -> Tensor:
+    """Fixed sin-cos positions of the patch index, whatever the grid's shape, [N, width] float32.
+
+    Sines and cosines take turns, one frequency a pair.
+
+    Source: VideoMAE (Tong et al., 2022, arXiv:2203.12602), whose released models have it.
+    """
+    index = torch.arange(grid.num_patches, dtype=torch.float64)
+    sin, cos = _waves(index, width).chunk(2, dim=1)
+    return torch.stack([sin, cos], dim=2).flatten(1).float()
+
+
+def rotation(grid: Grid, head_width: int) -> Rotation:
+    """Cosine and sine by which every patch's queries and keys are rotated, [N, head_width] float32 each.
+
+    A third of a head's features, rounded down to an even number, for frame, row and column each; what is left over is
+    not rotated. Neighbouring features are rotated as a pair, while the list of frequencies is laid over each third
+    twice, so that a pair's two features have different angles: not a rotation in the strict sense, but what the
+    released models were trained with.
+
+    Source: V-JEPA 2 (Assran et al., 2025, arXiv:2506.09985), section 2.1; the order is that of its released models.
+    """
+    third = 2 * (head_width // 3 // 2)
+    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    waves = [_waves(axis.flatten(), third).chunk(2, dim=1) for axis in axes]
+    sin = torch.cat([sin.repeat(1, 2) for sin, _ in waves], dim=1)
+    cos = torch.cat([cos.repeat(1, 2) for _, cos in waves], dim=1)
+    rest = (0, head_width - 3 * third)
+    return nn.functional.pad(cos, rest, value=1.0).float(), nn.functional.pad(sin, rest).float()
+
+
 class Positions(nn.Module):
-    """Positions of patches by index; the class token's is zero for sin-cos and learned otherwise.
+    """Positions of patches by index; the class token's is learned with the learned kind and zero otherwise.
 
     Source of the learned kind: MAE-ST (Feichtenhofer et al., 2022, arXiv:2205.09113), section 4: one embedding for
     space and one for time, added; a third for the class token.
     """
 
     table: Tensor
+    cos: Tensor
+    sin: Tensor
 
-    def __init__(self, kind: Position, grid: Grid, width: int, num_prefix: int) -> None:
+    def __init__(self, kind: Position, grid: Grid, width: int, num_prefix: int, heads: int = 1) -> None:
         super().__init__()
-        self.kind, self.area = kind, grid.h * grid.w
-        if kind is Position.sincos:
-            self.register_buffer("table", sincos(grid, width), persistent=False)
+        self.kind, self.area, self.num_prefix = kind, grid.h * grid.w, num_prefix
+        if kind in (Position.sincos, Position.sequence):
+            made = sincos(grid, width) if kind is Position.sincos else sequence(grid, width)
+            self.register_buffer("table", made, persistent=False)
+        elif kind is Position.rope:
+            cos, sin = rotation(grid, width // heads)
+            self.register_buffer("cos", cos, persistent=False)
+            self.register_buffer("sin", sin, persistent=False)
         else:
             self.space = nn.Parameter(torch.empty(self.area, width))
             self.time = nn.Parameter(torch.empty(grid.t, width))
@@ -64,7 +109,9 @@ class Positions(nn.Module):
 
     def forward(self, index: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Positions of the patches at `index` ([B, n] -> [B, n, D]), or of all of them ([N, D]) when None."""
-        if self.kind is Position.sincos:
+        if self.kind is Position.rope:
+            return self.cos.new_zeros((), dtype=dtype)
+        if self.kind is not Position.learned:
             table = self.table.to(dtype)
             return table if index is None else table[index]
         space, time = self.space.to(dtype), self.time.to(dtype)
@@ -74,6 +121,14 @@ class Positions(nn.Module):
 
     def of_prefix(self, prefix: Tensor) -> Tensor:
         """`prefix` [..., P, D] plus its position."""
-        if self.kind is Position.sincos or self.prefix is None:
+        if self.kind is not Position.learned or self.prefix is None:
             return prefix
         return prefix + self.prefix.to(prefix.dtype)
+
+    def rotation(self, index: Tensor | None) -> Rotation | None:
+        """How attention rotates class tokens (not at all) and the patches at `index`; None for the other kinds."""
+        if self.kind is not Position.rope:
+            return None
+        cos, sin = (self.cos, self.sin) if index is None else (self.cos[index][:, None], self.sin[index][:, None])
+        unmoved = (0, 0, self.num_prefix, 0)
+        return nn.functional.pad(cos, unmoved, value=1.0), nn.functional.pad(sin, unmoved)

@@ -40,6 +40,13 @@ class ViT(Encoder):
             raise ValueError(f"encoder.width must be a multiple of encoder.heads, got {self.width} and {self.heads}")
         if self.position is Position.sincos and self.width % 4:
             raise ValueError(f"encoder.width must be a multiple of 4 for encoder.position=sincos, got {self.width}")
+        if self.position is Position.sequence and self.width % 2:
+            raise ValueError(f"encoder.width must be even for encoder.position=sequence, got {self.width}")
+        if self.position is Position.rope and (self.width // self.heads < 6 or self.width // self.heads % 2):
+            raise ValueError(
+                "encoder.width / encoder.heads must be even and at least 6 for encoder.position=rope, which turns pairs"
+                f" of features by frame, row and column; got {self.width} / {self.heads}"
+            )
         if self.mlp_ratio <= 0:
             raise ValueError(f"encoder.mlp_ratio must be positive, got {self.mlp_ratio}")
         if not 0 <= self.drop_path < 1:
@@ -75,7 +82,7 @@ class VisionTransformer(EncoderModule):
         self.num_prefix = int(options.class_token)
         self.patch, self.tubelet = options.patch, options.tubelet
         self.embed = make_linear(spec.channels * options.tubelet * options.patch**2, options.width)
-        self.positions = Positions(options.position, self.grid, options.width, self.num_prefix)
+        self.positions = Positions(options.position, self.grid, options.width, self.num_prefix, options.heads)
         self.class_token = nn.Parameter(torch.empty(1, options.width)) if options.class_token else None
         self.register_parameter("mask_token", None)
         self.blocks = Blocks(options.width, options.depth, options.heads, options.mlp_ratio, options.drop_path)
@@ -100,10 +107,12 @@ class VisionTransformer(EncoderModule):
         hidden: Tensor | None = None,
     ) -> Tensor:
         x, attn_mask = self._tokens(clips, keep, valid, hidden)
-        encoded: Tensor = self.norm(self.blocks(x, attn_mask))
+        encoded: Tensor = self.norm(self.blocks(x, attn_mask, 0, self.positions.rotation(keep)))
         return encoded
 
     def many(self, clips: Tensor, keeps: Sequence[Tensor]) -> list[Tensor]:
+        if self.positions.kind is Position.rope:  # each context has a rotation of its own
+            return [self(clips, keep) for keep in keeps]
         x, _ = self._tokens(clips, torch.cat(list(keeps), dim=1))
         prefix, patches = x[:, : self.num_prefix], x[:, self.num_prefix :]
         parts = torch.split(patches, [keep.shape[1] for keep in keeps], dim=1)
@@ -114,7 +123,8 @@ class VisionTransformer(EncoderModule):
         if not 1 <= num_layers <= len(self.blocks):
             raise ValueError(f"the last {num_layers} layers were asked of an encoder that has {len(self.blocks)}")
         x, _ = self._tokens(clips, keep)
-        return [self.norm(layer)[:, self.num_prefix :] for layer in self.blocks.every(x)[-num_layers:]]
+        layers = self.blocks.every(x, rotation=self.positions.rotation(keep))
+        return [self.norm(layer)[:, self.num_prefix :] for layer in layers[-num_layers:]]
 
     def _tokens(
         self, clips: Tensor, keep: Tensor | None = None, valid: Tensor | None = None, hidden: Tensor | None = None

@@ -166,7 +166,12 @@ def test_each_kind_of_mask_has_its_own_token():
     assert not torch.allclose(predictor(tokens, view), predictor(tokens, view._replace(kind=1)))
 
 
-@pytest.mark.parametrize("position", Position)
+def test_a_decoder_does_not_rotate():
+    with pytest.raises(ValueError, match=r"predictor.position=rope is for encoders"):
+        Decoder(position=Position.rope)
+
+
+@pytest.mark.parametrize("position", [p for p in Position if p is not Position.rope])
 def test_the_decoder_of_a_clip_knows_where_its_tokens_are(position):
     encoder = encoder_of(CLIP, tubelet=2, position=position, class_token=True)
     predictor = build(Decoder(depth=2, width=16, heads=2, position=position), encoder)
