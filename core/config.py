@@ -42,6 +42,7 @@ from core.objectives import OBJECTIVES
 from core.optim import Optim
 from core.targets import TARGETS
 from core.types import DataSpec, Sampling
+from core.weights import WEIGHTS
 
 PRESETS = Path(__file__).parent / "presets"
 GROUPS: dict[str, Mapping[str, type]] = {
@@ -49,13 +50,14 @@ GROUPS: dict[str, Mapping[str, type]] = {
     "data": DATA,
     "eval_data": DATA,
     "encoder": ENCODERS,
+    "weights": WEIGHTS,
     "mask": MASKS,
     "target": TARGETS,
     "predictor": PREDICTORS,
     "loss": LOSSES,
 }
 OPTIONAL = ("mask", "target", "predictor", "loss")  # null where the objective does not use them
-NULLABLE = (*OPTIONAL, "eval_data")
+NULLABLE = (*OPTIONAL, "eval_data", "weights")
 DEFAULT_METHOD, DEFAULT_SCALE = "mae", "cpu"
 PRESENTATION = ("method", "scale")  # names for what the other keys say in full
 Flat = dict[str, Any]
@@ -114,6 +116,7 @@ class Run:
     data: Any = None
     eval_data: Any = None  # what the evaluations judge on; null is the data that is trained on
     encoder: Any = None
+    weights: Any = None  # what the encoder starts from; null draws it at random
     mask: Any = None  # the four that an objective may do without are null then
     target: Any = None
     predictor: Any = None
@@ -243,8 +246,19 @@ def build(settings: Mapping[str, Any]) -> Run:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     assert isinstance(run, Run)
+    run = with_content(run)
     check(run)
     return run
+
+
+def with_content(run: Run) -> Run:
+    """The run with the hash of its weights' file: a path alone does not say what a run started from."""
+    if run.weights is None:
+        return run
+    try:
+        return dataclasses.replace(run, weights=run.weights.with_digest(Path(run.runtime.data_root)))
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
 
 
 def chosen_evals(value: Any) -> tuple[str, ...]:
@@ -372,6 +386,8 @@ def check(run: Run) -> DataSpec:
         grid = run.encoder.grid(spec)
         if run.mask is not None:
             run.mask.check(grid)
+        if run.weights is not None:
+            run.weights.check(run.encoder, spec, Path(run.runtime.data_root))
         if run.evals:
             judged_on = spec_of(judged(run))
             plan(judged_on, spec, Sampling())

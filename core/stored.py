@@ -33,7 +33,7 @@ from core.evals import EVALS
 from core.evals.features import FrozenFeatures
 from core.judging import encoding_costs, frozen_features, judge, judged_sets
 from core.phases import Costs
-from core.trainer import build_learner, choose_device, choose_precision
+from core.trainer import build_learner, choose_device, choose_precision, seen, start_from_weights
 from core.types import Dataset, DataSpec, EncoderModule, Learner
 
 LATER = ("evals", "eval_data", "runtime")  # what may be chosen after a run was trained
@@ -177,7 +177,9 @@ class Stored(NamedTuple):
 
 
 def open_stored(run: Run, folder: Path) -> Stored:
-    """The encoder of `run` from the newest checkpoint in `folder`. A run of no steps needs none: its seed decides it.
+    """The encoder of `run` from the newest checkpoint in `folder`.
+
+    A run of no steps needs none: its seed decides it, or the weights that it starts from.
 
     Raises CheckpointError when there is none or it was made by another architecture.
     """
@@ -185,7 +187,7 @@ def open_stored(run: Run, folder: Path) -> Stored:
     if run.runtime.threads:
         torch.set_num_threads(run.runtime.threads)
     train_set = located(run).data.load("train", Path(run.runtime.cache))
-    spec = train_set.spec
+    train_set.spec = spec = seen(run, train_set.spec)
     learner = build_learner(run, spec)
     step = 0
     if run.optim.steps:
@@ -194,6 +196,8 @@ def open_stored(run: Run, folder: Path) -> Stored:
             raise CheckpointError(f"{folder} holds no checkpoint that can be read")
         step = int(state["step"])
         load_weights(learner, state["learner"], path)
+    else:
+        start_from_weights(run, learner, spec)
     return Stored(
         run, learner.to(device).eval(), spec, train_set, device, choose_precision(run.precision, device), step
     )

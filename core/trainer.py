@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core import checkpoint
-from core.config import Precision, Run, check, flatten, identity, located
+from core.config import ConfigError, Precision, Run, check, flatten, identity, located
 from core.cost import Flops, cost_metrics, count_flops, encoding_flops
 from core.data.augment import augment, normalise
 from core.data.left_out import data_facts
@@ -55,6 +55,8 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     if not where.is_main:
         wait(where)  # the main process fills the cache once
     train_set, test_set = data.load("train", cache), data.load("test", cache)
+    for split in (train_set, test_set):
+        split.spec = seen(run, split.spec)
     splits = {"train": train_set, "test": test_set}
     spec, config = train_set.spec, identity(flatten(run)) | {"seed": run.seed}
     learner = build_learner(run, spec).to(device)
@@ -64,6 +66,8 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         wait(where)
     optimizer = make_adamw(learner, run.optim)
     step, window = resume(record.folder, config, learner, optimizer)
+    if step == 0:
+        start_from_weights(run, learner, spec)
     precision = choose_precision(run.precision, device)
     model = wrap(learner, where, device)
     if run.runtime.compile:
@@ -245,6 +249,25 @@ def build_learner(run: Run, spec: DataSpec) -> Learner:
     parts = Parts(run.encoder, run.mask, run.target, run.predictor, run.loss)
     learner: Learner = run.objective.build(parts, spec, run.seed)
     return learner
+
+
+def seen(run: Run, spec: DataSpec) -> DataSpec:
+    """`spec` with the mean and std that the run's encoder is used to: its weights', where it starts from some."""
+    if run.weights is None:
+        return spec
+    normalised: DataSpec = run.weights.seen(spec, Path(run.runtime.data_root))
+    return normalised
+
+
+def start_from_weights(run: Run, learner: Learner, spec: DataSpec) -> None:
+    """Fill the encoder and its moving average from the run's weights, if it has any."""
+    if run.weights is None:
+        return
+    modules = {id(module): module for module in (learner.encoder, learner.judged_encoder)}
+    try:
+        run.weights.load(modules.values(), run.encoder, spec, Path(run.runtime.data_root))
+    except ValueError as error:  # what only the values tell, such as positions of another kind
+        raise ConfigError(str(error)) from error
 
 
 def choose_device(name: str) -> torch.device:
