@@ -93,6 +93,7 @@ class Runtime:
     compile: bool = False
     tensorboard: bool = True
     tokens_gib: float = 8.0  # memory that an evaluation on patch tokens may take for a split's
+    features_gib: float = 8.0  # disk that the features of runs that are judged again may take in `cache`; 0 keeps none
 
     def __post_init__(self) -> None:
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
@@ -100,7 +101,7 @@ class Runtime:
                 raise ValueError(f"runtime.{name} must be at least 1, got {getattr(self, name)}")
         if self.tokens_gib <= 0:
             raise ValueError(f"runtime.tokens_gib must be above 0, got {self.tokens_gib}")
-        for name in ("threads", "workers", "eval_every"):
+        for name in ("threads", "workers", "eval_every", "features_gib"):
             if getattr(self, name) < 0:
                 raise ValueError(f"runtime.{name} must be at least 0, got {getattr(self, name)}")
         if self.device not in ("auto", "cpu", "cuda"):

@@ -11,6 +11,7 @@ import torch
 from core.config import Run, judged, located
 from core.cost import ENCODING_COSTS
 from core.data.augment import normalise
+from core.evals.feature_cache import FeatureCache
 from core.evals.features import FrozenFeatures
 from core.phases import Costs, Phase
 from core.types import Dataset, DataSpec, EncoderModule, Evaluation
@@ -39,11 +40,15 @@ def frozen_features(
     spec: DataSpec,
     device: torch.device,
     precision: torch.dtype | None,
+    *,
+    cached: bool = False,
 ) -> FrozenFeatures:
     """The features of `encoder` that every evaluation shares, extracted as they are asked for.
 
-    `spec` is the data that the encoder was built for, which need not be what it is judged on.
+    `spec` is the data that the encoder was built for, which need not be what it is judged on. With `cached` they are
+    kept on disk (`runtime.features_gib`): worth it for an encoder that will be judged again.
     """
+    keep = cached and run.runtime.features_gib > 0
     return FrozenFeatures(
         encoder,
         train_set,
@@ -54,6 +59,8 @@ def frozen_features(
         autocast_dtype=precision,
         built_for=spec,
         max_gib=run.runtime.tokens_gib,
+        cache=FeatureCache(Path(run.runtime.cache) / "features", run.runtime.features_gib) if keep else None,
+        shown_as=repr(run.encoder),
     )
 
 

@@ -245,6 +245,6 @@ class Judge:
             else:
                 sets = judged_sets(run, stored.train_set, stored.train_set)
             self._features[key] = frozen_features(
-                run, stored.encoder, *sets, stored.spec, stored.device, stored.precision
+                run, stored.encoder, *sets, stored.spec, stored.device, stored.precision, cached=True
             )
         return self._features[key]

@@ -69,7 +69,8 @@ class Dataset(Protocol):
     """A split of a data set, addressed by index: a pure function of it.
 
     One that decodes as it is asked (not held in memory) says so by an attribute `is_lazy` = True; the loader then reads
-    ahead with worker processes.
+    ahead with worker processes. A method `fingerprint() -> str` stands for every pixel; without one, features of a lazy
+    data set are not cached.
     """
 
     spec: DataSpec

@@ -68,6 +68,11 @@ class VideoClips:
     def labels(self) -> dict[str, Tensor]:
         return {name: self._labels.repeat_interleave(self.clips_per_video) for name in self.spec.classes}
 
+    def fingerprint(self) -> str:
+        """Stands for every pixel: the keys of the videos' frames, which tell each file's content and how it is read."""
+        shape = [self.spec.frames, self._store.size, self.clips_per_video]
+        return cache_key([shape, [video.key for video in self._videos]])
+
     def video_of(self) -> Tensor:
         """Which video each sample is of: [len] int64."""
         return torch.arange(len(self)) // self.clips_per_video

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from core.evals.clips import Cut, Plan, encode, num_tokens, plan
+from core.evals.feature_cache import FeatureCache, data_digest, key_of, weights_digest
 from core.types import Dataset, DataSpec, EncoderModule, Sampling, Tokens, generator_for
 
 GIB = 2**30
@@ -42,6 +43,10 @@ class FrozenFeatures:
     `max_train` limits the train split to a random subset that depends on its length alone, so that every run on the
     same data is judged on the same samples. Tokens that would take more than `max_gib` are refused.
 
+    With a `cache` features are looked for on disk before anything is encoded, and kept there. They are the same bits
+    either way: tokens in the half precision that they are used in, averages in float32. `shown_as` are the encoder's
+    options, which its weights alone do not tell (the number of heads).
+
     Source: average-pooled patches of the last or the last four layers: I-JEPA (Assran et al., 2023,
     arXiv:2301.08243), appendix A.2.
     """
@@ -59,6 +64,8 @@ class FrozenFeatures:
         max_train: int | None = None,
         built_for: DataSpec | None = None,
         max_gib: float = 8.0,
+        cache: FeatureCache | None = None,
+        shown_as: str = "",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size of feature extraction must be at least 1, got {batch_size}")
@@ -78,6 +85,8 @@ class FrozenFeatures:
         self._pooled: dict[tuple[str, int], Tensor] = {}
         self._tokens: dict[tuple[str, int, Sampling], Tokens] = {}
         self.used = Used()
+        self._cache, self._shown_as = cache, shown_as
+        self._digests: dict[str, str | None] = {}
 
     def pooled(self, split: str, num_layers: int = 1) -> Tensor:
         """Average-pooled patch tokens (no class token) of the last `num_layers` blocks: [N, num_layers * D] float32.
@@ -87,7 +96,11 @@ class FrozenFeatures:
         """
         if (split, num_layers) not in self._pooled:
             with self._counted():
-                self._pooled[split, num_layers] = self._pool(split, num_layers)
+                key = self._key("pooled", split, num_layers)
+                found = self._from_cache(key)
+                self._pooled[split, num_layers] = self._pool(split, num_layers) if found is None else found
+                if found is None:
+                    self._to_cache(key, self._pooled[split, num_layers])
         return self._pooled[split, num_layers]
 
     def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
@@ -99,7 +112,13 @@ class FrozenFeatures:
         sampling = sampling or Sampling()
         if (split, num_layers, sampling) not in self._tokens:
             with self._counted():
-                self._tokens[split, num_layers, sampling] = self._keep(split, num_layers, sampling)
+                key = self._key("tokens", split, num_layers, sampling)
+                values = self._from_cache(key)
+                if values is None:
+                    values = self._keep(split, num_layers, sampling)
+                    self._to_cache(key, values)
+                labels = self._labels_of(split, self._videos_of(split, sampling))
+                self._tokens[split, num_layers, sampling] = Tokens(values, labels)
         return self._tokens[split, num_layers, sampling]
 
     def labels(self, split: str) -> dict[str, Tensor]:
@@ -115,6 +134,30 @@ class FrozenFeatures:
             seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
             self.used = Used(self.used.seconds + seconds, self.used.cpu_seconds + cpu_seconds, self.used.clips)
 
+    def _from_cache(self, key: str | None) -> Tensor | None:
+        return None if key is None or self._cache is None else self._cache.get(key)
+
+    def _to_cache(self, key: str | None, values: Tensor) -> None:
+        if key is not None and self._cache is not None:
+            self._cache.put(key, values)
+
+    def _key(self, *what: object) -> str | None:
+        """The name of some features in the cache; None where there is no cache, or the data cannot say what it is."""
+        if self._cache is None:
+            return None
+        split = str(what[1])
+        if "" not in self._digests:
+            self._digests[""] = weights_digest(self._encoder)
+        if split not in self._digests:
+            self._digests[split] = data_digest(self._datasets[split])
+        if self._digests[split] is None:
+            return None
+        encoder = type(self._encoder).__name__, self._digests[""], self._shown_as
+        return key_of(
+            *what, encoder, self._digests[split], self._videos[split].tolist(), self.spec, self._built_for,
+            self._autocast_dtype, self.device.type,
+        )  # fmt: skip
+
     def _labels_of(self, split: str, videos: Tensor) -> dict[str, Tensor]:
         first = videos * self.spec.clips_per_video
         return {name: values[first] for name, values in self._datasets[split].labels().items()}
@@ -126,10 +169,12 @@ class FrozenFeatures:
             pooled[rows] += _means(layers) / len(clips.views[0])
         return _finite(pooled, split).cpu()
 
-    def _keep(self, split: str, num_layers: int, sampling: Sampling) -> Tokens:
+    def _videos_of(self, split: str, sampling: Sampling) -> Tensor:
         videos = self._videos[split]
-        if split == "train":
-            videos = videos[_subset(len(videos), sampling.max_train)]
+        return videos[_subset(len(videos), sampling.max_train)] if split == "train" else videos
+
+    def _keep(self, split: str, num_layers: int, sampling: Sampling) -> Tensor:
+        videos = self._videos_of(split, sampling)
         clips = plan(self.spec, self._built_for, sampling)
         per_clip = num_tokens(self._encoder, self.spec, self._built_for, sampling)
         shape = (len(videos), len(clips.views), len(clips.views[0]) * per_clip, num_layers * self._encoder.width)
@@ -149,7 +194,8 @@ class FrozenFeatures:
                 pooled[rows] += _means(layers) / len(clips.views[0])
         if pooled is not None:  # spares the next evaluation an encoding of its own
             self._pooled[split, num_layers] = _finite(pooled, split).cpu()
-        return Tokens(_finite(values, split), self._labels_of(split, videos))
+            self._to_cache(self._key("pooled", split, num_layers), self._pooled[split, num_layers])
+        return _finite(values, split)
 
     def _no_pooled(self, split: str, num_layers: int) -> Tensor:
         # Made outside inference mode, so that a probe may use it under autograd; on the device, so that a GPU is

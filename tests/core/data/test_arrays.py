@@ -1,11 +1,13 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from core.data.arrays import cached_folder
+from core.data.arrays import ArrayDataset, cached_folder
 from core.data.moving_digits import MovingDigits
+from core.types import DataSpec
 
 
 def test_those_who_load_at_the_same_time_read_the_same(tmp_path):
@@ -40,3 +42,12 @@ def test_a_folder_that_another_process_finished_first_is_kept(tmp_path):
 
     assert (cached_folder(tmp_path / "set", write) / "who").read_text() == "them"
     assert [item.name for item in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_fingerprint_tells_one_changed_pixel():
+    spec = DataSpec(3, 1, 4, 4)
+    clips = np.zeros((5, 3, 1, 4, 4), np.uint8)
+    before = ArrayDataset(spec, clips.copy(), {}).fingerprint()
+    assert ArrayDataset(spec, clips.copy(), {}).fingerprint() == before
+    clips[4, 2, 0, 3, 3] = 1
+    assert ArrayDataset(spec, clips, {}).fingerprint() != before
