@@ -37,6 +37,7 @@ class ShownCell:
     hint: str = ""
     hint_text: str = ""
     aside: str = ""
+    is_best: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _kind(row: Row) -> str:
 def _shown(table: Table, row: Row, baseline: Row | None, cell: Cell, column: Column) -> ShownCell:
     text = cell_text(cell, column, digits=table.digits)
     if cell.estimate is not None:
-        return ShownCell(text, column.kind.value, cell.estimate.mean)
+        return ShownCell(text, column.kind.value, cell.estimate.mean, is_best=cell.is_best)
     order = _number(cell.text) if column.kind is not Kind.value else None
     if column.kind is not Kind.printed or baseline is None or row is baseline or order is None:
         return ShownCell(text, column.kind.value, order)
