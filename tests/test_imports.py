@@ -68,7 +68,11 @@ def is_allowed(name: str, target: str) -> bool:
         is_worker = name == "sweeps.worker" and target in ("core.trainer", "core.types")
         # So does whatever evaluates a trained run: it opens its checkpoint and asks core to judge it.
         is_judge = name == "sweeps.evaluate" and target in ("core.stored", "core.checkpoint")
-        return kind == "sweeps" or target == "core.config" or is_worker or is_judge
+        # And whatever writes a trained run's encoder to a file.
+        is_writer = name == "sweeps.export_encoder" and target in (
+            "core.stored", "core.checkpoint", "core.weights.writing",
+        )  # fmt: skip
+        return kind == "sweeps" or target == "core.config" or is_worker or is_judge or is_writer
     return kind == "analysis" or target in ("sweeps.study", "sweeps.db", "sweeps.cli", "sweeps.series")
 
 
