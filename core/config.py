@@ -89,7 +89,7 @@ class Runtime:
     log_every: int = 10
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
-    eval_every: int = 0  # steps; 0 evaluates at the end only
+    eval_every: int = 0  # steps; 0 evaluates at the end only, as what trains the encoder further always does
     compile: bool = False
     tensorboard: bool = True
     tokens_gib: float = 8.0  # memory that an evaluation on patch tokens may take for a split's

@@ -14,7 +14,7 @@ from core.data.augment import normalise
 from core.evals.feature_cache import FeatureCache
 from core.evals.features import FrozenFeatures
 from core.phases import Costs, Phase
-from core.types import Dataset, DataSpec, EncoderModule, Evaluation
+from core.types import Dataset, DataSpec, EncoderModule, Evaluation, Tuning, Workshop
 
 
 class Judgement(NamedTuple):
@@ -64,11 +64,18 @@ def frozen_features(
     )
 
 
-def judge(evaluation: Evaluation, features: FrozenFeatures, seed: int) -> Judgement:
-    """Run one evaluation; what it made the encoder compute is counted by `features`, not here."""
+def judge(evaluation: Evaluation, features: FrozenFeatures, seed: int, workshop: Workshop | None = None) -> Judgement:
+    """Run one evaluation; what it made the encoder compute is counted by `features`, not here.
+
+    One that trains a copy of the encoder needs a `workshop`; its costs are those since it last went on.
+    """
     before = features.used
     with Phase(features.device) as phase:
-        results = evaluation.run(features, seed)
+        if isinstance(evaluation, Tuning):
+            assert workshop is not None
+            results = evaluation.tune(workshop, seed)
+        else:
+            results = evaluation.run(features, seed)
     assert phase.costs is not None
     after = features.used
     return Judgement(
@@ -77,8 +84,15 @@ def judge(evaluation: Evaluation, features: FrozenFeatures, seed: int) -> Judgem
 
 
 def evaluate(run: Run, features: FrozenFeatures) -> dict[str, Judgement]:
-    """Every evaluation of the run, by name."""
-    return {name: judge(run.evals[name], features, run.seed) for name in sorted(run.evals)}
+    """Every evaluation of the run that leaves the encoder as it is, by name."""
+    frozen = sorted(name for name, evaluation in run.evals.items() if not isinstance(evaluation, Tuning))
+    return {name: judge(run.evals[name], features, run.seed) for name in frozen}
+
+
+def tune(run: Run, features: FrozenFeatures, workshop: Workshop) -> dict[str, Judgement]:
+    """Every evaluation of the run that trains a copy of the encoder, by name. Raises Stopped."""
+    tunings = sorted(name for name, evaluation in run.evals.items() if isinstance(evaluation, Tuning))
+    return {name: judge(run.evals[name], features, run.seed, workshop) for name in tunings}
 
 
 def results_of(judgements: Mapping[str, Judgement]) -> dict[str, float]:

@@ -7,8 +7,10 @@ schedule for 1.25 times the real length, so that training stops at 80 % of the c
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,17 +86,13 @@ def weight_decay(optim: Optim, step: int) -> float:
     return cosine(optim.weight_decay, optim.weight_decay_end, step / max(optim.horizon * optim.steps, 1))
 
 
-def make_adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
-    """AdamW in two groups: biases and one-dimensional tensors are not decayed.
+def make_adamw(model: nn.Module, optim: Optim, layer_decay: float = 1.0) -> torch.optim.AdamW:
+    """AdamW in groups: biases and one-dimensional tensors are not decayed, early layers may learn more slowly.
 
     Mask and class tokens are three-dimensional, hence decayed, as in the released code of I-JEPA and MAE.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    exempt = [p for name, p in named if p.ndim <= 1 or name.endswith("bias")]
-    decayed = [p for name, p in named if not (p.ndim <= 1 or name.endswith("bias"))]
-    groups = [{"params": decayed, "decayed": True}, {"params": exempt, "decayed": False, "weight_decay": 0.0}]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        parameter_groups(model, layer_decay),
         lr=optim.lr_peak,
         betas=(optim.beta1, optim.beta2),
         eps=optim.eps,
@@ -103,11 +101,51 @@ def make_adamw(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
     )
 
 
+def make_sgd(model: nn.Module, optim: Optim, layer_decay: float = 1.0) -> torch.optim.SGD:
+    """SGD with momentum `beta1` in the same groups."""
+    groups = parameter_groups(model, layer_decay)
+    return torch.optim.SGD(groups, lr=optim.lr_peak, momentum=optim.beta1, weight_decay=optim.weight_decay)
+
+
+def parameter_groups(model: nn.Module, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """The trained parameters by whether they are decayed and, with `layer_decay`, by layer.
+
+    A layer's learning rate is `layer_decay` times the next one's; "lr_scale" is the product, 1 for the head. The patch
+    embedding, positions and class token are layer 0, block i is layer i + 1, the final norm and the head are the last.
+
+    Source: BEiT (Bao et al., 2021, arXiv:2106.08254), appendix; MAE (He et al., 2021, arXiv:2111.06377), A.1.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    blocks = [int(found[1]) for name, _ in named if (found := _BLOCK.search(name))]
+    last = max(blocks, default=-1) + 2
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for decayed in (True, False):
+        for name, p in named:
+            if (p.ndim <= 1 or name.endswith("bias")) == decayed:
+                continue
+            layer = layer_of(name, last) if layer_decay != 1 else last
+            new: dict[str, Any] = {"params": [], "decayed": decayed, "lr_scale": layer_decay ** (last - layer)}
+            group = groups.setdefault((layer, decayed), new if decayed else new | {"weight_decay": 0.0})
+            group["params"].append(p)
+    return list(groups.values())
+
+
+_BLOCK = re.compile(r"\bblocks\.(\d+)\.")
+
+
+def layer_of(name: str, last: int) -> int:
+    """Which layer the parameter `name` of an encoder with a head belongs to."""
+    if found := _BLOCK.search(name):
+        return int(found[1]) + 1
+    is_first = re.search(r"\b(embed|positions|class_token|mask_token)\b", name) is not None
+    return 0 if is_first else last
+
+
 def set_schedule(optimizer: torch.optim.Optimizer, optim: Optim, step: int) -> dict[str, float]:
     """Put step `step`'s learning rate and weight decay into the optimiser's groups; returns them for the log."""
     rate, decay = learning_rate(optim, step), weight_decay(optim, step)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)  # not in the checkpoints of earlier code
         if group["decayed"]:
             group["weight_decay"] = decay
     return {"lr": rate, "weight_decay": decay}

@@ -23,6 +23,7 @@ from core.config import (
     chosen_evals,
     flatten,
     from_flat,
+    identity,
     judged,
     located,
     options,
@@ -34,7 +35,8 @@ from core.evals.features import FrozenFeatures
 from core.judging import encoding_costs, frozen_features, judge, judged_sets
 from core.phases import Costs
 from core.trainer import build_learner, choose_device, choose_precision, seen, start_from_weights
-from core.types import Dataset, DataSpec, EncoderModule, Learner
+from core.tuning import Bench
+from core.types import Dataset, DataSpec, EncoderModule, Learner, Tuning
 
 LATER = ("evals", "eval_data", "runtime")  # what may be chosen after a run was trained
 LONGEST_TAG = 60
@@ -170,6 +172,7 @@ class Stored(NamedTuple):
     device: torch.device
     precision: torch.dtype | None
     step: int
+    folder: Path  # of its checkpoints
 
     @property
     def encoder(self) -> EncoderModule:
@@ -199,7 +202,7 @@ def open_stored(run: Run, folder: Path) -> Stored:
     else:
         start_from_weights(run, learner, spec)
     return Stored(
-        run, learner.to(device).eval(), spec, train_set, device, choose_precision(run.precision, device), step
+        run, learner.to(device).eval(), spec, train_set, device, choose_precision(run.precision, device), step, folder
     )
 
 
@@ -216,6 +219,27 @@ def load_weights(learner: Learner, weights: Mapping[str, Any], path: Path) -> No
     learner.load_state_dict(dict(weights))
 
 
+class Aside:
+    """The recorder of an evaluation that is made later: its checkpoints go to `folder`, its series nowhere.
+
+    It is never asked to stop. Whoever kills it loses the steps since its last checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def checkpointed(self, step: int, path: Path) -> None: ...
+
+    def should_stop(self) -> bool:
+        return False
+
+    def keep(self, name: str, kind: str, content: bytes) -> None: ...
+
+    def finish(self, outcome: str, results: Mapping[str, float], facts: Mapping[str, Any]) -> None: ...
+
+
 class Judge:
     """Answers evaluations of one stored run; those on the same data share their features."""
 
@@ -227,7 +251,7 @@ class Judge:
     def answer(self, asked: Asked) -> Answer:
         """Raises ValueError when the data does not suit the evaluation, FloatingPointError for a diverged encoder."""
         features = self._features_for(asked.run)
-        judgement = judge(asked.run.evals[asked.kind], features, asked.run.seed)
+        judgement = judge(asked.run.evals[asked.kind], features, asked.run.seed, self._bench(asked))
         results = {asked.metric(name): value for name, value in judgement.results.items()}
         costs = judgement.costs.metrics(f"eval_{asked.name}")
         finite = {name: value for name, value in costs.items() if math.isfinite(value)}
@@ -237,13 +261,32 @@ class Judge:
         """Of all features extracted so far for evaluations on the data of `asked`."""
         return encoding_costs(self._features_for(asked.run), self._flops)
 
+    def _bench(self, asked: Asked) -> Bench | None:
+        """For an evaluation that trains a copy of the encoder, with a folder of its own for checkpoints."""
+        if not isinstance(asked.run.evals[asked.kind], Tuning):
+            return None
+        stored = self.stored
+        whole = {**identity(flatten(asked.run)), **asked.settings, "seed": asked.run.seed, "step": stored.step}
+        return Bench(
+            asked.run,
+            stored.encoder,
+            dict(zip(("train", "test"), self._sets(asked.run), strict=True)) | {"pretrain": stored.train_set},
+            Aside(stored.folder / "evaluations" / digest(whole)),
+            built_for=stored.spec,
+            step=stored.step,
+            device=stored.device,
+            precision=stored.precision,
+        )
+
+    def _sets(self, run: Run) -> tuple[Dataset, Dataset]:
+        if run.eval_data is None:
+            return self.stored.train_set, located(run).data.load("test", Path(run.runtime.cache))
+        return judged_sets(run, self.stored.train_set, self.stored.train_set)
+
     def _features_for(self, run: Run) -> FrozenFeatures:
         stored, key = self.stored, repr(judged(run).data)
         if key not in self._features:
-            if run.eval_data is None:
-                sets = stored.train_set, located(run).data.load("test", Path(run.runtime.cache))
-            else:
-                sets = judged_sets(run, stored.train_set, stored.train_set)
+            sets = self._sets(run)
             self._features[key] = frozen_features(
                 run, stored.encoder, *sets, stored.spec, stored.device, stored.precision, cached=True
             )

@@ -21,13 +21,14 @@ from core.data.left_out import data_facts
 from core.data.loader import StepLoader
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
-from core.judging import cost_metrics_of, evaluate, frozen_features, judged_sets, results_of
+from core.judging import cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
 from core.optim import clip_gradients, make_adamw, set_schedule
 from core.phases import Costs, cpu_seconds, peak_memory
 from core.pictures import pictures
-from core.types import Batch, Dataset, DataSpec, Grid, Learner, Parts, Recorder, View, generator_for
+from core.tuning import Bench
+from core.types import Batch, Dataset, DataSpec, Grid, Learner, Parts, Recorder, Stopped, View, generator_for
 
 log = logging.getLogger(__name__)
 
@@ -127,13 +128,33 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     judged_on = features()
     try:
         judgements = evaluate(run, judged_on)
+        results = results_of(judgements) | mask_shares(run, learner.encoder.grid)
+        record.log(run.optim.steps, results)
+        sets = dict(zip(("train", "test"), judged_sets(run, train_set, test_set), strict=True))
+        bench = Bench(
+            run,
+            learner.judged_encoder,
+            sets | {"pretrain": train_set},
+            record,
+            built_for=spec,
+            step=run.optim.steps,
+            device=device,
+            precision=precision,
+        )
+        tuned = tune(run, judged_on, bench)
+    except Stopped as stopped:
+        log.info("stopped while fine-tuning: %s", stopped)
+        ended = {"step": run.optim.steps, "train_seconds": window.spent}
+        return record.finish("preempted", {}, ended | data_facts(splits))
     except FloatingPointError as error:
         log.error("%s: the run has diverged", error)
         ended = {"step": run.optim.steps, "train_seconds": window.spent}
         record.finish("diverged", {}, ended | data_facts(splits))
         return
-    results = results_of(judgements) | mask_shares(run, learner.encoder.grid)
-    record.log(run.optim.steps, results)
+    if tuned:
+        record.log(bench.steps_done, results_of(tuned))
+    judgements |= tuned
+    results |= results_of(tuned)
     results |= cost_metrics(
         num_steps=run.optim.steps,
         batch_size=run.optim.batch_size,

@@ -8,7 +8,8 @@ T H W frames and pixels of a clip. A patch index counts the patches of a `Grid` 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -343,6 +344,104 @@ class Evaluation:
 
     def run(self, features: Features, seed: int) -> dict[str, float]:
         """Percent where the name ends in top1 or top5."""
+        raise NotImplementedError
+
+
+class Recipe(NamedTuple):
+    """How one stage of fine-tuning moves the parameters, and the crops that it sees; see `core.optim` and `augment`."""
+
+    steps: int
+    batch_size: int  # counts every repeat
+    lr_peak: float
+    repeats: int = 1
+    lr_start: float = 0.0
+    lr_end: float = 0.0
+    warmup_share: float = 0.0
+    weight_decay: float = 0.05
+    beta1: float = 0.9  # of AdamW; the momentum of SGD
+    beta2: float = 0.999
+    clip: float = 0.0
+    sgd: bool = False
+    layer_decay: float = 1.0  # a block's learning rate in units of the next one's
+    scale_min: float = 1.0
+    scale_max: float = 1.0
+    flip: bool = False
+    color: float = 0.0
+
+
+class Tuned(nn.Module):
+    """An encoder with a head on it, as one stage of fine-tuning trains it."""
+
+    encoder: EncoderModule
+
+    def loss(
+        self, clips: Tensor, labels: Mapping[str, Tensor], draw: Callable[[str], Generator], progress: float
+    ) -> dict[str, Tensor]:
+        """{"loss": scalar, ...} of one batch of float, normalised clips [B, C, T, H, W].
+
+        `draw(purpose)` is this step's generator for that purpose; `progress` goes from 0 at the first step to 1 at the
+        last.
+        """
+        raise NotImplementedError
+
+
+class Workshop(Protocol):
+    """What an evaluation is given that trains a copy of the encoder.
+
+    Splits are "train" and "test" of the data that it is judged on, and "pretrain", what the encoder was trained on.
+    """
+
+    device: torch.device
+
+    def spec(self, split: str) -> DataSpec:
+        """Of the clips that a copy of the encoder gets from `split`."""
+        ...
+
+    def labels(self, split: str) -> dict[str, Tensor]: ...
+
+    def encoder(self, split: str, *, drop_path: float, start: EncoderModule | None, tubelet: int) -> EncoderModule:
+        """A copy of the judged encoder, or of `start`, for the clips of `split` (see `core.models.adapted`)."""
+        ...
+
+    def fit(
+        self,
+        stage: str,
+        tuned: Tuned,
+        split: str,
+        samples: Tensor,
+        recipe: Recipe,
+        settings: Mapping[str, Any],
+        seed: int,
+    ) -> dict[str, float]:
+        """Train `tuned` in place on the samples at these indices; returns what it cost.
+
+        `settings` is all else that decides the numbers: a checkpoint made with others is refused. Goes on from the
+        stage's last checkpoint. Raises Stopped, with a checkpoint, when the run was asked to stop, and
+        FloatingPointError for a loss that is not finite.
+        """
+        ...
+
+    def views(self, sampling: Sampling) -> Iterator[tuple[slice, int, Tensor]]:
+        """Rows of the test videos, the number of the view, and its clips [B, C, T, H, W], float and normalised."""
+        ...
+
+    def forward_mmac(self, encoder: EncoderModule) -> float:
+        """1e6 multiply-adds of one test clip's way through `encoder`, a copy."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]: ...
+
+
+class Stopped(Exception):
+    """An evaluation was asked to stop; it has written a checkpoint and will go on from there."""
+
+
+@dataclass
+class Tuning(Evaluation):
+    """A protocol that trains a copy of the encoder. It is run once, when pretraining has ended."""
+
+    def tune(self, workshop: Workshop, seed: int) -> dict[str, float]:
+        """Like `run`; may raise Stopped."""
         raise NotImplementedError
 
 

@@ -53,7 +53,12 @@ def _earlier(folder: Path, attempt: int) -> list[Path]:
 
 def _link_all(source: Path, target: Path) -> None:
     for path in source.iterdir():
-        if not path.name.startswith(".") and not (target / path.name).exists():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():  # an evaluation's own checkpoints
+            (target / path.name).mkdir(exist_ok=True)
+            _link_all(path, target / path.name)
+        elif not (target / path.name).exists():
             _link(path, target / path.name)
 
 

@@ -1,4 +1,4 @@
-"""Evaluations on frozen features: what a representation is worth, measured without changing it.
+"""Evaluations: what a representation is worth, measured on frozen features or on a trained copy of the encoder.
 
 `FrozenFeatures` encodes the data once. Every evaluation is a function of these features and a seed; it does not see
 the encoder. For each label of the data set it returns top-1 in percent, such as ``ridge/digit_top1``:
@@ -11,6 +11,7 @@ attentive  a query reads the patch tokens, grid of settings     V-JEPA's probe o
 low_shot   a head on 1 % of the labels                          the papers' ablation tables
 knn        20 nearest neighbours                                no training at all
 collapse   RankMe and feature std                               needs no label
+finetune   everything trained on, with a linear head            the papers' fine-tuned numbers
 ========== ==================================================== =======================================
 
 Whatever is chosen (penalty, head) is chosen on train samples held out for that, never on the test split.
@@ -20,6 +21,7 @@ A new evaluation is one file and one line in `EVALS`.
 from core.evals.attentive import Attentive
 from core.evals.collapse import Collapse
 from core.evals.features import FrozenFeatures
+from core.evals.finetune import FineTune
 from core.evals.knn import Knn
 from core.evals.linear import Linear
 from core.evals.low_shot import LowShot
@@ -35,6 +37,7 @@ EVALS: dict[str, type[Evaluation]] = {
     "attentive": Attentive,
     "low_shot": LowShot,
     "collapse": Collapse,
+    "finetune": FineTune,
 }
 
 __all__ = ["EVALS", "FrozenFeatures"]

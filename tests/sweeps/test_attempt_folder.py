@@ -22,6 +22,13 @@ def test_an_attempt_goes_on_from_the_checkpoints_of_the_one_before_it(tmp_path: 
     assert content(adopt(tmp_path, 2)) == {"step-2.pt": "1: 2", "step-4.pt": "1: 4"} == content(first)
 
 
+def test_an_evaluation_s_own_checkpoints_go_with_the_run_s(tmp_path: Path) -> None:
+    stage = adopt(tmp_path, 1) / "finetune" / "digit"
+    stage.mkdir(parents=True)
+    write(stage, 3)
+    assert content(adopt(tmp_path, 2) / "finetune" / "digit") == {"step-3.pt": "digit: 3"}
+
+
 def test_what_a_sleeper_writes_when_it_wakes_reaches_no_later_attempt(tmp_path: Path) -> None:
     sleeper = adopt(tmp_path, 1)
     write(sleeper, 2)
