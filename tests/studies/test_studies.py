@@ -22,8 +22,22 @@ IJEPA = {
 }
 
 
-# Likewise V-JEPA Tables 4 and 9 to 15, and MAE-ST Tables 1 and 2 and section 5.2: each row's numbers, in order.
+# Likewise I-JEPA Tables 1 to 5, V-JEPA Tables 4 and 9 to 15, and MAE-ST Tables 1 and 2 and section 5.2: each row's
+# numbers, in order.
 PRINTED = {
+    "ijepa_linear": [[v] for v in (68.0, 76.0, 77.2, 72.9, 77.5, 79.3, 81.1, 77.3, 70.4, 78.1, 79.1, 80.1, 81.0)],
+    "ijepa_low_shot": [[v] for v in (67.1, 71.5, 69.4, 73.3, 77.3, 73.3, 69.7, 70.0, 70.2, 71.2, 75.7)],
+    "ijepa_compute": [[67.1], [71.5], [69.4], [73.3], [77.3]],
+    "ijepa_transfer": [
+        *([77.3, 55.0, 32.9], [87.5, 58.4, 47.6]),
+        *([81.6, 54.6, 28.1], [84.9, 57.9, 55.9], [88.3, 60.4, 57.3]),
+    ],
+    "ijepa_low_level": [[90.5, 72.4], [86.7, 72.4], [85.3, 71.3], [86.6, 53.4], [85.7, 62.8]],
+    "ijepa_scaling": [
+        [87.5, 58.4, 47.6, 86.7, 72.4],
+        [89.5, 57.8, 50.5, 88.6, 75.0],
+        [89.5, 59.1, 55.3, 86.7, 73.0],
+    ],
     "vjepa_masking_ratio": [
         *([0.23], [0.31], [0.44], [0.50], [0.47]),
         *([0.10], [0.14], [0.16], [0.22], [0.21]),
@@ -54,7 +68,7 @@ PRINTED = {
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_the_printed_numbers_of_v_jepa_and_mae_st_stand_in_the_papers_order(name):
+def test_the_printed_numbers_stand_in_the_papers_order(name):
     printed = read(name).printed
     assert printed is not None
     assert [list(values.values()) for values in printed.values.values()] == PRINTED[name]
@@ -124,10 +138,13 @@ def image_folder(tmp_path_factory):
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", names())
 def test_every_cell_of_every_study_is_a_run_that_core_can_build(name, scale, image_folder):
-    base = read(name).spec["base"]
-    needs_path = scale == "paper" and base["method"] == "ijepa" and "data" not in base
-    overrides = (f"data.path={image_folder}",) if needs_path else ()
-    expansion = expand(Request(read(name), scale, overrides))
+    spec = read(name).spec
+    options = spec["base"] | spec["scales"].get(scale, {})
+    needs_path = scale == "paper" and options["method"] == "ijepa" and "data" not in options
+    overrides = [f"data.path={image_folder}"] if needs_path else []
+    if options.get("eval_data") == "image_folder":
+        overrides.append(f"eval_data.path={image_folder}")
+    expansion = expand(Request(read(name), scale, tuple(overrides)))
     assert len(expansion.cells) == len(read(name).cells(scale))
 
 
@@ -157,6 +174,23 @@ MAE_ST = [
 @pytest.mark.parametrize(("name", "row"), MAE_ST)
 def test_the_default_row_of_mae_st_s_studies_of_clips_is_one_run_for_all_of_them(name, row):
     assert config_of(name, row) == config_of("mae_st_sampling", "agnostic")
+
+
+def test_figure_5_of_i_jepa_asks_for_no_run_that_table_2_does_not_have():
+    table, figure = (expand(Request(read(name), "cpu")).cells for name in ("ijepa_low_shot", "ijepa_compute"))
+    assert [config for _, config in table] == [config for _, config in figure]
+
+
+# Tables 6 to 12; 13 and 14 are fine-tuned.
+JUDGED_ON_1_PERCENT = [name for name in IJEPA if name not in ("ijepa_weight_decay", "ijepa_predictor_width")]
+
+
+@pytest.mark.parametrize("scale", ["gpu", "paper"])
+@pytest.mark.parametrize("name", JUDGED_ON_1_PERCENT)
+def test_what_i_jepa_prints_for_1_percent_linear_is_measured_so_at_the_large_scales(name, scale):
+    study = read(name)
+    assert study.metrics(scale)[0] == "vissl/{label}_1pct_top1"
+    assert all(cell.overrides["evals.vissl.shares"] == [0.01] for cell in study.cells(scale))
 
 
 def test_the_default_row_of_v_jepa_s_studies_is_what_its_preset_says():
