@@ -408,17 +408,18 @@ def spec_of(run: Run) -> DataSpec:
 
 
 def located(run: Run) -> Run:
-    """The run with a relative `data.path` (and `data.test_path`) resolved against `runtime.data_root`.
+    """The run with a relative `data.path`, `data.test_path` and `target.path` resolved against `runtime.data_root`.
 
     Identity keeps the path as it was given, so a study may be continued on a machine that keeps its data elsewhere.
     """
-    given = {name: path for name in ("path", "test_path") if (path := getattr(run.data, name, None))}
-    if not given:
-        return run
     root = Path(run.runtime.data_root).expanduser()
-    return dataclasses.replace(
-        run, data=dataclasses.replace(run.data, **{name: str(root / path) for name, path in given.items()})
-    )
+
+    def found(part: Any) -> Any:
+        given = {name: path for name in ("path", "test_path") if (path := getattr(part, name, None))}
+        moved = {name: str(root / Path(path).expanduser()) for name, path in given.items()}
+        return dataclasses.replace(part, **moved) if given else part
+
+    return dataclasses.replace(run, data=found(run.data), target=found(run.target))
 
 
 def judged(run: Run) -> Run:

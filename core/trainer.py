@@ -267,7 +267,7 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
 
 def build_learner(run: Run, spec: DataSpec) -> Learner:
     """The run's objective with its parts, every parameter a function of `run.seed`."""
-    parts = Parts(run.encoder, run.mask, run.target, run.predictor, run.loss)
+    parts = Parts(run.encoder, run.mask, located(run).target, run.predictor, run.loss)
     learner: Learner = run.objective.build(parts, spec, run.seed)
     return learner
 

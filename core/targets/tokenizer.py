@@ -98,21 +98,31 @@ def trained(tokenizer: Tokenizer, patches: Tensor, *, steps: int, seed: int, fol
         draft.unlink(missing_ok=True)
 
 
-def load(tokenizer: Tokenizer, path: Path) -> None:
-    """Weights from a safetensors file or one that torch saved.
+def read_weights(path: Path, otherwise: str) -> Mapping[str, Tensor]:
+    """Named tensors of a safetensors file or one that torch saved; `otherwise` is what to do without it.
 
     Raises ValueError naming target.path and what is wrong with it.
     """
     if not path.is_file():
-        raise ValueError(f"target.path={path}: there is no such file; leave it empty to train a tokenizer on the data")
+        raise ValueError(f"target.path={path}: there is no such file; {otherwise}")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise ValueError(
             f"target.path={path}: not a file of weights, in safetensors or saved by torch: {str(error).splitlines()[0]}"
         ) from error
+    is_state = isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
+    return state if is_state else {}
+
+
+def load(tokenizer: Tokenizer, path: Path) -> None:
+    """Weights from a safetensors file or one that torch saved.
+
+    Raises ValueError naming target.path and what is wrong with it.
+    """
+    state = read_weights(path, "leave it empty to train a tokenizer on the data")
     wanted = {name: tuple(value.shape) for name, value in tokenizer.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()} if isinstance(state, Mapping) else {}
+    found = {name: tuple(value.shape) for name, value in state.items()}
     differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     if differing:
         name = differing[0]
