@@ -67,7 +67,7 @@ class DalleEncoder(nn.Module):
         ends = [width * times for times in _WIDTHS]
         starts = [width, *ends[:-1]]
         self.groups = nn.ModuleList(
-            nn.ModuleList(Residual(start if number == 0 else end, end) for number in range(_BLOCKS))
+            nn.Sequential(*(Residual(start if number == 0 else end, end) for number in range(_BLOCKS)))
             for start, end in zip(starts, ends, strict=True)
         )
         self.last = Convolution(ends[-1], vocabulary, 1)
@@ -76,9 +76,7 @@ class DalleEncoder(nn.Module):
         """Codes [B, H / 8, W / 8] int64 of images [B, 3, H, W], RGB in [0, 1]."""
         x = self.first(0.8 * images + 0.1)  # the logit-Laplace loss it was trained with leaves a tenth at either end
         for number, group in enumerate(self.groups):
-            x = F.max_pool2d(x, 2) if number else x
-            for block in group:
-                x = block(x)
+            x = group(F.max_pool2d(x, 2) if number else x)
         codes: Tensor = self.last(x.relu()).argmax(1)
         return codes
 
