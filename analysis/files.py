@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
 from sweeps import cli
 from sweeps.cli import Arguments, UserError
-from sweeps.db import mask_url, upgrade
+from sweeps.db import mask_url, newest_revision, open_database, revision, upgrade
 
 
 def open_results(arguments: Arguments) -> Engine:
-    """The database that `db=` names, read-only, whose tables are this program's.
+    """The database that `db=` names, read-only, with this program's tables.
 
-    Raises UserError where they are a newer program's (they would be misread), an older one's, or absent.
+    An older program's SQLite file, an archived capsule say, is read through an upgraded copy and stays as it is. Raises
+    UserError where the tables are a newer program's (they would be misread), an older one's on a server, or absent.
     """
     engine = cli.open_for_reading(arguments)
+    shown = mask_url(engine.url)
+    found = revision(engine)
+    if found is None:
+        engine.dispose()
+        raise UserError(f"db={shown}: it holds no runs of this program; launch a study with it first")
+    if found != newest_revision() and engine.dialect.name == "sqlite":
+        return _upgraded_copy(engine)
     try:
         upgrade(engine)  # nothing to do at this program's schema; this engine cannot write, so anything else fails
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())
-        raise UserError(
-            f"db={mask_url(engine.url)}: not of this program's schema ({reason}); launch a study with it first"
-        ) from None
+        raise UserError(f"db={shown}: of an older schema ({reason}); launch a study with it first") from None
     return engine
+
+
+def _upgraded_copy(engine: Engine) -> Engine:
+    """A read-only engine on a temporary copy of an SQLite database at this program's schema, which goes with it."""
+    folder = tempfile.TemporaryDirectory(prefix="ablations-")
+    url = f"sqlite:///{folder.name}/copy.sqlite"
+    writable = open_database(url)
+    with engine.connect() as source, writable.connect() as copy:
+        driver, target = source.connection.driver_connection, copy.connection.driver_connection
+        assert driver is not None and target is not None
+        driver.backup(target)
+    engine.dispose()
+    upgrade(writable)
+    writable.dispose()
+    opened = open_database(url, read_only=True)
+    event.listen(opened, "engine_disposed", lambda _: folder.cleanup())
+    return opened
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:

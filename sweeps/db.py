@@ -456,15 +456,18 @@ def upgrade(engine: Engine) -> None:
 
     Raises ValueError when the schema is newer than this program knows: it would misread it.
     """
-    script = ScriptDirectory.from_config(migrations())
-    head = script.get_current_head()
-    if revision(engine) == head:
+    if revision(engine) == newest_revision():
         return
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":  # SQLite's BEGIN IMMEDIATE already keeps a second upgrade out
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": VERSION_TABLE})
         refuse_newer(connection)
         command.upgrade(migrations(connection), "head")
+
+
+def newest_revision() -> str | None:
+    """The Alembic revision that this program's tables have."""
+    return ScriptDirectory.from_config(migrations()).get_current_head()
 
 
 def refuse_newer(connection: Connection) -> None:
