@@ -13,7 +13,18 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Engine
 
-from analysis import agreement, agreement_drawing, drawing, figures, files, landscape, render, search, tables
+from analysis import (
+    agreement,
+    agreement_drawing,
+    drawing,
+    figures,
+    files,
+    landscape,
+    paper_check,
+    render,
+    search,
+    tables,
+)
 from analysis.frame import Frame, load, names
 from analysis.site.pages import FOLDER, Content, Site, site_files
 from analysis.tables import Table
@@ -27,9 +38,11 @@ Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG) and the pages of repor
   study=all                               a study, several as a,b or all
   db=sqlite:///results/ablations.sqlite   where the runs are recorded
   results_dir=results                     tables/, figures/ and report/ are written in it
-  check=false                             true: write nothing; exit 1 naming every file that differs"""
+  check=false                             true: write nothing; exit 1 naming every file that differs
+  check_paper=main.tex                    write nothing; compare the numbers that a LaTeX source marks with
+                                          \\abl{study/row/metric}{61.4}; exit 1 naming every one that differs"""
 
-OPTIONS = ("study", "db", "results_dir", "check")
+OPTIONS = ("study", "db", "results_dir", "check", "check_paper")
 PATTERNS = ("tables/*", "figures/*", "report/*", "report/*/*")  # under results_dir: nothing in them is written by hand
 
 
@@ -138,8 +151,14 @@ def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS)
     is_check, asked = arguments.flag("check"), arguments.text("study", "all")
     results_dir = Path(arguments.text("results_dir", "results"))
+    paper = arguments.text("check_paper", "")
+    marks = paper_check.read(Path(paper)) if paper else []
     engine = files.open_results(arguments)
     try:
+        if marks:
+            found = paper_check.differences(engine, marks)
+            print("\n".join(found) or f"{paper}: {len(marks)} marked numbers are what the database gives")
+            return cli.INCOMPLETE if found else cli.OK
         studies = names(engine) if asked == "all" else asked.split(",")
         if is_check:
             return files.report(differences(engine, studies, results_dir), results_dir)

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from alembic import command
 from sqlalchemy import Engine
 
 from analysis import report
 from analysis.report import OPTIONS, contents, main, write
-from sweeps.db import open_database
+from sweeps.db import migrations, open_database
 from tests.analysis.conftest import MAIN, ROWS, Laboratory
 
 
@@ -138,8 +141,11 @@ def test_a_new_run_changes_the_table(laboratory: Laboratory, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("studdy=all", "studdy: unknown option (did you mean study?); options: study, db, results_dir, check"),
-        ("all", "'all' is not of the form key=value; options: study, db, results_dir, check"),
+        (
+            "studdy=all",
+            "studdy: unknown option (did you mean study?); options: study, db, results_dir, check, check_paper",
+        ),
+        ("all", "'all' is not of the form key=value; options: study, db, results_dir, check, check_paper"),
         ("check=yes", "check must be one of true, false, got 'yes'"),
         ("study=nothing", "study=nothing: the database has no such study; it has: ijepa_masking, masking_ratio"),
     ],
@@ -182,3 +188,31 @@ def test_a_database_of_a_newer_program_is_refused(
     engine.dispose()
     assert main([f"db=sqlite:///{path}", f"results_dir={tmp_path / 'r'}"]) == 2
     assert "newer" in capsys.readouterr().err
+
+
+def test_a_database_of_an_older_schema_is_read_and_left_as_it_is(
+    filled: Path, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
+    path = tmp_path / "older.sqlite"
+    shutil.copy(filled, path)
+    engine = open_database(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        command.downgrade(migrations(connection), "0001")
+    with engine.connect() as connection:  # all of it in one file, whose bytes can then be compared
+        connection.exec_driver_sql("COMMIT")
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    engine.dispose()
+    before = path.read_bytes()
+    assert main([f"db=sqlite:///{path}", f"results_dir={tmp_path / 'r'}"]) == 0
+    assert (tmp_path / "r/tables/masking_ratio.md").read_bytes() == (written / "tables/masking_ratio.md").read_bytes()
+    assert path.read_bytes() == before
+    assert not list((tmp_path / "copies").iterdir())
+
+
+def test_a_database_of_another_program_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with sqlite3.connect(tmp_path / "other.sqlite") as connection:
+        connection.execute("create table photos (name text)")
+    assert main([f"db=sqlite:///{tmp_path}/other.sqlite", f"results_dir={tmp_path / 'r'}"]) == 2
+    assert "it holds no runs of this program" in capsys.readouterr().err
