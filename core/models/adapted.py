@@ -18,9 +18,9 @@ def adapted(
     """A copy of `encoder`, which was built by `options`, for clips like `spec`, with its own `drop_path` rate.
 
     An encoder of images is inflated for clips: its patch embedding is repeated over `tubelet` frames and divided by
-    their number, and a learned embedding of time starts at zero. An encoder of clips is deflated for images: its patch
-    embedding is summed over the frames of a tubelet, and every image is at the first moment. What is new is zero, so
-    that nothing is drawn.
+    their number, and a learned embedding of time starts at zero (rotations turn with time at once). An encoder of clips
+    is deflated for images: its patch embedding is summed over the frames of a tubelet, and every image is at the first
+    moment. What is new is zero, so that nothing is drawn.
 
     Raises ValueError when the clips differ in more than their length.
 
@@ -35,7 +35,9 @@ def adapted(
         return _copy(encoder, options, spec, encoder.state_dict())
     state = {name: value for name, value in encoder.state_dict().items() if not name.startswith("positions.")}
     if frames == 1:
-        options = dataclasses.replace(options, tubelet=tubelet, position=Position.learned)
+        # A rotation knows time without having learned it.
+        kind = Position.rope if options.position is Position.rope else Position.learned
+        options = dataclasses.replace(options, tubelet=tubelet, position=kind)
         state["embed.weight"] = inflated(state["embed.weight"], spec.channels, tubelet)
         copy = _copy(encoder, options, spec, state | _positions_over_time(encoder.positions, spec.frames // tubelet))
     else:
@@ -74,7 +76,9 @@ def deflated(weight: Tensor, channels: int, tubelet: int) -> Tensor:
 
 def _positions_over_time(positions: Positions, num_slices: int) -> dict[str, Tensor]:
     """The image's positions for each of `num_slices`, and nothing yet for the time."""
-    if positions.kind is Position.sincos:
+    if positions.kind is Position.rope:
+        return {}
+    if positions.kind is not Position.learned:
         space, prefix = positions.table, None
     else:
         space, prefix = (positions.space + positions.time).detach(), positions.prefix
