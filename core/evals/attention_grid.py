@@ -44,17 +44,28 @@ class Probes:
     token, whose sum with what it attended to goes through an MLP with a residual. There is no projection after the
     attention. `plain` has neither norms, biases (but the classifier's) nor residuals.
 
+    With `depth` 2 a second such block follows, whose query is what the first made of the learned token: what a sample's
+    tokens said decides where it looks next. (The paper names a two-layer probe, section 4.3, without describing it.)
+
     A bias of the keys is left out: it adds the same to the scores of all tokens, which the softmax takes away again.
 
     Source: V-JEPA (Bardes et al., 2024, arXiv:2404.08471), appendix B.1; the block as in its released evaluations.
     """
 
     def __init__(
-        self, layout: Layout, width: int, heads: int, num_classes: int, num_probes: int, generator: Generator
+        self,
+        layout: Layout,
+        width: int,
+        heads: int,
+        num_classes: int,
+        num_probes: int,
+        generator: Generator,
+        *,
+        depth: int = 1,
     ) -> None:
         assert width % heads == 0, (width, heads)
-        self.layout, self.width, self.heads = layout, width, heads
-        self.table = parameters(layout, width, num_classes)
+        self.layout, self.width, self.heads, self.depth = layout, width, heads, depth
+        self.table = parameters(layout, width, num_classes, depth)
         drawn = [_drawn(parameter, generator) for parameter in self.table.values()]
         self.flat = torch.cat([value.flatten() for value in drawn]).repeat(num_probes, 1)  # [G, P]
 
@@ -97,45 +108,66 @@ class Probes:
         bfloat16 tokens are multiplied in bfloat16; the softmax, the norms and what is added up are float32.
         """
         p = self.parts()
-        is_block = self.layout is Layout.vjepa
-        query = p["query"]
-        if is_block:
-            query = torch.einsum("gd,ged->ge", query, p["query.weight"]) + p["query.bias"]
-            tokens = F.layer_norm(tokens, (self.width,), eps=EPS)  # its scale and shift are folded in below
-        pooled = self.attend(query, p["key.weight"], p.get("norm1.scale"), tokens)  # [G, H, B, D]
-        if is_block:
-            pooled = pooled * p["norm1.scale"][:, None, None] + p["norm1.shift"][:, None, None]
-        values = p["value.weight"].view(-1, self.heads, self.width // self.heads, self.width)  # [G, H, D / H, D]
-        with _autocast(tokens):
-            x = (pooled @ values.transpose(-2, -1)).transpose(1, 2).flatten(2).float()  # [G, B, D]
-        if is_block:
-            x = x + (p["value.bias"] + p["query"])[:, None]
-            normed = torch.addcmul(
-                p["norm2.shift"][:, None], F.layer_norm(x, (self.width,), eps=EPS), p["norm2.scale"][:, None]
-            )
-            with _autocast(tokens):
-                hidden = F.gelu(_linear(normed, p["up.weight"], p["up.bias"]))
-                x = x + _linear(hidden, p["down.weight"], p["down.bias"]).float()
+        if self.layout is Layout.plain:
+            x = self.values(self.attend(p["query"], p["key.weight"], None, tokens), p["value.weight"], tokens)
+            return _linear(x, p["head.weight"], p["head.bias"])
+        tokens = F.layer_norm(tokens, (self.width,), eps=EPS)  # its scale and shift are folded in below
+        x = p["query"]  # [G, D], the same for every sample
+        for prefix in prefixes(self.depth):
+            x = self.block(x, {name.removeprefix(prefix): part for name, part in p.items()}, tokens)  # [G, B, D]
         return _linear(x, p["head.weight"], p["head.bias"])
+
+    def block(self, x: Tensor, p: dict[str, Tensor], tokens: Tensor) -> Tensor:
+        """`x` [G, D] or [G, B, D] plus what its query finds among `tokens`, through the MLP: [G, B, D]."""
+        if x.ndim == 2:
+            query = torch.einsum("gd,ged->ge", x, p["query.weight"]) + p["query.bias"]
+        else:
+            query = _linear(x, p["query.weight"], p["query.bias"])
+        pooled = self.attend(query, p["key.weight"], p["norm1.scale"], tokens)  # [G, H, B, D]
+        pooled = pooled * p["norm1.scale"][:, None, None] + p["norm1.shift"][:, None, None]
+        found = self.values(pooled, p["value.weight"], tokens)
+        x = found + (p["value.bias"] + x)[:, None] if x.ndim == 2 else found + p["value.bias"][:, None] + x
+        normed = torch.addcmul(
+            p["norm2.shift"][:, None], F.layer_norm(x, (self.width,), eps=EPS), p["norm2.scale"][:, None]
+        )
+        with _autocast(tokens):
+            hidden = F.gelu(_linear(normed, p["up.weight"], p["up.bias"]))
+            return x + _linear(hidden, p["down.weight"], p["down.bias"]).float()
+
+    def values(self, pooled: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
+        """Each head's part of the value projection of what it pooled [G, H, B, D]: [G, B, D] float32."""
+        parts = weight.view(-1, self.heads, self.width // self.heads, self.width)  # [G, H, D / H, D]
+        with _autocast(tokens):
+            return (pooled @ parts.transpose(-2, -1)).transpose(1, 2).flatten(2).float()
 
     def attend(self, query: Tensor, key_weight: Tensor, scale: Tensor | None, tokens: Tensor) -> Tensor:
         """What each head pools: tokens [B, n, D] weighted by the softmax of their scores, [G, H, B, D] float32.
 
-        `query` [G, D] is projected already, `key_weight` [G, D, D] not applied yet; `scale` [G, D] is the norm's.
+        `query` [G, D], or [G, B, D] of each sample, is projected already, `key_weight` [G, D, D] not applied yet;
+        `scale` [G, D] is the norm's.
         """
         batch, size = len(tokens), self.width // self.heads
-        query = query.view(-1, self.heads, size) * size**-0.5
-        folded = torch.einsum("ghe,ghed->ghd", query, key_weight.view(-1, self.heads, size, self.width))
-        if scale is not None:
-            folded = folded * scale[:, None]
-        vectors = folded.flatten(0, 1).to(tokens.dtype)  # [G * H, D]
-        scores = torch.bmm(vectors.expand(batch, -1, -1), tokens.transpose(1, 2))  # [B, G * H, n]
+        keys = key_weight.view(-1, self.heads, size, self.width)
+        if query.ndim == 2:
+            folded = torch.einsum("ghe,ghed->ghd", query.view(-1, self.heads, size) * size**-0.5, keys)
+            vectors = (folded if scale is None else folded * scale[:, None]).flatten(0, 1).expand(batch, -1, -1)
+        else:
+            queries = query.view(-1, batch, self.heads, size) * size**-0.5
+            folded = torch.einsum("gbhe,ghed->bghd", queries, keys)
+            vectors = (folded if scale is None else folded * scale[:, None]).flatten(1, 2)
+        vectors = vectors.to(tokens.dtype)  # [B, G * H, D]
+        scores = torch.bmm(vectors, tokens.transpose(1, 2))  # [B, G * H, n]
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(tokens.dtype)
         pooled = torch.bmm(weights, tokens).float()  # [B, G * H, D]
         return pooled.view(batch, -1, self.heads, self.width).permute(1, 2, 0, 3)
 
 
-def parameters(layout: Layout, width: int, num_classes: int) -> dict[str, Parameter]:
+def prefixes(depth: int) -> list[str]:
+    """Of the names of each block's parameters: "" for the first, "block2." ..."""
+    return ["", *(f"block{number}." for number in range(2, depth + 1))]
+
+
+def parameters(layout: Layout, width: int, num_classes: int, depth: int = 1) -> dict[str, Parameter]:
     """The tensors of one probe, by name; those that are decayed side by side."""
     d, hidden = width, MLP_RATIO * width
 
@@ -154,14 +186,14 @@ def parameters(layout: Layout, width: int, num_classes: int) -> dict[str, Parame
             "head.weight": weight(num_classes, d),
             "head.bias": bias(num_classes),
         }
-    return {
-        "query": query,
+    weights = {
         "query.weight": weight(d, d),
         "key.weight": key,
         "value.weight": value,
         "up.weight": weight(hidden, d),
         "down.weight": weight(d, hidden),
-        "head.weight": weight(num_classes, d),
+    }
+    biases = {
         "query.bias": bias(d),
         "value.bias": bias(d),
         "norm1.scale": bias(d, 1.0),
@@ -170,6 +202,12 @@ def parameters(layout: Layout, width: int, num_classes: int) -> dict[str, Parame
         "norm2.shift": bias(d),
         "up.bias": bias(hidden),
         "down.bias": bias(d),
+    }
+    return {
+        "query": query,
+        **{prefix + name: value for prefix in prefixes(depth) for name, value in weights.items()},
+        "head.weight": weight(num_classes, d),
+        **{prefix + name: value for prefix in prefixes(depth) for name, value in biases.items()},
         "head.bias": bias(num_classes),
     }
 

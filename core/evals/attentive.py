@@ -49,6 +49,7 @@ class Attentive(Evaluation):
     """
 
     layout: Layout = Layout.vjepa
+    depth: int = 1  # blocks of the probe, of which the second and later ones start from what the one before them found
     heads: int = 12  # of the attention
     lrs: list[float] = field(default_factory=lambda: [0.001, 0.003])
     weight_decays: list[float] = field(default_factory=lambda: [0.01, 0.1])
@@ -75,7 +76,9 @@ class Attentive(Evaluation):
             raise ValueError(f"evals.attentive.heldout must be in (0, 1), got {self.heldout}")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"evals.attentive.clip must be above 0, or null for no limit, got {self.clip}")
-        for name in ("heads", "epochs", "batch_size", "num_layers", "temporal_views", "spatial_views"):
+        if self.layout is Layout.plain and self.depth != 1:
+            raise ValueError(f"evals.attentive.depth must be 1 with evals.attentive.layout=plain, got {self.depth}")
+        for name in ("depth", "heads", "epochs", "batch_size", "num_layers", "temporal_views", "spatial_views"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evals.attentive.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("max_train", "clips"):
@@ -174,7 +177,9 @@ class Attentive(Evaluation):
 
         # An evaluation may be called under inference mode, where nothing can be trained.
         with torch.inference_mode(False), torch.enable_grad():
-            probes = Probes(self.layout, width, self.heads, num_classes, len(settings), generator).to(device)
+            probes = Probes(self.layout, width, self.heads, num_classes, len(settings), generator, depth=self.depth).to(
+                device
+            )
             train(probes, batches(), settings=settings, num_steps=self.epochs * num_batches, clip=self.clip)
         return probes
 

@@ -17,9 +17,9 @@ def random_tokens(batch=5, num=7) -> Tensor:
     return torch.randn(batch, num, WIDTH, generator=generator_for(0, "tokens"))
 
 
-def probes_of(layout, num_probes=2, *, scatter=0.3) -> Probes:
+def probes_of(layout, num_probes=2, *, scatter=0.3, depth=1) -> Probes:
     """Probes whose every parameter is away from its start, and from its neighbours'."""
-    probes = Probes(layout, WIDTH, HEADS, NUM_CLASSES, num_probes, generator_for(1))
+    probes = Probes(layout, WIDTH, HEADS, NUM_CLASSES, num_probes, generator_for(1), depth=depth)
     noise = torch.randn(probes.flat.shape, generator=generator_for(2))
     probes.flat = probes.flat + scatter * noise
     return probes
@@ -45,11 +45,14 @@ def expected_logits(probes: Probes, index: int, tokens: Tensor) -> Tensor:
     if probes.layout is Layout.plain:
         pooled, _ = torchs_own(p)(query, tokens, tokens)
         return F.linear(pooled[:, 0], p["head.weight"], p["head.bias"])
-    keys = F.layer_norm(tokens, (WIDTH,), p["norm1.scale"], p["norm1.shift"], EPS)
-    x = query + torchs_own(p)(query, keys, keys)[0]
-    normed = F.layer_norm(x, (WIDTH,), p["norm2.scale"], p["norm2.shift"], EPS)
-    hidden = F.gelu(F.linear(normed, p["up.weight"], p["up.bias"]))
-    x = x + F.linear(hidden, p["down.weight"], p["down.bias"])
+    x = query
+    for block in ["", "block2."][: probes.depth]:
+        p |= {name.removeprefix(block): value for name, value in p.items() if name.startswith(block)}
+        keys = F.layer_norm(tokens, (WIDTH,), p["norm1.scale"], p["norm1.shift"], EPS)
+        x = x + torchs_own(p)(x, keys, keys)[0]
+        normed = F.layer_norm(x, (WIDTH,), p["norm2.scale"], p["norm2.shift"], EPS)
+        hidden = F.gelu(F.linear(normed, p["up.weight"], p["up.bias"]))
+        x = x + F.linear(hidden, p["down.weight"], p["down.bias"])
     return F.linear(x[:, 0], p["head.weight"], p["head.bias"])
 
 
@@ -58,6 +61,13 @@ def test_each_probe_equals_torchs_multihead_attention_with_the_same_weights(layo
     probes, tokens = probes_of(layout, 3), random_tokens()
     logits = probes(tokens)
     assert logits.shape == (3, 5, NUM_CLASSES)
+    for index in range(3):
+        assert torch.allclose(logits[index], expected_logits(probes, index, tokens), atol=1e-5)
+
+
+def test_a_probe_of_two_blocks_equals_torchs_attention_asked_twice():
+    probes, tokens = probes_of(Layout.vjepa, 3, depth=2), random_tokens()
+    logits = probes(tokens)
     for index in range(3):
         assert torch.allclose(logits[index], expected_logits(probes, index, tokens), atol=1e-5)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.evals.attention_grid import Layout
 from core.evals.attentive import Attentive
 from core.evals.ridge import Ridge
 from core.models.vit import ViT
@@ -44,6 +45,18 @@ def test_it_reads_a_label_that_one_token_carries_and_the_average_does_not(layout
     probe = Attentive(**SHORT | {"layout": type(Attentive().layout)[layout], "epochs": 30})
     assert probe.run(features, seed=0)["attentive/kind_top1"] > 90
     assert Ridge().run(averaged, seed=0)["ridge/kind_top1"] < 50
+
+
+def test_a_probe_of_two_blocks_reads_it_as_well():
+    features = one_token_in_many()
+    assert Attentive(**SHORT | {"depth": 2, "epochs": 20}).run(features, seed=0)["attentive/kind_top1"] > 90
+
+
+def test_a_plain_probe_has_one_block():
+    with pytest.raises(
+        ValueError, match=r"evals\.attentive\.depth must be 1 with evals\.attentive\.layout=plain, got 2"
+    ):
+        Attentive(layout=Layout.plain, depth=2)
 
 
 def test_the_setting_is_chosen_without_the_test_split():
@@ -127,6 +140,7 @@ def test_clips_that_the_data_does_not_give_are_refused_before_training():
         ({"weight_decays": [-1.0]}, "weight_decays must be one or more numbers, none below 0"),
         ({"heldout": 1.0}, r"heldout must be in \(0, 1\), got 1.0"),
         ({"clip": 0.0}, "clip must be above 0, or null"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"heads": 0}, "heads must be at least 1, got 0"),
         ({"clips": 0}, "clips must be at least 1, or null for all, got 0"),
         ({"max_train": 0}, "max_train must be at least 1, or null for all, got 0"),
