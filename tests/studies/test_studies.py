@@ -38,6 +38,18 @@ PRINTED = {
         [89.5, 57.8, 50.5, 88.6, 75.0],
         [89.5, 59.1, 55.3, 86.7, 73.0],
     ],
+    "vjepa_frozen_video": [
+        *([74.5, 42.1, 16.3], [77.9, 61.2, 21.6], [78.7, 61.7, 25.0]),
+        *([79.1, 67.0, 25.6], [81.7, 69.1, 25.8], [82.1, 71.2, 25.0]),
+        *([83.3, 39.0, 23.2], [84.4, 50.0, 24.3], [73.7, 60.3, 19.6], [75.1, 58.7, 22.9]),
+        *([65.4, 56.1, 14.4], [73.3, 60.7, 17.5], [70.6, 58.0, 12.9]),
+    ],
+    "vjepa_frozen_image": [
+        *([81.1, 63.5, 80.3], [71.9, 60.0, 65.8], [73.7, 60.5, 67.4]),
+        *([75.3, 61.1, 68.3], [77.4, 61.8, 73.4], [77.9]),
+        *([85.3, 70.2, 83.6], [86.2, 68.4, 88.8], [75.1, 59.8, 66.1], [71.4, 60.6, 68.3]),
+    ],
+    "mae_st_image": [[83.7], [84.1], [85.9], [82.6]],
     "vjepa_masking_ratio": [
         *([0.23], [0.31], [0.44], [0.50], [0.47]),
         *([0.10], [0.14], [0.16], [0.22], [0.21]),
@@ -214,6 +226,6 @@ def test_every_video_study_runs_and_is_drawn(name, tmp_path):
     words = [f"study={name}", "scale=smoke", "seeds=[0]", f"results_dir={tmp_path}", f"runtime.cache={tmp_path}/cache"]
     assert launch([*words, f"db=sqlite:///{tmp_path}/a.sqlite", "runtime.tensorboard=false"]) == 0
     assert (tmp_path / "tables" / f"{name}@smoke.md").exists()
-    assert {path.stem for path in (tmp_path / "figures").glob("*.svg")} == {
+    assert {path.stem for path in (tmp_path / "figures").glob(f"{name}@*.svg")} == {
         f"{name}@smoke-{figure['name']}" for figure in read(name).figures
     }
