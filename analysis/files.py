@@ -14,11 +14,12 @@ from sweeps.cli import Arguments, UserError
 from sweeps.db import mask_url, newest_revision, open_database, revision, upgrade
 
 
-def open_results(arguments: Arguments) -> Engine:
+def open_results(arguments: Arguments, *, is_live: bool = False) -> Engine:
     """The database that `db=` names, read-only, with this program's tables.
 
-    An older program's SQLite file, an archived capsule say, is read through an upgraded copy and stays as it is. Raises
-    UserError where the tables are a newer program's (they would be misread), an older one's on a server, or absent.
+    An older program's SQLite file, an archived capsule say, is read through an upgraded copy and stays as it is; not
+    where `is_live`, as a copy would show nothing new. Raises UserError where the tables are a newer program's (they
+    would be misread), an older one's that is not copied, or absent.
     """
     engine = cli.open_for_reading(arguments)
     shown = mask_url(engine.url)
@@ -26,7 +27,7 @@ def open_results(arguments: Arguments) -> Engine:
     if found is None:
         engine.dispose()
         raise UserError(f"db={shown}: it holds no runs of this program; launch a study with it first")
-    if found != newest_revision() and engine.dialect.name == "sqlite":
+    if found != newest_revision() and engine.dialect.name == "sqlite" and not is_live:
         return _upgraded_copy(engine)
     try:
         upgrade(engine)  # nothing to do at this program's schema; this engine cannot write, so anything else fails

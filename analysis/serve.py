@@ -205,7 +205,7 @@ def open_server(engine: Engine, port: int) -> ThreadingHTTPServer:
 def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS)
     port = arguments.whole("port", 8000, least=0)
-    engine = files.open_results(arguments)
+    engine = files.open_results(arguments, is_live=True)
     try:
         with open_server(engine, port) as server:
             print(f"http://{HOST}:{server.server_address[1]}/ until Ctrl-C", flush=True)
