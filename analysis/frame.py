@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from sweeps.study import DEFAULT_SCALE, Study, further_seeds, parse
 
 MISSING = "missing"  # the state of a run that nobody has asked for yet
 _NOT_GIVEN = (MISSING, "queued", "cancelled")  # another study's, where it is a seed this one has not spent
+_NAME = re.compile(r"\w[\w.,=+@-]*")  # what sweeps.study.instance_name gives: a name of files, in no other folder
 _INSTANCE_KEYS = ("scale", "overrides")  # what a launch adds to the study file's content
 
 
@@ -72,8 +74,10 @@ def names(engine: Engine) -> list[str]:
 def load(engine: Engine, study_name: str) -> Frame:
     """The current revision of a study. A fixed number of queries, whatever its size.
 
-    Raises UserError when the database has no such study, naming those it has.
+    Raises UserError when the database has no such study, naming those it has, or one whose name no launch gives.
     """
+    if not _NAME.fullmatch(study_name):  # a capsule may come from anywhere, and its studies' names become paths
+        raise UserError(f"study={study_name!r} cannot name a file: allowed are letters, digits and _ . , = + @ -")
     with engine.connect() as connection:
         row = connection.execute(
             select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == study_name)

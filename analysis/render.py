@@ -52,8 +52,8 @@ _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~$!#])")
 
 
 def escape_markdown(text: str) -> str:
-    """Show `text` as it is: no markup, no HTML, no table cell of its own, one line."""
-    text = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Show `text` as it is: no markup, no HTML, no table cell of its own, one line, no letter that reorders others."""
+    text = _visible(_one_line(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKDOWN_SPECIAL.sub(r"\\\1", text)
 
 
@@ -119,6 +119,8 @@ def latex(table: Table) -> str:
     lines = []
     for row, line in zip(table.rows, _lines(table), strict=True):
         cells = [escape_latex(text) for text in line]
+        if cells[0].startswith(("[", "*")):  # the line break before it would take these for its own argument
+            cells[0] = "{}" + cells[0]
         cells[1:] = [
             rf"\textbf{{{text}}}" if cell.is_best else text for text, cell in zip(cells[1:], row.cells, strict=True)
         ]
@@ -154,7 +156,7 @@ def latex(table: Table) -> str:
 
 # ---- CSV ---------------------------------------------------------------------------------------------------------
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # some spreadsheets read the wide ones too
 
 
 def escape_csv(text: str) -> str:
@@ -200,6 +202,11 @@ def _estimate_fields(cell: Cell) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else repr(value)
+
+
+def _visible(text: str) -> str:
+    """Control and formatting characters by their code point: a terminal would obey them, a reader not see them."""
+    return "".join(f"U+{ord(c):04X}" if unicodedata.category(c) in ("Cc", "Cf") else c for c in text)
 
 
 def _one_line(text: str) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from analysis import render, tables
 from analysis.frame import load
+from analysis.search import table as searched
 from analysis.stats import Estimate
 from tests.analysis.conftest import MAIN, ROWS, Laboratory
 
@@ -79,6 +80,10 @@ def test_marks_are_shown_and_a_star_of_a_label_is_no_mark(laboratory: Laboratory
     assert lines[0][f"{MAIN}.difference.p"] == ""
 
 
+def test_what_a_terminal_obeys_or_a_reader_cannot_see_is_shown_by_its_code_point() -> None:
+    assert render.escape_markdown("a\x1b[31mb\u202ec\u200bd") == "aU+001B\\[31mbU+202EcU+200Bd"
+
+
 # ---- LaTeX
 
 
@@ -97,6 +102,13 @@ def test_hostile_strings_are_words_in_latex(laboratory: Laboratory) -> None:
     assert r"\input" not in text and r"\textbackslash{}input\{/etc/passwd\}" in text
     assert r"\texttt{U+4E2D}" in text and r"\texttt{U+0007}" in text and r"\texttt{U+202E}" in text
     assert "é" in text and "ą" not in text and "ħ" not in text
+
+
+@pytest.mark.parametrize("label", ["[.15, .2]", "*", "[1ex]"])
+def test_a_label_is_no_argument_of_the_line_break_before_it(laboratory: Laboratory, label: str) -> None:
+    text = render.latex(hostile_table(laboratory, label))
+    assert not re.search(r"\\\\\s*[\[*]", text)
+    assert "\n{}" + label in text
 
 
 def assert_latex(text: str, *, num_columns: int) -> None:
@@ -150,7 +162,7 @@ def test_no_csv_field_is_a_formula(laboratory: Laboratory) -> None:
     assert float(next(f for f in fields if f.startswith("-"))) < 0  # a negative number stays a number
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "  =1"])
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "  =1", "＝1+1"])
 def test_a_text_that_a_spreadsheet_would_run_is_quoted(text: str) -> None:
     assert render.escape_csv(text) == "'" + text
 
@@ -158,3 +170,30 @@ def test_a_text_that_a_spreadsheet_would_run_is_quoted(text: str) -> None:
 @pytest.mark.parametrize("text", ["-1.5", "+2", "-1e-05", "plain", "a=b", "", "–"])
 def test_numbers_and_plain_words_are_left_alone(text: str) -> None:
     assert render.escape_csv(text) == text
+
+
+# ---- what a run's config and record may hold
+
+
+def test_a_hostile_option_that_a_search_chose_is_words_in_every_format(laboratory: Laboratory) -> None:
+    text = '=cmd|"/C calc"!A0 <img src=x onerror=alert(1)> \\write18{rm} | `id`'
+    search = {"space": {"mask": {"categorical": [text, "block"]}}, "budget": 2, "metric": MAIN}
+    document = {k: ROWS[k] for k in ("title", "question", "metrics")} | {"search": search, "seeds": [0]}
+    laboratory.study("found", {**document, "base": {"mask": text}})
+    laboratory.run("found", "default", 0, {MAIN: 60.0})
+    table = searched(load(laboratory.engine, "found"))
+    assert text in [cell.text for cell in table.rows[0].cells]
+    page = render.markdown(table)
+    assert "<img" not in page and "&lt;img" in page and not re.search(r"(?<!\\)`", page)
+    assert_latex(render.latex(table), num_columns=len(table.columns) + 1)
+    assert r"\write" not in render.latex(table)
+    fields = [field for line in csv.reader(io.StringIO(render.to_csv(table))) for field in line]
+    assert "'" + text in fields and text not in fields
+
+
+def test_a_hostile_commit_is_words_in_the_provenance_line(laboratory: Laboratory) -> None:
+    laboratory.study("rows", ROWS)
+    laboratory.run("rows", "block", 0, {MAIN: 1.0}, git_sha="<b>|\\end{x}")
+    table = tables.build(load(laboratory.engine, "rows"))
+    assert "git <b>|" in table.provenance
+    assert "<b>" not in render.markdown(table) and r"\end{x}" not in render.latex(table)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine
+from sqlalchemy import text
 
 from analysis import report
 from analysis.report import OPTIONS, contents, main, write
 from sweeps.db import migrations, open_database
-from tests.analysis.conftest import MAIN, ROWS, Laboratory
+from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,11 @@ def test_writing_again_leaves_unchanged_files_alone(laboratory: Laboratory, tmp_
     assert [path.stat().st_mtime_ns for path in paths] == times
 
 
-def test_what_is_said_over_all_studies_is_not_rewritten_for_one(engine: Engine) -> None:
-    assert "tables/agreement.md" not in contents(engine, ["ijepa_masking"])
-    assert "tables/agreement.md" in contents(engine, ["masking_ratio", "ijepa_masking"])
+def test_what_is_said_over_all_studies_is_not_rewritten_for_one(laboratory: Laboratory) -> None:
+    for name in ("one", "two"):
+        laboratory.study(name, {**ROWS, "figures": []})
+    assert "tables/agreement.md" not in contents(laboratory.engine, ["one"])
+    assert "tables/agreement.md" in contents(laboratory.engine, ["two", "one"])
 
 
 def test_a_study_with_an_instance_name_is_written_under_it(laboratory: Laboratory) -> None:
@@ -216,3 +218,49 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path, capsys: pytest
         connection.execute("create table photos (name text)")
     assert main([f"db=sqlite:///{tmp_path}/other.sqlite", f"results_dir={tmp_path / 'r'}"]) == 2
     assert "it holds no runs of this program" in capsys.readouterr().err
+
+
+# ---- what a database may hold
+
+
+def test_a_study_without_runs_gets_its_table_and_figures(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.study("rows", ROWS)
+    laboratory.study("grid", GRID)
+    assert main([f"db={laboratory.engine.url}", f"results_dir={tmp_path}"]) == 0
+    assert "missing (3/3 seeds)" in (tmp_path / "tables/rows.md").read_text()
+    assert (tmp_path / "figures/grid-hours.svg").read_bytes().startswith(b"<?xml")
+    assert "No table has two rows" in (tmp_path / "tables/agreement.md").read_text()
+
+
+def test_a_metric_that_no_run_logged_is_said_in_table_and_figure(laboratory: Laboratory, tmp_path: Path) -> None:
+    figure = {"name": "bars", "kind": "bar", "metric": "knn/digit_top1"}
+    laboratory.study("rows", {**ROWS, "figures": [figure]})
+    for row in ("multiblock", "block", "random", "random_init"):
+        for seed in (0, 1, 2):
+            laboratory.run("rows", row, seed, {MAIN: 60.0 + seed})
+    assert main([f"db={laboratory.engine.url}", f"results_dir={tmp_path}"]) == 0
+    assert "not recorded (3/3 seeds)" in (tmp_path / "tables/rows.md").read_text()
+    assert (tmp_path / "figures/rows-bars.svg").exists()
+
+
+def test_two_scales_of_a_study_are_two_tables_and_no_table_holds_both(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.study("rows", {**ROWS, "figures": []})
+    laboratory.study("rows@smoke", {**ROWS, "figures": [], "base": {"optim.batch_size": 2}}, "smoke")
+    laboratory.run("rows", "block", 0, {MAIN: 61.0})
+    laboratory.run("rows@smoke", "block", 0, {MAIN: 11.0})
+    assert main([f"db={laboratory.engine.url}", f"results_dir={tmp_path}"]) == 0
+    cpu, smoke = ((tmp_path / f"tables/{name}.md").read_text() for name in ("rows", "rows@smoke"))
+    assert "61.00" in cpu and "11.00" not in cpu and "scale cpu" in cpu
+    assert "11.00" in smoke and "61.00" not in smoke and "scale smoke" in smoke
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "a/b", "..", "x](javascript:alert(1))", ""])
+def test_a_capsule_cannot_write_outside_the_results_folder(
+    laboratory: Laboratory, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    laboratory.study("rows", {**ROWS, "figures": []})
+    with laboratory.engine.begin() as connection:
+        connection.execute(text("update sw_study set name = :name"), {"name": name})
+    assert main([f"db={laboratory.engine.url}", f"results_dir={tmp_path}/deep/results"]) == 2
+    assert f"study={name!r} cannot name a file" in capsys.readouterr().err
+    assert not (tmp_path / "deep").exists()
