@@ -64,10 +64,21 @@ class DataSpec:
     mean: tuple[float, ...] = (0.45, 0.45, 0.45)  # of pixels in [0, 1], one a channel
     std: tuple[float, ...] = (0.225, 0.225, 0.225)
     clips_per_video: int = 1  # samples in a row that are clips of one video, in temporal order; labels are the video's
+    box_classes: int = 0  # kinds of things that boxes are drawn around; 0: the data has no boxes
+
+
+class Regions(NamedTuple):
+    """Boxes in the middle frame, `frames // 2`, of some clips, and what is in them. A clip may have none."""
+
+    sample: Tensor  # [M] int64: which of the clips that were asked for
+    boxes: Tensor  # [M, 4] float32: left, top, right, bottom in pixels
+    classes: Tensor  # [M] int64 in 0 .. box_classes - 1
 
 
 class Dataset(Protocol):
     """A split of a data set, addressed by index: a pure function of it.
+
+    One with boxes (`spec.box_classes`) also has `regions(indices) -> Regions`.
 
     One that decodes as it is asked (not held in memory) says so by an attribute `is_lazy` = True; the loader then reads
     ahead with worker processes. A method `fingerprint() -> str` stands for every pixel; without one, features of a lazy
@@ -318,6 +329,7 @@ class Features(Protocol):
     """Frozen features of a data set, extracted once per (split, kind) and shared by every evaluation of a run."""
 
     spec: DataSpec
+    grid: Grid  # of a clip's patches as the encoder is built; an encoder of images gives h * w tokens a frame
     device: torch.device  # where what is trained on them had best be
 
     def pooled(self, split: str, num_layers: int = 1) -> Tensor:
@@ -329,6 +341,10 @@ class Features(Protocol):
         ...
 
     def labels(self, split: str) -> dict[str, Tensor]: ...
+
+    def regions(self, split: str, sampling: Sampling | None = None) -> Regions:
+        """The boxes of the clips that `tokens` gives, of data that has boxes."""
+        ...
 
 
 @dataclass

@@ -23,7 +23,7 @@ from core.data.digit_scenes import (
     opacity,
     point_flow,
 )
-from core.types import Data, DataSpec, generator_for
+from core.types import Data, DataSpec, Regions, generator_for
 
 _VERSION = 1  # raise it when the same options would give other pixels
 _CHUNK = 128  # clips drawn from one generator
@@ -102,7 +102,9 @@ class MovingDigits(Data):
         smallest, largest = self.digit_range
         if self.num_digits_max > 1 and largest > smallest:
             classes["dist"] = _NUM_DEPTHS
-        return DataSpec(channels=3, frames=self.frames, height=self.size, width=self.size, classes=classes)
+        return DataSpec(
+            channels=3, frames=self.frames, height=self.size, width=self.size, classes=classes, box_classes=10
+        )
 
     def load(self, split: str, cache: Path) -> MovingDigitsDataset:
         check_split(split)
@@ -244,6 +246,22 @@ class MovingDigitsDataset(ArrayDataset):
         present = torch.arange(self.options.num_digits_max) < scene["count"][:, None]
         return self._glyph_class[scene["glyph"]].where(present, torch.tensor(-1))
 
+    def regions(self, indices: Tensor) -> Regions:
+        """The tight box around each of the clips' digits in the middle frame, whole also where one hides another, and
+        its class. A box is around the pixels that the digit covers by more than half, inside the frame."""
+        middle, size, found = self.spec.frames // 2, self.spec.height, []
+        for start in range(0, len(indices), _CHUNK):
+            part = indices[start : start + _CHUNK]
+            digits = self.digits(part)  # [B, K]
+            row, number = (digits >= 0).nonzero(as_tuple=True)
+            poses = self._scenes["poses"][part][row, middle, number]
+            ink = opacity(self._glyphs[self._scenes["glyph"][part][row, number]], poses, size) > 0.5  # [M, H, W]
+            (left, right), (top, bottom) = (_span(ink.any(axis)) for axis in (1, 2))
+            boxes = torch.stack([left, top, right, bottom], dim=1).float()
+            seen = ink.any(2).any(1)
+            found.append(Regions((start + row)[seen], boxes[seen], digits[row, number][seen]))
+        return Regions(*(torch.cat(columns) for columns in zip(*found, strict=True)))
+
     def flow(self, indices: Tensor) -> Tensor:
         """How far each pixel's content moves to the next frame: [B, T - 1, 2, H, W] px, (right, down); the photograph
         stands still. A pixel belongs to the digit that `masks` names."""
@@ -255,3 +273,9 @@ class MovingDigitsDataset(ArrayDataset):
             moved = point_flow(now, then, self.spec.height).view_as(flow)
             flow = torch.where((masks == number + 1)[:, :, None], moved, flow)
         return flow
+
+
+def _span(covered: Tensor) -> tuple[Tensor, Tensor]:
+    """First True and one past the last True of each row of `covered` [M, n]."""
+    covered = covered.int()
+    return covered.argmax(1), covered.shape[1] - covered.flip(1).argmax(1)

@@ -9,6 +9,7 @@ linear     softmax regression, grid of settings                 a linear probe i
 vissl      LARS or SGD, layers x norms x settings; low-shot     the papers' linear probe
 attentive  a query reads the patch tokens, grid of settings     V-JEPA's probe of videos
 low_shot   a head on 1 % of the labels                          the papers' ablation tables
+detect     a linear head on the tokens of given boxes           the papers' detection: mAP
 knn        20 nearest neighbours                                no training at all
 collapse   RankMe and feature std                               needs no label
 finetune   everything trained on, with a linear head            the papers' fine-tuned numbers
@@ -20,6 +21,7 @@ A new evaluation is one file and one line in `EVALS`.
 
 from core.evals.attentive import Attentive
 from core.evals.collapse import Collapse
+from core.evals.detect import Detect
 from core.evals.features import FrozenFeatures
 from core.evals.finetune import FineTune
 from core.evals.knn import Knn
@@ -36,6 +38,7 @@ EVALS: dict[str, type[Evaluation]] = {
     "vissl": Vissl,
     "attentive": Attentive,
     "low_shot": LowShot,
+    "detect": Detect,
     "collapse": Collapse,
     "finetune": FineTune,
 }

@@ -11,14 +11,14 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from core.evals.clips import Cut, Plan, encode, num_tokens, plan
 from core.evals.feature_cache import FeatureCache, data_digest, key_of, weights_digest
-from core.types import Dataset, DataSpec, EncoderModule, Sampling, Tokens, generator_for
+from core.types import Dataset, DataSpec, EncoderModule, Regions, Sampling, Tokens, generator_for
 
 GIB = 2**30
 
@@ -72,6 +72,7 @@ class FrozenFeatures:
         if max_train is not None and max_train < 1:
             raise ValueError(f"max_train must be at least 1, or None for every train sample, got {max_train}")
         self.spec: DataSpec = train.spec
+        self.grid = encoder.grid
         self.device = torch.device(device)
         self._built_for = built_for or train.spec
         self._prepare = prepare
@@ -124,6 +125,12 @@ class FrozenFeatures:
     def labels(self, split: str) -> dict[str, Tensor]:
         """Name -> [N] int64, in the order of `pooled`; -1 means not labelled."""
         return self._labels_of(split, self._videos[split])
+
+    def regions(self, split: str, sampling: Sampling | None = None) -> Regions:
+        """The boxes of the clips that `tokens` gives, numbered in its order; of data that has boxes."""
+        first = self._videos_of(split, sampling or Sampling()) * self.spec.clips_per_video
+        found: Regions = cast(Any, self._datasets[split]).regions(first)
+        return found
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

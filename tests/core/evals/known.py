@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from core.types import DataSpec, Sampling, Tokens, generator_for
+from core.types import DataSpec, Grid, Regions, Sampling, Tokens, generator_for
 
 
 @dataclass
@@ -21,6 +21,7 @@ class TensorFeatures:
     train_labels: dict[str, Tensor]
     test_labels: dict[str, Tensor]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    grid: Grid = field(default_factory=lambda: Grid(1, 1, 1))
 
     def pooled(self, split: str, num_layers: int = 1) -> Tensor:
         return {"train": self.train, "test": self.test}[split]
@@ -33,11 +34,17 @@ class TensorFeatures:
     def labels(self, split: str) -> dict[str, Tensor]:
         return {"train": self.train_labels, "test": self.test_labels}[split]
 
+    def regions(self, split: str, sampling: Sampling | None = None) -> Regions:
+        """One box a sample, its whole frame, of the first label's class."""
+        classes = next(iter(self.labels(split).values()))
+        frame = torch.tensor([0.0, 0.0, self.spec.width, self.spec.height])
+        return Regions(torch.arange(len(classes)), frame.expand(len(classes), 4), classes)
+
 
 def known(
     train: Tensor, train_labels: Mapping[str, Tensor], test: Tensor, test_labels: Mapping[str, Tensor], **classes: int
 ) -> TensorFeatures:
-    spec = DataSpec(channels=1, frames=1, height=8, width=8, classes=classes)
+    spec = DataSpec(channels=1, frames=1, height=8, width=8, classes=classes, box_classes=next(iter(classes.values())))
     return TensorFeatures(spec, train, test, dict(train_labels), dict(test_labels))
 
 

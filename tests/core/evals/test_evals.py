@@ -14,12 +14,13 @@ from tests.core.evals.known import clusters, known
 
 # One that trains the encoder is given no features: see test_finetune.py.
 FROZEN = [name for name, variant in EVALS.items() if not issubclass(variant, Tuning)]
-CLASSIFIERS = sorted(set(FROZEN) - {"collapse"})
+CLASSIFIERS = sorted(set(FROZEN) - {"collapse", "detect"})
 # Short, and for low_shot five labels a class instead of one.
 OPTIONS = {
     "linear": {"epochs": 5},
     "low_shot": {"share": 0.1},
     "vissl": {"optimizer": Optimizer.sgd, "lrs": [1.0], "epochs": 5, "batch_size": 32},
+    "detect": {"epochs": 4, "warmup_epochs": 1},
     "attentive": {"epochs": 10, "heads": 1, "lrs": [0.03], "batch_size": 32},
 }
 

@@ -1,0 +1,28 @@
+"""The commands of docs/detection.md, at scale smoke."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.evaluate import main as evaluate
+from core.train import main as train
+from tests.docs.blocks import commands
+
+MAIN = {"core.train": train, "core.evaluate": evaluate}
+SMALL = {
+    "core.train": ["scale=smoke", "optim.steps=2", "data.num_train=160", "runtime.tensorboard=false"],
+    "core.evaluate": ["evals.detect.epochs=2", "evals.detect.lrs=[0.01]"],
+}
+
+
+def test_its_commands_detect_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_num_threads()
+    try:
+        for module, words in commands("detection.md"):
+            assert MAIN[module]([*words, *SMALL[module], "runtime.threads=1"]) == 0
+    finally:
+        torch.set_num_threads(before)
+    shown = capsys.readouterr().out
+    assert "detect/map" in shown and "detect@" in shown
