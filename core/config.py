@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -390,7 +391,7 @@ def check(run: Run) -> DataSpec:
         if run.weights is not None:
             run.weights.check(run.encoder, spec, Path(run.runtime.data_root))
         if run.evals:
-            judged_on = spec_of(judged(run))
+            judged_on = spec_of_judged(run)
             plan(judged_on, spec, Sampling())
             for evaluation in run.evals.values():
                 evaluation.check(run.encoder, spec, judged_on)
@@ -405,6 +406,16 @@ def spec_of(run: Run) -> DataSpec:
     if repr(data) not in SPECS:
         SPECS[repr(data)] = data.spec()
     return SPECS[repr(data)]
+
+
+def spec_of_judged(run: Run) -> DataSpec:
+    """`spec_of` the data that the run is judged on; an error names eval_data where that is other data."""
+    try:
+        return spec_of(judged(run))
+    except ValueError as error:
+        raise ValueError(
+            str(error) if run.eval_data is None else re.sub(r"\bdata\.", "eval_data.", str(error))
+        ) from error
 
 
 def located(run: Run) -> Run:

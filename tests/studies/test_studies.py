@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from core.config import flatten, identity, load
+from sweeps.cli import UserError
 from sweeps.expand import Request, expand
 from sweeps.launch import main as launch
 from sweeps.study import SCALES, names, read
@@ -136,28 +137,61 @@ def test_the_cells_of_a_study_differ(name, scale):
 
 
 @pytest.fixture(scope="module")
-def image_folder(tmp_path_factory):
-    """Two classes of two small pictures, in the place of ImageNet."""
+def data_root(tmp_path_factory):
+    """ImageNet as two classes of two small pictures, and lists of videos that nobody opens before training."""
     root = tmp_path_factory.mktemp("data")
     for split in ("train", "test"):
         for label in ("cat", "dog"):
-            (root / split / label).mkdir(parents=True)
+            (root / "imagenet" / split / label).mkdir(parents=True)
             for i in range(2):
-                Image.new("RGB", (224, 224), (80 * i, 0, 0)).save(root / split / label / f"{i}.png")
+                Image.new("RGB", (224, 224), (80 * i, 0, 0)).save(root / "imagenet" / split / label / f"{i}.png")
+    for name in ("k400", "k710", "videomix2m", "uncurated"):
+        (root / f"{name}.csv").write_text("a.mp4 0\nb.mp4 0\nc.mp4 1\nd.mp4 1\n")
     return root
+
+
+VIDEO_METHODS = ("mae_st", "vjepa")
+
+
+def paths(name, scale):
+    """What the user has to say of the data at scale paper, where the study's file does not name it."""
+    study = read(name)
+    options = study.spec["base"] | study.spec["scales"].get(scale, {})
+    varied = {key for row in study.rows for key in row.overrides(scale)}
+    chosen = options.get("data", "video_csv" if options["method"] in VIDEO_METHODS else "image_folder")
+    folder = {"video_csv": "k400.csv", "image_folder": "imagenet"}
+    needed = {}
+    if scale == "paper" and chosen in folder and "data.path" not in options.keys() | varied:
+        needed["data.path"] = folder[chosen]
+    if options.get("eval_data") in folder and "eval_data.path" not in options:
+        needed["eval_data.path"] = folder[options["eval_data"]]
+    return needed
+
+
+def asked(name, scale, root, leave_out=""):
+    words = tuple(f"{key}={path}" for key, path in paths(name, scale).items() if key != leave_out)
+    return Request(read(name), scale, words, runtime=(f"runtime.data_root={root}",))
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", names())
-def test_every_cell_of_every_study_is_a_run_that_core_can_build(name, scale, image_folder):
-    spec = read(name).spec
-    options = spec["base"] | spec["scales"].get(scale, {})
-    needs_path = scale == "paper" and options["method"] == "ijepa" and "data" not in options
-    overrides = [f"data.path={image_folder}"] if needs_path else []
-    if options.get("eval_data") == "image_folder":
-        overrides.append(f"eval_data.path={image_folder}")
-    expansion = expand(Request(read(name), scale, tuple(overrides)))
+def test_every_cell_of_every_study_is_a_run_that_core_can_build(name, scale, data_root):
+    expansion = expand(asked(name, scale, data_root))
     assert len(expansion.cells) == len(read(name).cells(scale))
+
+
+@pytest.mark.parametrize("name", [name for name in names() if paths(name, "paper")])
+def test_a_study_at_scale_paper_asks_for_the_data_by_the_option_s_name(name, data_root):
+    for key in paths(name, "paper"):
+        with pytest.raises(UserError, match=rf": {key} must be a (file|folder)"):
+            expand(asked(name, "paper", data_root, leave_out=key))
+
+
+def test_the_clips_of_v_jepa_s_and_mae_st_s_tables_are_real_at_scale_paper(data_root):
+    """But for those of our own question, which is about generated clips."""
+    for name in (name for name in MEASURED if name.startswith((*VIDEO_METHODS, "masking_ratio", "mask_truncation"))):
+        for _, config in expand(asked(name, "paper", data_root)).cells:
+            assert {config["data"], config["eval_data"]} <= {"video_csv", "image_folder", None}, name
 
 
 def config_of(study, row_key, scale="cpu"):
