@@ -52,6 +52,7 @@ check: setup
 bench: setup
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python -m benchmarks.step all
+	$(BIN)/python -m benchmarks.evals
 
 lock:
 	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

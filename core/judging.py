@@ -12,7 +12,7 @@ from core.config import Run, judged, located
 from core.cost import ENCODING_COSTS
 from core.data.augment import normalise
 from core.evals.feature_cache import FeatureCache
-from core.evals.features import FrozenFeatures
+from core.evals.features import FrozenFeatures, Used
 from core.phases import Costs, Phase
 from core.types import Dataset, DataSpec, EncoderModule, Evaluation, Tuning, Workshop
 
@@ -103,16 +103,15 @@ def cost_metrics_of(
     judgements: Mapping[str, Judgement], features: FrozenFeatures, flops_per_clip: float
 ) -> dict[str, float]:
     """Each evaluation's costs, and those of encoding the data, which they share: see `core.cost.judging_names`."""
-    metrics = encoding_costs(features, flops_per_clip)
+    metrics = encoding_costs(Used(), features, flops_per_clip)
     for name, judgement in judgements.items():
         metrics |= judgement.costs.metrics(f"eval_{name}")
     return metrics
 
 
-def encoding_costs(features: FrozenFeatures, flops_per_clip: float) -> dict[str, float]:
-    used = features.used
-    values = (
-        used.seconds, used.cpu_seconds, used.seconds if features.device.type == "cuda" else 0.0,
-        used.clips * flops_per_clip / 1e9,
-    )  # fmt: skip
+def encoding_costs(before: Used, features: FrozenFeatures, flops_per_clip: float) -> dict[str, float]:
+    """What `features` used since `before`: reading, encoding and averaging the data."""
+    seconds, cpu_seconds, clips = (now - then for now, then in zip(features.used, before, strict=True))
+    gpu_seconds = seconds if features.device.type == "cuda" else 0.0
+    values = (seconds, cpu_seconds, gpu_seconds, clips * flops_per_clip / 1e9)
     return dict(zip(ENCODING_COSTS, map(float, values), strict=True))

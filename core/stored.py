@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -251,15 +250,18 @@ class Judge:
     def answer(self, asked: Asked) -> Answer:
         """Raises ValueError when the data does not suit the evaluation, FloatingPointError for a diverged encoder."""
         features = self._features_for(asked.run)
+        before = features.used
         judgement = judge(asked.run.evals[asked.kind], features, asked.run.seed, self._bench(asked))
         results = {asked.metric(name): value for name, value in judgement.results.items()}
-        costs = judgement.costs.metrics(f"eval_{asked.name}")
-        finite = {name: value for name, value in costs.items() if math.isfinite(value)}
-        return Answer(results | finite, judgement.costs, self.stored.step)
+        results |= judgement.costs.metrics(f"eval_{asked.name}")
+        # 0 where an earlier evaluation, or the cache, had the features.
+        encoding = encoding_costs(before, features, self._flops)
+        results |= {name.replace("cost/", f"cost/eval_{asked.name}_"): value for name, value in encoding.items()}
+        return Answer(results, judgement.costs, self.stored.step)
 
-    def encoding_costs(self, asked: Asked) -> dict[str, float]:
-        """Of all features extracted so far for evaluations on the data of `asked`."""
-        return encoding_costs(self._features_for(asked.run), self._flops)
+    def encoding_seconds(self) -> float:
+        """CPU-seconds that encoding data took so far, for all evaluations together."""
+        return sum(features.used.cpu_seconds for features in self._features.values())
 
     def _bench(self, asked: Asked) -> Bench | None:
         """For an evaluation that trains a copy of the encoder, with a folder of its own for checkpoints."""

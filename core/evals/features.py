@@ -96,6 +96,10 @@ class FrozenFeatures:
         callers: do not write to it. Raises FloatingPointError when the encoder gives a value that is not finite.
         """
         if (split, num_layers) not in self._pooled:
+            # The last blocks are among those of a longer list, so asking for the longest first encodes once.
+            longer = [have for name, have in self._pooled if name == split and have > num_layers]
+            if longer:
+                return self._pooled[split, longer[0]][:, -num_layers * self._encoder.width :]
             with self._counted():
                 key = self._key("pooled", split, num_layers)
                 found = self._from_cache(key)

@@ -156,7 +156,7 @@ class Vissl(Evaluation):
         Raises ValueError when every head diverged.
         """
         given = self._given(features, label, amount, draw, seed)
-        truth = train_samples(features, label, self.layers[0]).labels[given]
+        truth = train_samples(features, label, max(self.layers)).labels[given]
         generator = generator_for(seed, "vissl", label, amount.name, draw, "heldout")
         fit, heldout = hold_out(truth, self.heldout, generator, key="evals.vissl.heldout")
         truth = truth[heldout].to(features.device)
@@ -174,7 +174,8 @@ class Vissl(Evaluation):
 
     def _given(self, features: Features, label: str, amount: Amount, draw: int, seed: int) -> Tensor:
         """Which train samples' labels are given: indices among those that have `label`."""
-        labels, num_classes = train_samples(features, label, self.layers[0]).labels, features.spec.classes[label]
+        # Of the most layers: whoever asks for fewer afterwards has no clip encoded again.
+        labels, num_classes = train_samples(features, label, max(self.layers)).labels, features.spec.classes[label]
         if amount == EVERY:
             return torch.arange(len(labels))
         counts = labels.bincount(minlength=num_classes)

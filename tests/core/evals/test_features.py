@@ -99,6 +99,13 @@ def test_a_split_is_encoded_once_for_each_number_of_layers():
     assert train.fetched == list(range(24)) * 2
 
 
+def test_fewer_layers_are_read_from_more_without_encoding_again():
+    features = frozen()
+    two = features.pooled("train", num_layers=2)
+    assert torch.equal(features.pooled("train"), two[:, 6:]) and features.used.clips == 24
+    assert torch.equal(features.pooled("train"), frozen().pooled("train"))
+
+
 def test_the_batch_size_does_not_matter():
     assert torch.allclose(frozen(batch_size=8).pooled("train"), frozen(batch_size=5).pooled("train"), atol=1e-6)
 

@@ -1,0 +1,127 @@
+"""What a grid of heads costs beside one head, and an evaluation on cached features beside one that encodes.
+
+    python -m benchmarks.evals [--write]
+
+The run is one of no steps (what is computed does not depend on the weights) on the data of scale cpu, moving_digits
+with 8,000 and 2,000 clips. Figures are CPU-seconds in one thread, which a busy machine changes little: the least of
+alternating rounds. The first part trains heads on features in memory, and says what the ratio is with encoding the data
+once. The second opens the run, gives the answer and closes it, as `python -m core.evaluate` does in a process that has
+started: without the cache, and with the features of an earlier call on disk; for the encoder of scale cpu (3 blocks of
+width 96) and for ViT-Ti (12 of 192, patches of 4 px).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from core.config import flatten, identity, load
+from core.stored import Judge, asked_of, open_stored
+
+ROOT = Path(__file__).parents[1]
+OUTPUT = ROOT / "benchmarks/results/evals.txt"
+RUN = ["method=mae", "scale=cpu", "optim.steps=0", "evals=[ridge]"]
+LRS = [round(0.001 * 1.5**number, 5) for number in range(10)]
+GRIDS = {  # name: options of one head, options of twenty
+    "linear": (
+        ["evals=[linear]", "evals.linear.lrs=[0.02]", "evals.linear.weight_decays=[0.0]"],
+        ["evals=[linear]", f"evals.linear.lrs={LRS}", "evals.linear.weight_decays=[0.0,0.0005]"],
+    ),
+    "vissl (SGD)": (
+        ["evals.vissl.lrs=[0.1]", "evals.vissl.weight_decays=[0.0]"],
+        [f"evals.vissl.lrs={LRS}", "evals.vissl.weight_decays=[0.0,0.0005]"],
+    ),
+}
+VISSL = ["evals=[vissl]", "evals.vissl.layers=[1]", "evals.vissl.batch_norm=[true]", "evals.vissl.optimizer=sgd",
+         "evals.vissl.batch_size=256"]  # fmt: skip
+AGAIN = {  # name of the encoder: its options, rounds, evaluations
+    "scale cpu": ([], 3, ["ridge", "knn", "low_shot", "linear"]),
+    "ViT-Ti": (["encoder.width=192", "encoder.depth=12"], 1, ["ridge", "linear", "vissl"]),
+}
+
+
+def least(rounds: int, ways: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+    """CPU-seconds of each way, the least of `rounds` in turn."""
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.process_time()
+            way()
+            best[name] = min(best[name], time.process_time() - start)
+    return best
+
+
+def measure(folder: Path) -> Iterator[str]:
+    where = [f"runtime.cache={folder}", "runtime.threads=1", "runtime.device=cpu"]
+
+    def judge(*words: str, encoder: Sequence[str] = ()) -> tuple[Judge, Callable[[], None]]:
+        """A judge of the run, and what makes it answer."""
+        config = identity(flatten(load([*RUN, *encoder])))
+        (asked,) = asked_of(config, 0, [*words, *where])
+        found = Judge(open_stored(asked.run, folder))
+        return found, lambda: _ignore(found.answer(asked))
+
+    for name, settings in GRIDS.items():
+        shared = VISSL if name.startswith("vissl") else []
+        ways, encoding = {}, 0.0
+        for size, words in zip(("one", "twenty"), settings, strict=True):
+            found, answer = judge(*shared, *words, "runtime.features_gib=0")
+            answer()  # encodes; what is timed finds the features in memory
+            ways[size], encoding = answer, found.encoding_seconds()
+        best = least(3, ways)
+        ratios = best["twenty"] / best["one"], (best["twenty"] + encoding) / (best["one"] + encoding)
+        yield (
+            f"{name:12} one head {best['one']:7.2f} s   20 heads {best['twenty']:7.2f} s   ratio {ratios[0]:5.2f}, "
+            f"{ratios[1]:.2f} with encoding ({encoding:.2f} s)   target <= 2"
+        )
+
+    for title, (encoder, rounds, names) in AGAIN.items():
+        for name in names:
+
+            def fresh(name: str = name, encoder: Sequence[str] = encoder) -> None:
+                judge(f"evals=[{name}]", "runtime.features_gib=0", encoder=encoder)[1]()
+
+            def cached(name: str = name, encoder: Sequence[str] = encoder) -> None:
+                judge(f"evals=[{name}]", encoder=encoder)[1]()
+
+            cached()
+            best = least(rounds, {"fresh": fresh, "cached": cached})
+            yield (
+                f"{title:9} {name:9} encoding {best['fresh']:7.2f} s   cached {best['cached']:7.2f} s   "
+                f"ratio {best['fresh'] / best['cached']:6.1f}   target >= 10"
+            )
+
+
+def _ignore(answer: object) -> None:
+    """An answer is timed, not looked at."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help=f"also into {OUTPUT.relative_to(ROOT)}")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    lines = [
+        f"CPU-seconds in one thread, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
+    ]
+    print(lines[0])
+    folder = Path(tempfile.mkdtemp(prefix="evals-"))
+    try:
+        for line in measure(folder):
+            print(line, flush=True)
+            lines.append(line)
+    finally:
+        shutil.rmtree(folder)
+    if options.write:
+        OUTPUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
