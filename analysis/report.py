@@ -5,8 +5,11 @@ The same database gives the same bytes, so `check=true` can say which file is no
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG) and the pages of repor
   check_paper=main.tex                    write nothing; compare the numbers that a LaTeX source marks with
                                           \\abl{study/row/metric}{61.4}; exit 1 naming every one that differs"""
 
+WORTH_A_PROCESS = 8  # figures: fewer are drawn sooner here than a new process imports matplotlib
 OPTIONS = ("study", "db", "results_dir", "check", "check_paper")
 PATTERNS = ("tables/*", "figures/*", "report/*", "report/*/*")  # under results_dir: nothing in them is written by hand
 
@@ -73,10 +77,11 @@ def contents(engine: Engine, studies: Sequence[str]) -> dict[str, bytes]:
     frames = {name: load(engine, name) for name in dict.fromkeys([*studies, *names(engine)])}
     found: dict[str, bytes] = {}
     pages: list[Content] = []
+    images = draw_all([frames[study] for study in studies])
     for study in studies:
         frame = frames[study]
         table = table_of(frame)
-        drawn = {figure["name"]: pictures(frame, figure) for figure in frame.study.figures}
+        drawn = {figure["name"]: images[study, figure["name"]] for figure in frame.study.figures}
         own = table_files(table) | {
             f"figures/{study}-{name}.{end}": data for name, ends in drawn.items() for end, data in ends.items()
         }
@@ -108,9 +113,26 @@ def table_files(table: Table) -> dict[str, bytes]:
 
 def pictures(frame: Frame, figure: Mapping[str, Any]) -> dict[str, bytes]:
     """One figure as svg and png."""
-    if figure.get("kind") in search.KINDS:
-        return landscape.images(search.plot(frame, figure))
-    return drawing.images(figures.plot(frame, figure))
+    return draw(plot_of(frame, figure))
+
+
+def plot_of(frame: Frame, figure: Mapping[str, Any]) -> figures.Plot | search.Landscape:
+    return search.plot(frame, figure) if figure.get("kind") in search.KINDS else figures.plot(frame, figure)
+
+
+def draw(plot: figures.Plot | search.Landscape) -> dict[str, bytes]:
+    return landscape.images(plot) if isinstance(plot, search.Landscape) else drawing.images(plot)
+
+
+def draw_all(frames: Sequence[Frame]) -> dict[tuple[str, str], dict[str, bytes]]:
+    """Every figure of these studies by study and name. Drawing is most of a report's time: many are shared out."""
+    plots = {(frame.name, f["name"]): plot_of(frame, f) for frame in frames for f in frame.study.figures}
+    num_processes = min(os.cpu_count() or 1, len(plots) // WORTH_A_PROCESS)
+    if num_processes < 2:
+        return {key: draw(plot) for key, plot in plots.items()}
+    # Not forked: this process may have threads by now.
+    with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as pool:
+        return dict(zip(plots, pool.map(draw, plots.values()), strict=True))
 
 
 def index(frames: Sequence[Frame]) -> str:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from analysis import files
 from analysis.frame import Frame, load, names
 from analysis.report import pictures, table_of
-from analysis.site import runs, study_page
+from analysis.site import runs
 from analysis.site.html import assets
 from analysis.site.pages import Content, Site
 from sweeps import cli
@@ -112,12 +112,13 @@ class Live:
         study = re.fullmatch(r"studies/([^/]+)\.html", path)
         if study and study.group(1) in names(self.engine):
             return _page(self._study(site, study.group(1)))
-        run = re.fullmatch(r"runs/([^/]+)\.html", path)
+        run = re.fullmatch(r"(?:runs|pictures)/([^/]+)\.(?:html|png)", path)
         if run:
             with self.engine.connect() as connection:
                 run_id = runs.find(connection, run.group(1))
-            if run_id is not None:
-                return _page(site.run_pages([run_id])[run.group(1)])
+            found = site.run_pages([run_id]) if run_id is not None else {}
+            if path in found:
+                return _page(found[path]) if path.endswith(".html") else Answer(HTTPStatus.OK, "image/png", found[path])
         return Answer(HTTPStatus.NOT_FOUND, TEXT, b"There is no such page; the list of studies is at /\n")
 
     def _study(self, site: Site, name: str) -> bytes:
@@ -127,7 +128,7 @@ class Live:
             self.figures = {known: drawn for known, drawn in self.figures.items() if known[0] != name}
             self.figures[key] = {f["name"]: pictures(frame, f)["svg"] for f in frame.study.figures}
         content = Content(frame, table_of(frame), self.figures[key])
-        return site.study_page(content, most_pages=study_page.MOST_LISTED)
+        return site.study_page(content)
 
     def _frame(self, name: str) -> Frame:
         if name not in self.frames:

@@ -41,6 +41,11 @@ def clock(seconds: float | None) -> str:
     return "–" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
+def splits(name: str) -> list[str]:
+    """`ridge/digit_top1` as `ridge/`, `digit_`, `top1`."""
+    return [part for part in re.split(r"(?<=[/_])", name) if part]
+
+
 def inline_svg(content: bytes, *, name: str, label: str) -> Markup:
     """A drawing of matplotlib's as part of a page: no prolog, ids of its own, colours of the page's theme.
 
@@ -68,7 +73,7 @@ def environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    found.filters |= {"shown": shown, "number": number, "clock": clock, "duration": duration}
+    found.filters |= {"shown": shown, "number": number, "clock": clock, "duration": duration, "splits": splits}
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,9 +11,11 @@ from typing import Any
 from jinja2 import Environment
 from sqlalchemy import Engine, select
 
+from analysis.agreement import FEWEST_ROWS, Comparison, compare, interval
 from analysis.frame import Frame
 from analysis.site import runs, study_page
 from analysis.site.html import assets, environment, inline_svg
+from analysis.site.sheet import sheet
 from analysis.site.summary import Summary, not_launched, of_frame
 from analysis.tables import Table
 from sweeps.db import StudyRow
@@ -45,14 +48,26 @@ class Site:
         specs = self._specs()
         launched = [of_frame(frame, specs[frame.name]) for frame in frames]
         studies = launched + not_launched([frame.name for frame in frames], frames)
-        return self._render("index.html", root="", studies=studies, totals=totals(frames, studies))
+        return self._render(
+            "index.html",
+            root="",
+            studies=studies,
+            totals=totals(frames, studies),
+            agreement=(found := {frame.name: compare(frame) for frame in frames}),
+            num_signs=sum(one.num_signs for of_study in found.values() for one in of_study),
+            num_same=sum(one.num_same for of_study in found.values() for one in of_study),
+            fewest_rows=FEWEST_ROWS,
+        )
 
-    def study_page(self, content: Content, most_pages: int = study_page.MOST_PAGES) -> bytes:
+    def study_page(self, content: Content) -> bytes:
         frame = content.frame
+        # A server makes the page of any run that somebody asks for.
+        ids = study_page.listed_ids(frame, study_page.MOST_LISTED) if self.live else study_page.page_ids(frame)
         with self.engine.connect() as connection:
-            pages = study_page.page_keys(connection, frame, most_pages)
+            pages = runs.keys(connection, ids)
             groups, num_not_drawn = study_page.curve_groups(connection, frame)
         listed = study_page.listed_runs(frame, pages)
+        table = study_page.side_by_side(content.table)
         figures = [
             (name, inline_svg(svg, name=f"f{number}", label=f"{frame.study.title}: figure {name}"))
             for number, (name, svg) in enumerate(content.figures.items())
@@ -61,8 +76,9 @@ class Site:
             "study.html",
             root="../",
             summary=of_frame(frame, self._specs()[frame.name]),
-            table=content.table,
-            rows=study_page.shown_rows(content.table),
+            table=table,
+            rows=study_page.shown_rows(table, frame),
+            comparisons=[(one, *(correlation(one, name) for name in ("tau", "rho"))) for one in compare(frame)],
             figures=figures,
             groups=groups,
             num_not_drawn=num_not_drawn,
@@ -73,10 +89,15 @@ class Site:
         )
 
     def run_pages(self, run_ids: Sequence[int]) -> dict[str, bytes]:
-        """The page of each of these runs by its key."""
+        """The page of each of these runs, and its picture where the database holds one, by path."""
         with self.engine.connect() as connection:
             found = runs.read(connection, run_ids)
-        return {run.key: self._render("run.html", root="../", run=run, pictures=()) for run in found}
+            drawn = {run.key: sheet(connection, run.run_id) for run in found if run.has_pictures}
+        pages = {
+            f"runs/{run.key}.html": self._render("run.html", root="../", run=run, picture=drawn.get(run.key))
+            for run in found
+        }
+        return pages | {f"pictures/{key}.png": one.content for key, one in drawn.items()}
 
     def _specs(self) -> dict[str, dict[str, Any]]:
         with self.engine.connect() as connection:
@@ -84,6 +105,16 @@ class Site:
 
     def _render(self, template: str, **values: Any) -> bytes:
         return self.templates.get_template(template).render(live=self.live, **values).encode()
+
+
+def correlation(comparison: Comparison, name: str) -> str:
+    """`0.67 [0.33, 1.00]`: a rank correlation with its interval over resampled seeds, where there is one."""
+    value, resampled = (comparison.tau, comparison.taus) if name == "tau" else (comparison.rho, comparison.rhos)
+    if not math.isfinite(value):
+        return "–"
+    low, high = interval(comparison, resampled)
+    text = f"{value:.2f}" + (f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else "")
+    return text.replace("-", "−")
 
 
 def totals(frames: Sequence[Frame], studies: Sequence[Summary]) -> dict[str, Any]:
@@ -111,6 +142,6 @@ def site_files(site: Site, frames: Sequence[Frame], contents: Sequence[Content])
     found |= {f"{FOLDER}/{name}": content for name, content in assets().items()}
     for content in contents:
         found[f"{FOLDER}/studies/{content.frame.name}.html"] = site.study_page(content)
-        ids = study_page.listed_ids(content.frame, study_page.MOST_PAGES)
-        found |= {f"{FOLDER}/runs/{key}.html": page for key, page in site.run_pages(ids).items()}
+        ids = study_page.page_ids(content.frame)
+        found |= {f"{FOLDER}/{path}": page for path, page in site.run_pages(ids).items()}
     return found

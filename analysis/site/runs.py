@@ -75,7 +75,8 @@ class Run:
     seed: int
     state: str
     config_hash: str
-    config: dict[str, Any]
+    num_options: int
+    options: str  # a line an option
     cpu_seconds: float
     gpu_seconds: float
     places: tuple[Place, ...]
@@ -137,7 +138,13 @@ def read(connection: Connection, run_ids: Sequence[int]) -> list[Run]:
             ).join(Config, Config.id == RunRow.config_id).where(RunRow.id.in_(run_ids))
         )
     }  # fmt: skip
-    places = _places(connection, {row.config_id: row.json for row in rows.values()})
+    # Once a config: its seeds share it.
+    configs = {row.config_id: row.json for row in rows.values()}
+    options = {
+        config_id: "\n".join(f"{name}={shown(config[name])}" for name in sorted(config))
+        for config_id, config in configs.items()
+    }
+    places = _places(connection, configs)
     attempts, results, files = (
         _attempts(connection, run_ids),
         _results(connection, run_ids),
@@ -151,7 +158,8 @@ def read(connection: Connection, run_ids: Sequence[int]) -> list[Run]:
             seed=row.seed,
             state=row.state,
             config_hash=row.hash,
-            config=row.json,
+            num_options=len(row.json),
+            options=options[row.config_id],
             cpu_seconds=row.cpu_seconds,
             gpu_seconds=row.gpu_seconds,
             places=places.get(row.config_id, ()),
@@ -179,10 +187,13 @@ def _places(connection: Connection, configs: Mapping[int, dict[str, Any]]) -> di
     ).all()
     baselines = _baselines(connection, sorted({cell.id for cell in cells}))
     found: dict[int, list[Place]] = {}
-    for cell in sorted(cells, key=lambda cell: (cell.name, cell.display["row_order"], cell.display["col_order"])):
+    # A search's cells, which it adds as it goes, have no second axis.
+    for cell in sorted(
+        cells, key=lambda cell: (cell.name, cell.display["row_order"], cell.display.get("col_order", 0))
+    ):
         baseline = baselines.get((cell.id, cell.col_key))
         config = configs[cell.config_id]
-        label = ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"]]))
+        label = ", ".join(filter(None, [cell.display["row_label"], cell.display.get("col_label")]))
         differences = None if baseline is None else compare(config, baseline)
         found.setdefault(cell.config_id, []).append(Place(cell.name, label, baseline == config, differences))
     return {config_id: tuple(places) for config_id, places in found.items()}

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 from sqlalchemy import Connection, select
 
+from analysis.agreement import pairs
 from analysis.frame import Frame, records
 from analysis.render import cell_text, row_label
 from analysis.site.curves import Curve, Panel, panels
-from analysis.site.runs import keys
 from analysis.tables import Cell, Column, Kind, Row, Table
 from sweeps import series
 from sweeps.db import Attempt
 
 MOST_LISTED = 500  # runs in a study's list
-MOST_PAGES = 120  # runs of a study with a page of their own among the static files
+MOST_PAGES = 100  # runs of a study with a page of their own among the static files
+FEWER_PAGES = 40  # of a study that has more than that
 MOST_DRAWN = 72  # runs whose curves are on the study's page
 FEWEST_POINTS = 8
 SCHEDULES = ("lr", "weight_decay", "ema_decay", "samples_per_second")  # the same for every row; on a run's page
@@ -74,16 +76,29 @@ class CurveGroup:
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def shown_rows(table: Table) -> list[ShownRow]:
+def side_by_side(table: Table) -> Table:
+    """The same table with the printed columns beside the main metric's, before the other metrics."""
+    kinds = [column.kind for column in table.columns]
+    if Kind.difference not in kinds or any(column.col_key for column in table.columns if column.kind is Kind.value):
+        return table  # a column's printed numbers stand beside it already
+    main = kinds.index(Kind.difference) + 1
+    order = [*range(main), *(i for i in range(main, len(kinds)) if kinds[i] is Kind.printed)]
+    order += [i for i in range(len(kinds)) if i not in order]
+    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in order)) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[i] for i in order), rows=rows)
+
+
+def shown_rows(table: Table, frame: Frame) -> list[ShownRow]:
     """The table's rows; beside a printed number its own difference to the baseline, and whether ours has its sign."""
     baseline = next((row for row in table.rows if row.is_baseline), None)
+    compared = compared_columns(frame)
     return [
         ShownRow(
             label=row_label(row),
             kind=_kind(row),
             anchor=row.key,
             cells=tuple(
-                _shown(table, row, baseline, cell, column)
+                _shown(table, row, baseline, cell, column, compared)
                 for cell, column in zip(row.cells, table.columns, strict=True)
             ),
         )
@@ -97,7 +112,19 @@ def _kind(row: Row) -> str:
     return "printed_only" if row.is_printed_only else "baseline" if row.is_baseline else "trained"
 
 
-def _shown(table: Table, row: Row, baseline: Row | None, cell: Cell, column: Column) -> ShownCell:
+def compared_columns(frame: Frame) -> set[str | None]:
+    """Keys of the printed columns that the main metric, whose differences the table shows, stands against."""
+    if frame.study.printed is None or frame.study.search(frame.scale) is not None:
+        return set()
+    # With metrics as columns a study's second axis is in the rows, and its printed column has no key.
+    return {
+        key for pair in pairs(frame) if pair.metric == frame.metrics[0] for key in (pair.quantity, pair.col_key, None)
+    }
+
+
+def _shown(
+    table: Table, row: Row, baseline: Row | None, cell: Cell, column: Column, compared: Collection[str | None]
+) -> ShownCell:
     text = cell_text(cell, column, digits=table.digits)
     if cell.estimate is not None:
         return ShownCell(text, column.kind.value, cell.estimate.mean, is_best=cell.is_best)
@@ -109,7 +136,7 @@ def _shown(table: Table, row: Row, baseline: Row | None, cell: Cell, column: Col
         return ShownCell(text, column.kind.value, order)
     digits = max(len(found.text.partition(".")[2]) for found in (cell, baseline.cells[table.columns.index(column)]))
     printed = order - reference
-    hint, words = _hint(_partner(table, row, column), printed)
+    hint, words = _hint(_partner(table, row, column) if column.col_key in compared else None, printed)
     aside = f"{printed:+.{digits}f}".replace("-", "−")
     return ShownCell(text, column.kind.value, order, hint, words, aside)
 
@@ -123,13 +150,11 @@ def _number(text: str) -> float | None:
 
 
 def _partner(table: Table, row: Row, column: Column) -> Cell | None:
-    """Our difference that answers to this printed number: of the same column, or of the main metric's first."""
+    """Our difference that answers to this printed number: of the same column, or the table's only one."""
     differences = [i for i, other in enumerate(table.columns) if other.kind is Kind.difference]
-    printed = [other for other in table.columns if other.kind is Kind.printed]
-    same = [i for i in differences if table.columns[i].col_key == column.col_key and column.col_key]
-    if same:
-        return row.cells[same[0]]
-    return row.cells[differences[0]] if len(differences) == 1 and column is printed[0] else None
+    same = [i for i in differences if column.col_key is not None and table.columns[i].col_key == column.col_key]
+    chosen = same or (differences if len(differences) == 1 else [])
+    return row.cells[chosen[0]] if chosen else None
 
 
 def _hint(ours: Cell | None, printed: float) -> tuple[str, str]:
@@ -161,33 +186,34 @@ def listed_runs(frame: Frame, pages: Mapping[int, str]) -> list[ListedRun]:
     rows = frame.rows[frame.rows["metric"].isin(frame.metrics)]
     if len(frame.runs) > MOST_LISTED:
         rows = rows[rows["run_id"].isin(listed_ids(frame, MOST_LISTED))]
-    found: list[ListedRun] = []
-    for _, group in rows.groupby(["row_key", "config_id", "seed"], sort=False):
-        first = next(iter(records(group.head(1))))
-        values = group.drop_duplicates("metric")
-        seconds = [0.0 if pd.isna(s) else float(s) for s in (first.cpu_seconds, first.gpu_seconds)]
-        is_run = not pd.isna(first.run_id)
-        found.append(
-            ListedRun(
-                row=first.row_label,
-                column=", ".join(dict.fromkeys(group["col_label"])),
-                seed=int(first.seed),
-                state=first.state,
-                values=tuple(
-                    (metric, None if pd.isna(value) else float(value))
-                    for metric, value in zip(values["metric"], values["value"], strict=True)
-                ),
-                seconds=max(seconds) if is_run else None,
-                error=first.error if isinstance(first.error, str) else "",
-                key=pages.get(int(first.run_id), "") if is_run else "",
-            )
-        )
-    return found
+    found: dict[tuple[str, int, int], list[Any]] = {}
+    for row in records(rows):
+        found.setdefault((row.row_key, row.config_id, row.seed), []).append(row)
+    return [_listed(group, pages) for group in found.values()]
 
 
-def page_keys(connection: Connection, frame: Frame, most: int = MOST_PAGES) -> dict[int, str]:
-    """The runs of this study that have a page, and its name."""
-    return keys(connection, listed_ids(frame, most))
+def _listed(group: Sequence[Any], pages: Mapping[int, str]) -> ListedRun:
+    """One run from its rows: a row a metric and column."""
+    first = group[0]
+    is_run = first.run_id == first.run_id  # not NaN
+    values = {row.metric: None if math.isnan(row.value) else float(row.value) for row in group}
+    seconds = [float(s) for s in (first.cpu_seconds, first.gpu_seconds) if s == s]
+    return ListedRun(
+        row=first.row_label,
+        column=", ".join(dict.fromkeys(row.col_label for row in group)),
+        seed=int(first.seed),
+        state=first.state,
+        values=tuple(values.items()),
+        seconds=max(seconds, default=0.0) if is_run else None,
+        error=first.error if isinstance(first.error, str) else "",
+        key=pages.get(int(first.run_id), "") if is_run else "",
+    )
+
+
+def page_ids(frame: Frame) -> list[int]:
+    """The runs of this study that have a page among the static files."""
+    ids = listed_ids(frame, MOST_PAGES + 1)
+    return ids if len(ids) <= MOST_PAGES else ids[:FEWER_PAGES]
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from sqlalchemy.orm import Session
 
 from analysis.frame import load
 from analysis.report import table_of
+from analysis.site.pages import Content, Site
 from analysis.site.study_page import AGREES, OPEN, OPPOSITE, shown_rows
+from sweeps.db import Artifact, Blob
 from sweeps.study import names
 from tests.analysis.conftest import MAIN, ROWS
 from tests.analysis.site.conftest import EVIL
 
-VOID = {"meta", "link", "br", "img", "input"}
+VOID = {"meta", "link", "br", "img", "input", "wbr"}
 
 
 class Page(HTMLParser):
@@ -122,7 +128,8 @@ def test_a_hint_says_whether_our_difference_has_the_printed_sign(laboratory, tmp
 
 
 def hints_of(laboratory, study):
-    rows = shown_rows(table_of(load(laboratory.engine, study)))
+    frame = load(laboratory.engine, study)
+    rows = shown_rows(table_of(frame), frame)
     return {row.label: [cell.hint for cell in row.cells if cell.hint] for row in rows}
 
 
@@ -150,3 +157,50 @@ def test_tables_have_captions_and_headers_say_what_they_head(pages):
         assert "<th>" not in source and len(re.findall(r'<th scope="(?:row|col)"', source)) == page.tags.count("th"), (
             name
         )
+
+
+def test_printed_numbers_stand_beside_ours_before_the_other_metrics(pages):
+    page = pages["studies/ijepa_masking.html"].path.read_text(encoding="utf-8")
+    head = re.sub("<wbr>", "", page.split("<thead>")[1].split("</thead>")[0])
+    labels = [label.strip() for label in re.findall(r"<th[^>]*>(.*?)</th>", head)]
+    assert labels == ["row", MAIN, "Δ baseline", "printed: 1 % linear top-1", "knn/digit_top1"]
+
+
+def test_a_studys_page_says_how_far_its_order_is_the_printed_one(laboratory):
+    laboratory.study("rows", ROWS)
+    for seed in range(3):
+        for row, value in (("multiblock", 50.0), ("block", 40.0), ("random", 45.0)):
+            laboratory.run("rows", row, seed, {MAIN: value + seed})
+    frame = load(laboratory.engine, "rows")
+    page = Site(laboratory.engine).study_page(Content(frame, table_of(frame))).decode()
+    words = " ".join(re.sub("<[^>]*>", " ", page.split('id="agreement"')[1]).split())
+    assert "1 % linear top-1, Table 6 ridge/digit_top1 3 3 0.33 [0.33, 0.33] 0.50 [0.50, 0.50] 2 of 2 2 of 2" in words
+
+
+def test_a_run_that_kept_pictures_shows_them(laboratory, tmp_path):
+    laboratory.study("rows", ROWS)
+    laboratory.run("rows", "block", 0, {MAIN: 40.0})
+    grid, clips = (2, 3, 3), np.arange(4 * 12 * 12, dtype=np.uint8).reshape(1, 4, 12, 12, 1)
+    context = np.arange(18).reshape(1, 1, 18) % 3 == 0
+    arrays = [
+        {"clips": clips},
+        {
+            "grid": np.array(grid), "context": context, "target": ~context, "kind": np.zeros(1, int),
+            "shares": np.zeros(1, int), "frames": np.arange(4), "reconstruction": clips[:, None],
+        },
+    ]  # fmt: skip
+    with Session(laboratory.engine) as session, session.begin():
+        for name, found in zip(("clips.npz", "masks.npz"), arrays, strict=True):
+            buffer = io.BytesIO()
+            np.savez(buffer, **found)
+            session.add(Blob(sha256=name * 7 + "0", content=buffer.getvalue()))
+            session.add(
+                Artifact(run_id=1, attempt=1, name=name, uri=name, sha256=name * 7 + "0", bytes=9, kind="picture")
+            )
+    files = Site(laboratory.engine).run_pages([1])
+    (page, picture) = files.items()
+    assert f'src="../{picture[0]}"' in page[1].decode() and "67 % hidden" in page[1].decode()
+    shown = np.asarray(Image.open(io.BytesIO(picture[1])).convert("RGB"))
+    assert shown.shape == (3 * 14 - 2, 4 * 14 - 2, 3)  # three lines of four frames, with gaps
+    # A palette of fewer colours: near, not equal.
+    assert np.abs(shown[:12, :12, 0].astype(int) - clips[0, 0, :, :, 0]).max() <= 6
