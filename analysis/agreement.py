@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.frame import Frame, records
+from analysis.frame import Frame, Runs, records
 from analysis.render import escape_markdown
 from analysis.stats import (
     NUM_RESAMPLES,
@@ -26,7 +26,7 @@ from analysis.stats import (
     shared_differences,
     stratified_bootstrap,
 )
-from analysis.tables import Runs, Source, higher_is_better
+from analysis.tables import higher_is_better
 
 MOST_ENUMERATED = 5  # seeds: all 5^5 resamples are counted, beyond that some are drawn
 FEWEST_ROWS = 3  # that make an order: two rows have only +1 and -1
@@ -140,8 +140,7 @@ def compare(frame: Frame) -> list[Comparison]:
     """One comparison a printed column that has a metric of ours and two rows of both; none without printed numbers."""
     if frame.study.printed is None or frame.study.search(frame.scale) is not None:
         return []
-    source = Source(frame)
-    found = [_comparison(frame, source, pair) for pair in pairs(frame)]
+    found = [_comparison(frame, pair) for pair in pairs(frame)]
     return [comparison for comparison in found if comparison is not None]
 
 
@@ -169,12 +168,12 @@ def _metric(frame: Frame, name: str) -> str | None:
     return next((m for m in frame.metrics if name in (m, m.partition("/")[2])), None)
 
 
-def _comparison(frame: Frame, source: Source, pair: _Pair) -> Comparison | None:
+def _comparison(frame: Frame, pair: _Pair) -> Comparison | None:
     labels = {row.key: row.label for row in frame.study.rows}
     runs = {
         key: found
         for key in labels
-        if key in pair.printed and (found := source.runs(key, pair.col_key, pair.metric)) is not None
+        if key in pair.printed and (found := frame.runs_of(key, pair.col_key, pair.metric)) is not None
     }
     whole = {key: found for key, found in runs.items() if found.values and not found.without}
     seeds = sorted(set.intersection(*(set(found.values) for found in whole.values()))) if whole else []
@@ -282,11 +281,11 @@ def _mean_gain(frames: Iterable[Frame]) -> tuple[Estimate | None, int]:
         metric = frame.metrics[0]
         if "top1" not in metric or not higher_is_better(metric):
             continue
-        source, cells = Source(frame), frame.cells
+        cells = frame.cells
         untrained = {cell.col_key: cell.row_key for cell in records(cells[cells["is_random_init"]])}
         for cell in records(cells[cells["row_key"] == frame.study.baseline]):
-            runs = source.runs(cell.row_key, cell.col_key, metric)
-            start = source.runs(untrained.get(cell.col_key, ""), cell.col_key, metric)
+            runs = frame.runs_of(cell.row_key, cell.col_key, metric)
+            start = frame.runs_of(untrained.get(cell.col_key, ""), cell.col_key, metric)
             if runs and start and (gains := shared_differences(runs.values, start.values)):
                 strata[cell.config_id, metric] = gains
     if not strata:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,18 @@ MISSING = "missing"  # the state of a run that nobody has asked for yet
 _NOT_GIVEN = (MISSING, "queued", "cancelled")  # another study's, where it is a seed this one has not spent
 _NAME = re.compile(r"\w[\w.,=+@-]*")  # what sweeps.study.instance_name gives: a name of files, in no other folder
 _INSTANCE_KEYS = ("scale", "overrides")  # what a launch adds to the study file's content
+
+
+@dataclass
+class Runs:
+    """What became of one cell's seeds for one metric."""
+
+    values: dict[int, float] = field(default_factory=dict)  # by seed; only runs that gave a number
+    without: list[str] = field(default_factory=list)  # the states of the others
+
+    @property
+    def num_wanted(self) -> int:
+        return len(self.values) + len(self.without)
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,23 @@ class Frame:
     def cells(self) -> pd.DataFrame:
         """One row a place in the table, in the study's order."""
         return self.runs.drop_duplicates(["row_key", "col_key"])
+
+    @cached_property
+    def by_place(self) -> dict[tuple[str, str, str], Runs]:
+        """What became of every (row, column, metric), in one pass over `rows`, however many places there are."""
+        found: dict[tuple[str, str, str], Runs] = defaultdict(Runs)
+        columns = (self.rows[name] for name in ("row_key", "col_key", "metric", "seed", "state", "value"))
+        for row_key, col_key, metric, seed, state, value in zip(*map(pd.Series.tolist, columns), strict=True):
+            runs = found[row_key, col_key, metric]
+            if math.isnan(value):
+                runs.without.append("not recorded" if state == "done" else state)
+            else:
+                runs.values[seed] = value
+        return dict(found)
+
+    def runs_of(self, row_key: str, col_key: str, metric: str) -> Runs | None:
+        """None where the study has no such cell."""
+        return self.by_place.get((row_key, col_key, metric))
 
 
 def records(rows: pd.DataFrame) -> Iterable[Any]:

@@ -18,9 +18,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from analysis.frame import Frame, load, names
+from analysis.frame import Frame, Runs, load, names
 from analysis.stats import Estimate, mean_interval, paired_interval
-from analysis.tables import Runs, Source
 from sweeps.cli import UserError
 from sweeps.study import close_matches
 
@@ -137,13 +136,12 @@ def _reason(mark: Mark, frame: Frame) -> str:
     key = mark.key.partition("/")[2]
     if mark.kind == "printed":
         return _printed_reason(frame, key, numbers)
-    source = Source(frame)
-    places = {"/".join(filter(None, place)): place for place in source.cells}
+    places = {"/".join(filter(None, place)): place for place in frame.by_place}
     if key not in places:
         return _unknown("cell and metric", key, list(places))
     row, column, metric = places[key]
-    runs = source.cells[places[key]]
-    reference = source.runs(frame.study.baseline, column, metric) if mark.kind == "difference" else None
+    runs = frame.by_place[places[key]]
+    reference = frame.runs_of(frame.study.baseline, column, metric) if mark.kind == "difference" else None
     if mark.kind == "difference" and (reference is None or row == frame.study.baseline):
         return f"the baseline {frame.study.baseline!r} has no difference to itself, or none in this column"
     for name, found in (("it", runs), ("the baseline", reference)):

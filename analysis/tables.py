@@ -7,13 +7,13 @@ no other's. With three seeds neither is common, and the notes say why.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import pandas as pd
 
-from analysis.frame import Frame, records
+from analysis.frame import Frame, Runs, records
 from analysis.stats import (
     CONFIDENCE,
     Estimate,
@@ -104,50 +104,16 @@ class _Place:
     is_random_init: bool = False
 
 
-@dataclass
-class Runs:
-    """What became of one cell's seeds for one metric."""
-
-    values: dict[int, float] = field(default_factory=dict)  # by seed; only runs that gave a number
-    without: list[str] = field(default_factory=list)  # the states of the others
-
-    @property
-    def num_wanted(self) -> int:
-        return len(self.values) + len(self.without)
-
-
-@dataclass
-class Source:
-    """The frame, indexed in one pass, however many cells it has."""
-
-    frame: Frame
-    cells: dict[tuple[str, str, str], Runs] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.cells = defaultdict(Runs)
-        for row in records(self.frame.rows[["row_key", "col_key", "metric", "seed", "state", "value"]]):
-            runs = self.cells[row.row_key, row.col_key, row.metric]
-            if math.isnan(row.value):
-                runs.without.append("not recorded" if row.state == "done" else row.state)
-            else:
-                runs.values[row.seed] = row.value
-
-    def runs(self, row_key: str, col_key: str, metric: str) -> Runs | None:
-        """None where the study has no such cell."""
-        return self.cells.get((row_key, col_key, metric))
-
-
 def build(frame: Frame) -> Table:
     """Lay the study out as its `table:` section says.
 
     With `columns: columns` (the default when the study has a second axis) a column is a level of that axis and holds
     the main metric; with `columns: metrics` a column is a metric and each level of a second axis is a line of its own.
     """
-    source = Source(frame)
     by_level = bool(frame.study.columns) and frame.study.table.get("columns", "columns") == "columns"
     places = _places(frame, by_level)
     columns = _columns(frame, places, by_level)
-    rows = [_trained_row(source, place, columns) for place in places]
+    rows = [_trained_row(frame, place, columns) for place in places]
     if frame.study.printed:
         rows += [_printed_only_row(frame, level.key, level.label, columns) for level in frame.study.printed.rows]
     rows, about_best = _with_best(_with_stars(rows), columns, frame.metrics[0])
@@ -224,26 +190,24 @@ def _printed_metric(frame: Frame) -> str:
 # ---- cells -------------------------------------------------------------------------------------------------------
 
 
-def _trained_row(source: Source, place: _Place, columns: list[Column]) -> Row:
-    frame = source.frame
+def _trained_row(frame: Frame, place: _Place, columns: list[Column]) -> Row:
     is_baseline = frame.study.baseline == place.row_key
-    cells = tuple(_cell(source, place, column, is_baseline) for column in columns)
+    cells = tuple(_cell(frame, place, column, is_baseline) for column in columns)
     return Row(place.row_key, place.label, cells, is_baseline, place.is_random_init)
 
 
-def _cell(source: Source, place: _Place, column: Column, is_baseline: bool) -> Cell:
-    frame = source.frame
+def _cell(frame: Frame, place: _Place, column: Column, is_baseline: bool) -> Cell:
     if column.kind is Kind.printed:
         return _printed_cell(frame, place, column)
     col_key = column.col_key if column.col_key is not None else (place.col_key or "")
-    runs = source.runs(place.row_key, col_key, column.metric)
+    runs = frame.runs_of(place.row_key, col_key, column.metric)
     if runs is None:
         return Cell(text="–")
     if column.kind is Kind.value:
         return value_cell(runs, by_rule=frame.study.seed_rule(frame.scale) is not None)
     if is_baseline:
         return Cell(text="baseline")
-    baseline = source.runs(frame.study.baseline, col_key, column.metric)
+    baseline = frame.runs_of(frame.study.baseline, col_key, column.metric)
     return Cell(text="–") if baseline is None else difference_cell(runs, baseline)
 
 
