@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sweeps.study import DEFAULT_SCALE, SCALES, Cell, Study, format_override, in
 from sweeps.study_files import close_matches
 
 LABEL = "{label}"  # in a metric: the data set's first label name
+WEIGHTS = "weights.path"
 LABELS = "{labels}"  # in a study's metrics: one metric for each label name
 
 
@@ -65,6 +66,13 @@ class Request:
             spec["baseline"] = self.study.baseline  # of the comparisons that the seeds are spent on
         return spec | {"scale": self.scale, "overrides": list(self.overrides)}
 
+    def contents(self) -> dict[str, str | None]:
+        """The sha256 of each file of weights that the study or the launch names: a path does not say what is in it."""
+        words = {key: value.strip("'\"") for key, _, value in (w.partition("=") for w in self.overrides + self.runtime)}
+        paths = {words[WEIGHTS]} if WEIGHTS in words else set(_values(self.study.spec, WEIGHTS))
+        root = Path(words.get("runtime.data_root", ".")).expanduser()
+        return {path: _sha256_of(root / path) for path in sorted(paths)}
+
 
 @dataclass(frozen=True)
 class Expansion:
@@ -74,6 +82,22 @@ class Expansion:
     spec: dict[str, Any]
     metrics: list[str]
     cells: list[tuple[Cell, dict[str, Any]]]
+
+
+def _values(tree: Any, key: str) -> Iterator[str]:
+    """Every value that `key` has anywhere in a study's content."""
+    if isinstance(tree, dict):
+        yield from (str(value) for name, value in tree.items() if name == key and value is not None)
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _values(child, key)
+
+
+def _sha256_of(path: Path) -> str | None:
+    """None where there is no such file, which expanding the study will say."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint() -> str:

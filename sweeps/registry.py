@@ -29,8 +29,10 @@ class Registered:
 
 
 def launch_hash(request: Request, fingerprint: str) -> str:
-    """Equal for two launches that cannot resolve differently: same file content, arguments and code of core."""
-    content = [request.spec(), list(request.overrides), fingerprint]
+    """Equal for two launches that cannot resolve differently: same files' content, arguments and code of core."""
+    content: list[Any] = [request.spec(), list(request.overrides), fingerprint]
+    if files := request.contents():
+        content.append(files)
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
