@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Generator, Tensor
 
 from core.config import Run, judged, located
 from core.cost import ENCODING_COSTS
-from core.data.augment import normalise
+from core.data.augment import Augment, augment, normalise
 from core.evals.feature_cache import FeatureCache
 from core.evals.features import FrozenFeatures, Used
 from core.phases import Costs, Phase
-from core.types import Dataset, DataSpec, EncoderModule, Evaluation, Tuning, Workshop
+from core.types import Dataset, DataSpec, EncoderModule, Evaluation, Look, Tuning, Workshop
 
 
 class Judgement(NamedTuple):
@@ -61,7 +62,13 @@ def frozen_features(
         max_gib=run.runtime.tokens_gib,
         cache=FeatureCache(Path(run.runtime.cache) / "features", run.runtime.features_gib) if keep else None,
         shown_as=repr(run.encoder),
+        change=changed,
     )
+
+
+def changed(clips: Tensor, spec: DataSpec, look: Look, generator: Generator) -> Tensor:
+    """uint8 clips cropped and mirrored as `look` says, and normalised."""
+    return augment(clips, Augment(scale_min=look.crop_min, flip=look.flip), spec, generator=generator)
 
 
 def judge(evaluation: Evaluation, features: FrozenFeatures, seed: int, workshop: Workshop | None = None) -> Judgement:

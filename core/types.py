@@ -91,11 +91,9 @@ class Dataset(Protocol):
 
     def fetch(self, indices: Tensor) -> Batch:
         """The samples at `indices` ([B] int64), uint8, not augmented."""
-        ...
 
     def labels(self) -> dict[str, Tensor]:
         """Every sample's labels, name -> [len] int64, without reading a pixel."""
-        ...
 
 
 @dataclass
@@ -318,6 +316,14 @@ class Sampling(NamedTuple):
     max_train: int | None = None  # a random subset of the train split, the same for every run
 
 
+class Look(NamedTuple):
+    """How the train split's pictures are changed before they are encoded; the test split's never are."""
+
+    number: int  # looks of other numbers draw other crops
+    crop_min: float = 1.0  # smallest share of the area of a random crop, resized to the whole; 1 = the whole picture
+    flip: bool = False  # mirror left and right with probability 0.5
+
+
 class Tokens(NamedTuple):
     """Patch tokens of a split's videos; V views, each of the tokens of one or several clips."""
 
@@ -334,17 +340,17 @@ class Features(Protocol):
 
     def pooled(self, split: str, num_layers: int = 1) -> Tensor:
         """Average-pooled patch tokens of the last `num_layers` blocks, concatenated: [N, num_layers * D] float32."""
-        ...
+
+    def augmented(self, look: Look, num_layers: int = 1) -> Tensor:
+        """As `pooled` of the train split, of its pictures as `look` has them."""
 
     def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
         """Patch tokens of the clips of `Sampling`, D = num_layers * width. Kept only once they were asked for."""
-        ...
 
     def labels(self, split: str) -> dict[str, Tensor]: ...
 
     def regions(self, split: str, sampling: Sampling | None = None) -> Regions:
         """The boxes of the clips that `tokens` gives, of data that has boxes."""
-        ...
 
 
 @dataclass

@@ -81,6 +81,9 @@ MIGRATIONS: tuple[Migration, ...] = (
     added("2026-11-21 augment.repeats", "augment.repeats", 1, when={}, beside="augment.flip"),
     added("2026-11-21 eval_data", "eval_data", None, when={}, beside="augment.flip"),  # judged on what it trained on
     added("2026-11-21 evals.attentive.depth", "evals.attentive.depth", 1, when={}, beside="evals.attentive.heads"),
+    added("2026-11-21 evals.vissl.looks", "evals.vissl.looks", 0, when={}, beside="evals.vissl.shots"),
+    added("2026-11-21 evals.vissl.crop_min", "evals.vissl.crop_min", 0.08, when={}, beside="evals.vissl.shots"),
+    added("2026-11-21 evals.vissl.flip", "evals.vissl.flip", True, when={}, beside="evals.vissl.shots"),
     added("2026-11-21 weights", "weights", None, when={}, beside="augment.flip"),  # drawn at random
     added("2026-11-21 target.tokenizer", "target.tokenizer", "code_book", when={"target": "tokens"}),
 )

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from core.evals.clips import Cut, Plan, encode, num_tokens, plan
 from core.evals.feature_cache import FeatureCache, data_digest, key_of, weights_digest
-from core.types import Dataset, DataSpec, EncoderModule, Regions, Sampling, Tokens, generator_for
+from core.types import Dataset, DataSpec, EncoderModule, Look, Regions, Sampling, Tokens, generator_for
 
 GIB = 2**30
 
@@ -34,7 +34,8 @@ class Used(NamedTuple):
 class FrozenFeatures:
     """Features of the splits "train" and "test" as `encoder` sees them now, kept on the CPU.
 
-    `prepare` turns stored uint8 clips into what the encoder takes (`core.data.augment.normalise`). `built_for` is the
+    `prepare` turns stored uint8 clips into what the encoder takes (`core.data.augment.normalise`), `change` does so and
+    crops or mirrors them as a `Look` says; who asks for no `augmented` features needs none. `built_for` is the
     data that the encoder was built for, where that is not the data it is judged on: its clip decides how the judged
     clips are cut (`core.evals.clips`), and its mean and std normalise them, as these are what the encoder is used to.
 
@@ -66,6 +67,7 @@ class FrozenFeatures:
         max_gib: float = 8.0,
         cache: FeatureCache | None = None,
         shown_as: str = "",
+        change: Callable[[Tensor, DataSpec, Look, Generator], Tensor] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size of feature extraction must be at least 1, got {batch_size}")
@@ -75,7 +77,7 @@ class FrozenFeatures:
         self.grid = encoder.grid
         self.device = torch.device(device)
         self._built_for = built_for or train.spec
-        self._prepare = prepare
+        self._prepare, self._change = prepare, change
         self._encoder = encoder
         self._datasets = {"train": train, "test": test}
         self._batch_size = batch_size
@@ -84,6 +86,7 @@ class FrozenFeatures:
         lengths = {split: len(dataset) // self.spec.clips_per_video for split, dataset in self._datasets.items()}
         self._videos = {"train": _subset(lengths["train"], max_train), "test": torch.arange(lengths["test"])}
         self._pooled: dict[tuple[str, int], Tensor] = {}
+        self._augmented: dict[tuple[Look, int], Tensor] = {}
         self._tokens: dict[tuple[str, int, Sampling], Tokens] = {}
         self.used = Used()
         self._cache, self._shown_as = cache, shown_as
@@ -107,6 +110,17 @@ class FrozenFeatures:
                 if found is None:
                     self._to_cache(key, self._pooled[split, num_layers])
         return self._pooled[split, num_layers]
+
+    def augmented(self, look: Look, num_layers: int = 1) -> Tensor:
+        """As `pooled` of the train split, of its pictures as `look` has them: [N, num_layers * D] float32."""
+        if (look, num_layers) not in self._augmented:
+            with self._counted():
+                key = self._key("augmented", "train", num_layers, look)
+                found = self._from_cache(key)
+                self._augmented[look, num_layers] = self._pool("train", num_layers, look) if found is None else found
+                if found is None:
+                    self._to_cache(key, self._augmented[look, num_layers])
+        return self._augmented[look, num_layers]
 
     def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
         """Patch tokens of the clips that `sampling` says, in half precision; the same tensor for every caller.
@@ -173,10 +187,10 @@ class FrozenFeatures:
         first = videos * self.spec.clips_per_video
         return {name: values[first] for name, values in self._datasets[split].labels().items()}
 
-    def _pool(self, split: str, num_layers: int) -> Tensor:
+    def _pool(self, split: str, num_layers: int, look: Look | None = None) -> Tensor:
         clips = plan(self.spec, self._built_for, Sampling())
         pooled = self._no_pooled(split, num_layers)
-        for rows, _, _, layers in self._encoded(split, self._videos[split], num_layers, clips, Sampling()):
+        for rows, _, _, layers in self._encoded(split, self._videos[split], num_layers, clips, Sampling(), look):
             pooled[rows] += _means(layers) / len(clips.views[0])
         return _finite(pooled, split).cpu()
 
@@ -214,11 +228,18 @@ class FrozenFeatures:
         return torch.zeros(len(self._videos[split]), num_layers * self._encoder.width, device=self.device)
 
     def _encoded(
-        self, split: str, videos: Tensor, num_layers: int, clips: Plan, sampling: Sampling
+        self,
+        split: str,
+        videos: Tensor,
+        num_layers: int,
+        clips: Plan,
+        sampling: Sampling,
+        look: Look | None = None,
     ) -> Iterator[tuple[slice, int, int, list[Tensor]]]:
         """Rows of `videos`, number of the view, place of the clip in it, and its tokens layer by layer."""
         batch_size = max(1, self._batch_size * self._built_for.frames // max(self.spec.frames, self._built_for.frames))
         cuts = [(cut, view, place) for view, cuts in enumerate(clips.views) for place, cut in enumerate(cuts)]
+        show = self._prepare if look is None else self._changed(look)
         modes = [(module, module.training) for module in self._encoder.modules()]
         self._encoder.eval()
         try:
@@ -226,7 +247,7 @@ class FrozenFeatures:
                 rows = slice(start, start + batch_size)
                 # Cuts of one sample follow one another, so that each sample is fetched once and only one is held.
                 for sample, group in itertools.groupby(sorted(cuts), key=lambda item: item[0].sample):
-                    pixels = self._fetch(split, videos[rows] * self.spec.clips_per_video + sample)
+                    pixels = self._fetch(split, videos[rows] * self.spec.clips_per_video + sample, show)
                     for cut, view, place in group:
                         with torch.inference_mode(), self._autocast():
                             clip = self._cut(pixels, cut, clips.frames)
@@ -237,10 +258,16 @@ class FrozenFeatures:
             for module, training in modes:
                 module.training = training
 
-    def _fetch(self, split: str, indices: Tensor) -> Tensor:
+    def _changed(self, look: Look) -> Callable[[Tensor, DataSpec], Tensor]:
+        """What crops and mirrors as `look` says, one batch after the other."""
+        assert self._change is not None
+        change, generator = self._change, generator_for(0, "look", look.number)
+        return lambda clips, spec: change(clips, spec, look, generator)
+
+    def _fetch(self, split: str, indices: Tensor, show: Callable[[Tensor, DataSpec], Tensor]) -> Tensor:
         """The samples at `indices` on the device, normalised as the encoder is used to."""
         clips = self._datasets[split].fetch(indices).clips.to(self.device, non_blocking=True)
-        return self._prepare(clips, dataclasses.replace(self.spec, mean=self._built_for.mean, std=self._built_for.std))
+        return show(clips, dataclasses.replace(self.spec, mean=self._built_for.mean, std=self._built_for.std))
 
     def _cut(self, pixels: Tensor, cut: Cut, frames: int) -> Tensor:
         height, width = self._built_for.height, self._built_for.width

@@ -66,11 +66,13 @@ def train_heads(
     purpose: str,
     rate: Callable[[int, float], float] = cosine,  # of the epoch, and of the share of all steps that is done
     optimizer: Optimizer = Optimizer.sgd,
+    looks: Sequence[Tensor] = (),  # other features of the samples, [N, D] each
 ) -> list[Head]:
     """One head a setting: momentum .9 and a learning rate that falls as `rate` says.
 
     A head depends on its own setting, not on its neighbours in the grid: all start at the same weights and see the
-    same batches. `batch_size` is the least size of a batch: an epoch's samples are divided evenly, none is left out.
+    same batches. An epoch sees one of the `looks`, in turn, where there are any. `batch_size` is the least size of a
+    batch: an epoch's samples are divided evenly, none is left out.
     The heads are trained where the samples are.
 
     LARS as in timm, each head's weights with a trust ratio of their own; the bias takes neither that nor weight decay.
@@ -91,8 +93,9 @@ def train_heads(
 
     for epoch in range(epochs):
         order = torch.randperm(len(samples.labels), generator=generator_for(seed, "linear", purpose, epoch)).to(device)
+        features = looks[epoch % len(looks)] if looks else samples.features
         for batch, index in enumerate(order.tensor_split(num_batches)):
-            x = _with_one(norm(samples.features[index]))
+            x = _with_one(norm(features[index]))
             truth = F.one_hot(samples.labels[index], num_classes).float()
             # The gradient of the mean cross-entropy is known: (softmax - one-hot) / B. Autograd would cost more than
             # the arithmetic of a head this small.

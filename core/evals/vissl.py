@@ -27,7 +27,7 @@ from core.evals.samples import (
     top1,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
+from core.types import DataSpec, Encoder, Evaluation, Features, Look, generator_for
 
 
 class Amount(NamedTuple):
@@ -70,8 +70,9 @@ class Vissl(Evaluation):
     never below the other and is for comparison with printed numbers alone.
 
     Source: I-JEPA (Assran et al., 2023, arXiv:2301.08243), appendix A.2, after the defaults of VISSL: LARS, a batch of
-    16,384, 50 epochs, a tenth every 15, three learning rates and two weight decays. Departures: features are extracted
-    once, so there is no augmentation; selection on held-out train samples.
+    16,384, 50 epochs, a tenth every 15, three learning rates and two weight decays. Its augmentation is random crops
+    and flips, for counting and distance flips alone (`crop_min` = 1), as crops cut objects off. Departures: features
+    are extracted once, so an augmented picture comes back after `looks` epochs; selection on held-out train samples.
     """
 
     layers: list[int] = field(default_factory=lambda: [1, 4])  # numbers of last blocks whose features are tried
@@ -87,6 +88,9 @@ class Vissl(Evaluation):
     shares: list[float] = field(default_factory=lambda: [1.0])  # of each class's labels, given
     shots: list[int] = field(default_factory=list)  # labels of each class, given
     num_draws: int = 1
+    looks: int = 0  # augmented copies of each train picture, one an epoch in turn; 0 = as it is
+    crop_min: float = 0.08  # of the looks: smallest share of the area of a random crop; 1 = the whole picture
+    flip: bool = True  # of the looks: mirror left and right with probability 0.5
     best_on_test: bool = False
 
     def __post_init__(self) -> None:
@@ -110,6 +114,8 @@ class Vissl(Evaluation):
         require(len(set(self.shares)) == len(self.shares), "shares", "different numbers")
         require(bool(self.shares or self.shots), "shares", "one or more numbers, or evals.vissl.shots")
         require(self.batch_size >= 2, "batch_size", "at least 2")  # batch norm needs two
+        require(0 < self.crop_min <= 1, "crop_min", "in (0, 1]")
+        require(self.looks >= 0, "looks", "at least 0")
         require(self.min_steps >= 0, "min_steps", "at least 0")
         for name in ("epochs", "decay_every", "num_draws"):
             require(getattr(self, name) >= 1, name, "at least 1")
@@ -203,9 +209,29 @@ class Vissl(Evaluation):
             samples = Samples(train.features[given].to(features.device), train.labels[given].to(features.device))
             cells = itertools.product([num_layers], [batch_norm], self.lrs, self.weight_decays)
             choices = [Choice(*cell) for cell in cells] if only is None else [only]
-            yield from zip(choices, self._grid(samples, choices, features, label, seed), strict=True)
+            looks = self._looks(features, label, num_layers, given)
+            yield from zip(choices, self._grid(samples, looks, choices, features, label, seed), strict=True)
 
-    def _grid(self, samples: Samples, cells: list[Choice], features: Features, label: str, seed: int) -> list[Head]:
+    def _looks(self, features: Features, label: str, num_layers: int, given: Tensor) -> list[Tensor]:
+        """The augmented features of the given samples, [N, num_layers * D] each."""
+        has_label = features.labels("train")[label] >= 0
+        found = []
+        for number in range(self.looks):
+            # Of the most layers, shallow to deep, so that fewer are its last columns.
+            most = features.augmented(Look(number, self.crop_min, self.flip), max(self.layers))
+            width = most.shape[1] // max(self.layers)
+            found.append(most[has_label][given, -num_layers * width :].to(features.device))
+        return found
+
+    def _grid(
+        self,
+        samples: Samples,
+        looks: list[Tensor],
+        cells: list[Choice],
+        features: Features,
+        label: str,
+        seed: int,
+    ) -> list[Head]:
         """A head for each of `cells`, which have the same features and the same norm."""
         num_batches = max(1, len(samples.labels) // self.batch_size)
         times = max(1, math.ceil(self.min_steps / (self.epochs * num_batches)))
@@ -221,4 +247,5 @@ class Vissl(Evaluation):
             purpose=f"vissl {label}",
             rate=steps(times * self.decay_every),
             optimizer=self.optimizer,
+            looks=looks,
         )

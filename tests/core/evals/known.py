@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from core.types import DataSpec, Grid, Regions, Sampling, Tokens, generator_for
+from core.types import DataSpec, Grid, Look, Regions, Sampling, Tokens, generator_for
 
 
 @dataclass
@@ -25,6 +25,10 @@ class TensorFeatures:
 
     def pooled(self, split: str, num_layers: int = 1) -> Tensor:
         return {"train": self.train, "test": self.test}[split]
+
+    def augmented(self, look: Look, num_layers: int = 1) -> Tensor:
+        """Each look adds its number to every feature."""
+        return torch.cat([self.pooled("train")] * num_layers, dim=1) + look.number
 
     def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
         """One token a sample, where the features are not tokens already."""

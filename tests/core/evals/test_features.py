@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from core.data.augment import normalise
 from core.evals import EVALS, FrozenFeatures
 from core.evals.linear_grid import Optimizer
-from core.types import Batch, DataSpec, EncoderModule, Grid, generator_for
+from core.judging import changed
+from core.types import Batch, DataSpec, EncoderModule, Grid, Look, generator_for
 
 SPEC = DataSpec(1, frames=1, height=8, width=8, classes={"column": 4}, mean=(0.45,), std=(0.225,))
 
@@ -159,6 +160,31 @@ def test_features_that_are_not_finite_stop_the_evaluation():
         encoder.embed.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="features of the train split are not finite"):
         frozen(encoder).pooled("train")
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_a_look_with_flips_is_each_sample_as_it_is_or_mirrored(num_layers):
+    class Mirrored(Stripes):
+        def fetch(self, indices: Tensor) -> Batch:
+            batch = super().fetch(indices)
+            return batch._replace(clips=batch.clips.flip(-1))
+
+    features = frozen(change=changed)
+    plain = features.pooled("train", num_layers)
+    mirrored = FrozenFeatures(
+        TinyEncoder(), Mirrored(24), Stripes(10), prepare=normalise, device="cpu", batch_size=8
+    ).pooled("train", num_layers)
+    looks = [features.augmented(Look(number, flip=True), num_layers) for number in range(2)]
+    for look in looks:
+        as_it_is, flipped = (torch.isclose(look, other, atol=1e-5).all(dim=1) for other in (plain, mirrored))
+        assert (as_it_is | flipped).all() and as_it_is.any() and flipped.any()
+    assert not torch.equal(looks[0], looks[1])
+    assert torch.equal(features.augmented(Look(0), num_layers), plain)
+
+
+def test_a_look_does_not_depend_on_how_many_samples_are_encoded_at_once():
+    looks = [frozen(change=changed, batch_size=size).augmented(Look(0, 0.3, True)) for size in (8, 24)]
+    assert torch.allclose(looks[0], looks[1], atol=1e-5)
 
 
 def test_normalise_is_per_channel():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -108,6 +109,27 @@ def test_a_head_of_a_lars_grid_equals_the_same_head_alone(noisy):
         alone = heads_of(noisy, [setting], optimizer=Optimizer.lars)[0]
         assert torch.allclose(head.weight, alone.weight, atol=1e-5)
     assert not torch.allclose(grid[0].weight, grid[-1].weight, atol=0.05)
+
+
+def test_each_epoch_sees_the_next_look_of_the_samples(noisy):
+    changed = noisy.train.flip(1)
+    other = heads_of(dataclasses.replace(noisy, train=changed), [(0.3, 0.01)])[0]
+    assert torch.equal(heads_of(noisy, [(0.3, 0.01)], looks=[changed])[0].weight, other.weight)
+    both = heads_of(noisy, [(0.3, 0.01)], looks=[noisy.train, changed], batch_norm=False)[0]
+    # Of four epochs the second and the fourth see the features backwards.
+    weight = torch.zeros(9, 4)
+    weight[:-1] = 0.01 * torch.randn(8, 4, generator=generator_for(0, "linear", "kind", "init"))
+    velocity = torch.zeros_like(weight)
+    truth = F.one_hot(noisy.train_labels["kind"], 4).float()
+    for epoch in range(4):
+        features = F.pad([noisy.train, changed][epoch % 2], (0, 1), value=1.0)
+        order = torch.randperm(200, generator=generator_for(0, "linear", "kind", epoch))
+        for batch, index in enumerate(order.tensor_split(6)):
+            x = features[index]
+            error = ((x @ weight).softmax(dim=1) - truth[index]) / len(x)
+            velocity = 0.9 * velocity + x.T @ error + 0.01 * weight
+            weight = weight - 0.3 * cosine(epoch, (6 * epoch + batch) / 24) * velocity
+    assert torch.allclose(both.weight, weight, atol=1e-4)
 
 
 def test_the_step_schedule_divides_by_ten_every_so_many_epochs():

@@ -94,6 +94,20 @@ def test_a_low_shot_head_is_trained_on_the_given_samples_alone(noisy):
     assert len(few.train) == 20
 
 
+def test_heads_are_trained_on_looks_and_chosen_by_pictures_as_they_are(noisy):
+    one = Vissl(**{**QUICK, "layers": [1], "batch_norm": [False]})
+    # The first look of these features is the features themselves, the second is one more in each.
+    assert dataclasses.replace(one, looks=1).run(noisy, seed=0) == one.run(noisy, seed=0)
+    given = torch.arange(0, 200, 3)
+    looks = dataclasses.replace(one, looks=2)._looks(noisy, "kind", 1, given)
+    assert torch.equal(looks[0], noisy.train[given]) and torch.equal(looks[1], noisy.train[given] + 1)
+
+
+def test_fewer_layers_of_a_look_are_the_last_ones(noisy):
+    looks = Vissl(**QUICK, looks=1)
+    assert [looks._looks(noisy, "kind", n, torch.arange(5))[0].shape for n in (1, 4)] == [(5, 8), (5, 32)]
+
+
 def test_more_labels_help(noisy):
     results = Vissl(**QUICK, shares=[1.0], shots=[2], num_draws=5).run(noisy, seed=0)
     assert results["vissl/kind_top1"] > results["vissl/kind_2shot_top1"] + 5
@@ -154,6 +168,8 @@ def test_a_layer_that_the_encoder_lacks_is_refused_before_training():
         ("decay_every", 0),
         ("num_draws", 0),
         ("min_steps", -1),
+        ("looks", -1),
+        ("crop_min", 0.0),
     ],
 )
 def test_options_out_of_range_are_named(option, bad):
