@@ -77,8 +77,10 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def refuse_other_config(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError when the weights would have become others. How they are judged does not change them."""
     wanted = json.loads(json.dumps(config))
-    differing = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
+    deciding = {key for key in stored.keys() | wanted.keys() if key.split(".")[0] not in ("evals", "eval_data")}
+    differing = sorted(key for key in deciding if stored.get(key) != wanted.get(key))
     if differing:
         key = differing[0]
         raise CheckpointError(

@@ -86,11 +86,12 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     )
     stepper = Stepper(run, spec, learner, model, optimizer, precision, device, where)
     window.skip()
+    is_trained = step == run.optim.steps > 0  # by an earlier attempt, or by another run: others may judge it as well
 
     def features() -> FrozenFeatures:
         """Of the judged encoder as it is now."""
         sets = judged_sets(run, train_set, test_set)
-        return frozen_features(run, learner.judged_encoder, *sets, spec, device, precision)
+        return frozen_features(run, learner.judged_encoder, *sets, spec, device, precision, cached=is_trained)
 
     # ---- steps -------------------------------------------------------------------------------------------------
     for step, batch in loader:

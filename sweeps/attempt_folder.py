@@ -59,13 +59,14 @@ def _link_all(source: Path, target: Path) -> None:
             (target / path.name).mkdir(exist_ok=True)
             _link_all(path, target / path.name)
         elif not (target / path.name).exists():
-            _link(path, target / path.name)
+            link(path, target / path.name)
 
 
-def _link(path: Path, link: Path) -> None:
+def link(path: Path, name: Path) -> None:
+    """Give the file another name, which costs nothing; a copy of it where the disk has no hard links."""
     try:
-        link.hardlink_to(path)
+        name.hardlink_to(path)
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        shutil.copy2(path, link)
+        shutil.copy2(path, name)

@@ -43,6 +43,7 @@ from sweeps.provenance import Meter, attempt_columns, environment
 from sweeps.pruning import find_judge
 from sweeps.queue import LEASE_S, Claim
 from sweeps.recorder import DatabaseRecorder, patiently
+from sweeps.siblings import Siblings
 
 log = logging.getLogger(__name__)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -76,6 +77,7 @@ class Work:
     idle_s: float = math.inf  # ... but at most this long after the last run
     has_time: Callable[[Connection], bool] | None = None  # for one more run: asked before each but the first
     runtime: Mapping[str, Any] = field(default_factory=dict)  # runtime.* of every run, without `dir`
+    siblings: Siblings = field(default_factory=Siblings)
 
 
 def work(
@@ -158,6 +160,11 @@ def attempt(
     with recorder as record:
         error, is_final = "", False
         try:
+            adopt = functools.partial(
+                what.siblings.adopt, claim=claim, results_dir=what.results_dir, folder=record.folder
+            )
+            if (adopted := patiently(engine, adopt, stop=stop)) is not None:
+                record.checkpointed(*adopted)
             train(build(claim.config, seed=claim.seed, runtime=runtime), record)
         except Exception as caught:
             # What the run raised is its outcome; what the database raised at its ending is not.
