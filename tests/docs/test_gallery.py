@@ -32,6 +32,6 @@ def test_the_commands_of_the_page_draw_their_pictures(tmp_path, monkeypatch, cap
     for module, words in commands("gallery.md"):
         assert MAINS[module](at_smoke(module, words)) == 0, (module, words, capsys.readouterr().err)
     names = {path.name for path in (tmp_path / "results" / "figures" / "gallery").iterdir()}
-    stems = ("ijepa_masks", "vjepa_masks", "mae_st_reconstructions")
+    stems = ("ijepa_masks", "vjepa_masks", "mae_st_masks", "mae_st_reconstructions")
     assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("svg", "png")}
     assert "masks.npz" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from core.config import flatten, identity, load
+from core.config import flatten, from_flat, identity, load, spec_of
 from sweeps.cli import UserError
 from sweeps.expand import Request, expand
 from sweeps.launch import main as launch
@@ -192,6 +192,24 @@ def test_the_clips_of_v_jepa_s_and_mae_st_s_tables_are_real_at_scale_paper(data_
     for name in (name for name in MEASURED if name.startswith((*VIDEO_METHODS, "masking_ratio", "mask_truncation"))):
         for _, config in expand(asked(name, "paper", data_root)).cells:
             assert {config["data"], config["eval_data"]} <= {"video_csv", "image_folder", None}, name
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "frames", "grid"),
+    [
+        ("vjepa_masks", 112, 16, (8, 14, 14)),
+        ("mae_st_masks", 112, 16, (8, 14, 14)),
+        ("ijepa_masks", 112, 1, (1, 14, 14)),
+        ("mae_st_reconstructions", 64, 16, (8, 8, 8)),
+    ],
+)
+def test_a_gallery_s_study_takes_real_clips_from_the_command_line(name, size, frames, grid, data_root):
+    words = ("data=video_csv", "data.path=k400.csv", f"data.size={size}", f"data.frames={frames}")
+    request = Request(read(name), "cpu", words, runtime=(f"runtime.data_root={data_root}",))
+    for _, config in expand(request).cells:
+        run = from_flat(config, seed=0, runtime={"data_root": str(data_root)})
+        assert run.encoder.grid(spec_of(run)) == grid
+        assert run.optim.steps == (1500 if name == "mae_st_reconstructions" else 0)
 
 
 def config_of(study, row_key, scale="cpu"):
