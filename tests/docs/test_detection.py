@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.config import load, metric_names
 from core.evaluate import main as evaluate
 from core.train import main as train
 from tests.docs.blocks import commands
@@ -26,3 +27,9 @@ def test_its_commands_detect_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         torch.set_num_threads(before)
     shown = capsys.readouterr().out
     assert "detect/map" in shown and "detect@" in shown
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])
+def test_its_run_is_accepted_at_every_scale(scale: str) -> None:
+    [words] = [words for module, words in commands("detection.md") if module == "core.train"]
+    assert "detect/map" in metric_names(load([*words, f"scale={scale}"]))
