@@ -138,13 +138,15 @@ def test_the_cells_of_a_study_differ(name, scale):
 
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory):
-    """ImageNet as two classes of two small pictures, and lists of videos that nobody opens before training."""
+    """Folders of two classes of two small pictures, and lists of videos that nobody opens before training."""
     root = tmp_path_factory.mktemp("data")
     for split in ("train", "test"):
         for label in ("cat", "dog"):
             (root / "imagenet" / split / label).mkdir(parents=True)
             for i in range(2):
                 Image.new("RGB", (224, 224), (80 * i, 0, 0)).save(root / "imagenet" / split / label / f"{i}.png")
+    for name in ("cifar100", "places205", "inat18"):
+        (root / name).symlink_to(root / "imagenet")
     for name in ("k400", "k710", "videomix2m", "uncurated"):
         (root / f"{name}.csv").write_text("a.mp4 0\nb.mp4 0\nc.mp4 1\nd.mp4 1\n")
     return root
@@ -157,13 +159,13 @@ def paths(name, scale):
     """What the user has to say of the data at scale paper, where the study's file does not name it."""
     study = read(name)
     options = study.spec["base"] | study.spec["scales"].get(scale, {})
-    varied = {key for row in study.rows for key in row.overrides(scale)}
+    varied = {key for level in (*study.rows, *study.columns) for key in level.overrides(scale)}
     chosen = options.get("data", "video_csv" if options["method"] in VIDEO_METHODS else "image_folder")
     folder = {"video_csv": "k400.csv", "image_folder": "imagenet"}
     needed = {}
     if scale == "paper" and chosen in folder and "data.path" not in options.keys() | varied:
         needed["data.path"] = folder[chosen]
-    if options.get("eval_data") in folder and "eval_data.path" not in options:
+    if options.get("eval_data") in folder and "eval_data.path" not in options.keys() | varied:
         needed["eval_data.path"] = folder[options["eval_data"]]
     return needed
 
