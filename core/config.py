@@ -447,6 +447,12 @@ def metric_names(run: Run) -> list[str]:
     return [*names, *COST_METRICS, *judging_names(run.evals)]
 
 
+def is_recorded_later(metric: str) -> bool:
+    """Whether `core.evaluate` gives such names: ``linear@num_layers=4/digit_top1``. Its data may have any labels."""
+    kind, at, rest = metric.removeprefix("cost/eval_").partition("@")
+    return bool(at) and kind in EVALS and ("/" in rest or metric.startswith("cost/"))
+
+
 # ---- from a run to its flat config ---------------------------------------------------------------------------------
 
 

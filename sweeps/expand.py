@@ -117,7 +117,7 @@ def expand(request: Request) -> Expansion:
     Raises UserError naming the study's file, the cell and what core says is wrong with it.
     """
     # core.config imports torch, 3 s that a finished study's relaunch and every reading command go without.
-    from core.config import ConfigError, flatten, identity, judged, load, metric_names, spec_of
+    from core.config import ConfigError, flatten, identity, is_recorded_later, judged, load, metric_names, spec_of
 
     study, where = request.study, request.study.path
     check_overrides(request)
@@ -139,7 +139,7 @@ def expand(request: Request) -> Expansion:
             shown += resolve([search.metric] if search.metric else [], labels, where)
             check_space(search, flatten(run), where)
         for metric in [*shown, *figure_metrics(study, first(labels))]:
-            if metric not in names:
+            if metric not in names and not is_recorded_later(metric):
                 raise UserError(
                     f"{where}: unknown metric {metric!r}{close_matches(metric, names)}; "
                     f"evals [{', '.join(sorted(run.evals))}] give: {', '.join(sorted(names))}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
+from analysis import frame
 from core.evaluate import main
 from sweeps import export, query
 from sweeps.cli import UserError
@@ -24,7 +25,7 @@ base: {method: mae, evals: [ridge], optim.steps: 2}
 rows:
   - {key: half, set: {mask.ratio: 0.5}}
   - {key: most, set: {mask.ratio: 0.75}}
-metrics: [ridge/digit_top1]
+metrics: [ridge/digit_top1, linear@epochs=4/digit_top1]
 random_init: false
 seeds: [0]
 """
@@ -105,6 +106,16 @@ def test_a_run_is_judged_on_another_data_set(launched, capsys):
     words = ["eval_data=moving_digits", "eval_data.size=48", "eval_data.num_train=96", "eval_data.num_test=32"]
     code, found, _ = go(launched, capsys, "run=1", *words, "as=large")
     assert code == 0 and (1, "ridge@large/digit_top1") in found
+
+
+def test_a_table_shows_what_was_evaluated_later(launched, capsys):
+    def column():
+        rows = frame.load(open_it(launched), "ratio@smoke").rows
+        return rows[rows["metric"] == "linear@epochs=4/digit_top1"]["value"]
+
+    assert column().isna().tolist() == [True, True]
+    go(launched, capsys, "study=ratio@smoke", "evals=[linear]", "evals.linear.epochs=4")
+    assert column().between(0, 100).tolist() == [True, True]
 
 
 def test_the_results_are_a_query_away(launched, capsys):

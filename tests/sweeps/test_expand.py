@@ -54,6 +54,13 @@ def test_a_metric_is_named_after_the_data_s_own_label():
     assert expansion.spec["figures"][0]["metric"] == "knn/digit_top1"
 
 
+def test_a_metric_of_an_evaluation_made_later_is_known_by_its_kind():
+    later = ["ridge/digit_top1", "linear@num_layers=2/digit_top1", "cost/eval_linear@deep_cpu_seconds"]
+    assert expand(Request(study(metrics=later), "smoke")).metrics == later
+    with pytest.raises(UserError, match="unknown metric 'linnear@deep/digit_top1'"):
+        expand(Request(study(metrics=["linnear@deep/digit_top1"]), "smoke"))
+
+
 def test_one_metric_can_stand_for_every_label_of_the_data():
     asked = study(metrics=["ridge/{labels}_top1", "collapse/rankme"])
     assert expand(Request(asked, "smoke")).metrics == ["ridge/digit_top1", "collapse/rankme"]
