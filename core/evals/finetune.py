@@ -133,7 +133,7 @@ class FineTune(Tuning):
         plan(spec, built_for, self.sampling)
 
     def metrics(self, spec: DataSpec) -> list[str]:
-        accuracies = [f"finetune/{label}_{top}" for label in self._labels(spec) for top in tops(spec.classes[label])]
+        accuracies = [f"finetune/{label}_{top}" for label in self._labels(spec) for top in ("top1", "top5")]
         return [*accuracies, *(f"finetune/{name}" for name in COSTS)]
 
     def run(self, features: Features, seed: int) -> dict[str, float]:
@@ -151,8 +151,7 @@ class FineTune(Tuning):
         for label in self._labels(test):
             tuned, cost = self._fit(workshop, label, "train", label, start, self.steps, seed)
             truth, scores = self._scores(workshop, tuned, label)
-            for top in tops(test.classes[label]):
-                results[f"finetune/{label}_{top}"] = top1(scores, truth) if top == "top1" else top5(scores, truth)
+            results |= {f"finetune/{label}_top1": top1(scores, truth), f"finetune/{label}_top5": top5(scores, truth)}
             costs.append(cost)
         costs_of_all = {
             "train_seconds": sum(cost["train_seconds"] for cost in costs),
@@ -313,10 +312,6 @@ def tokens_share(ratio: float, steps: int, num_patches: int) -> float:
     return sum(num_kept(ratio, step / max(steps - 1, 1), num_patches) for step in range(steps)) / steps / num_patches
 
 
-def tops(num_classes: int) -> list[str]:
-    return ["top1", "top5"] if num_classes > 5 else ["top1"]
-
-
 def top5(scores: Tensor, labels: Tensor) -> float:
-    """Percent of rows of `scores` [N, K] that have the label [N] among their five largest."""
-    return 100 * (scores.topk(5, dim=1).indices == labels[:, None]).any(1).double().mean().item()
+    """Percent of rows of `scores` [N, K] that have the label [N] among their five largest: all where K is at most 5."""
+    return 100 * (scores.topk(min(5, scores.shape[1]), dim=1).indices == labels[:, None]).any(1).double().mean().item()

@@ -77,6 +77,25 @@ PRINTED = {
     "mae_st_sparse_encoder": [[84.3, 627.5, 141.1, 147.5], [84.4, 81.0, 24.5, 35.8], [7.7, 5.8, 4.1]],
     "mae_st_scratch": [[84.4], [71.4]],
     "mae_st_masked_finetune": [[84.4, 1.0], [84.1, 1.2], [83.8, 1.3]],
+    "mae_st_data": [
+        *([71.4], [78.6, 17.3, 50.2], [82.3, 26.3, 65.6], [21.6, 55.7]),
+        *([84.8, 31.1, 72.1], [84.9, 32.5, 73.0], [33.1, 73.6], [84.4, 34.2, 73.6]),
+    ],
+    "mae_st_uncurated": [
+        *([81.5, 83.3, 84.4], [79.0, 81.6, 83.2], [81.9, 83.5, 83.9], [83.5, 84.1, 84.2], [83.2, 84.5, 84.4]),
+    ],
+    "mae_st_intermediate": [
+        *([84.8, 31.1, 72.1], [35.6, 72.6], [84.9, 32.5, 73.0], [86.5, 36.8, 73.1], [33.1, 73.6], [38.2, 73.7]),
+    ],
+    "mae_st_ssv2": [[63.4], [59.5], [61.9], [59.4], [63.2], [63.4], [63.9], [63.4], [63.4], [62.0]],
+    "ijepa_finetune": [[87.8], [87.1]],
+    "vjepa_finetune": [
+        [210, 2.225, 86.7, 75.3, 1.0],
+        [380, 410, 1.924, 85.2, 74.3, 1.56, 1.69],
+        [380, 410, 2.018, 86.6, 74.8, 1.65, 1.76],
+        [1600, 1.867, 86.9, 76.8, 6.4],
+        [1600, 1.904, 87.2, 77.0, 6.5],
+    ],
 }
 
 
@@ -85,6 +104,20 @@ def test_the_printed_numbers_stand_in_the_papers_order(name):
     printed = read(name).printed
     assert printed is not None
     assert [list(values.values()) for values in printed.values.values()] == PRINTED[name]
+
+
+def test_our_rows_and_the_best_of_the_others_stand_in_the_tables_of_systems():
+    printed = read("mae_st_system").printed
+    assert printed is not None
+    values = [list(printed.values[key].values()) for key in ("vit_b", "vit_l", "vit_h")]
+    assert values[0] == [81.3, 94.9, 180, 3, 7, 87]
+    assert values[1] == [84.8, 96.2, 598, 3, 7, 304, 34.8, 35.7, 72.1, 93.9]
+    assert values[2] == [85.1, 96.6, 1193, 3, 7, 632, 35.7, 36.2, 74.1, 94.5]
+    tables = {task: [row.key for row in printed.rows if row.key.startswith(task)] for task in ("k400", "ava", "ssv2")}
+    assert {task: len(rows) for task, rows in tables.items()} == {"k400": 22, "ava": 17, "ssv2": 14}
+    best = {task: max(printed.values[row].get("top-1", 0.0) for row in rows) for task, rows in tables.items()}
+    assert best == {"k400": 89.9, "ava": 0.0, "ssv2": 75.5}
+    assert max(printed.values[row].get("mAP center", 0.0) for row in tables["ava"]) == 38.2
 
 
 @pytest.mark.parametrize("name", ["vjepa_masking_ratio", "vjepa_block_size", "vjepa_masks_per_sample"])
@@ -147,7 +180,10 @@ def data_root(tmp_path_factory):
                 Image.new("RGB", (224, 224), (80 * i, 0, 0)).save(root / "imagenet" / split / label / f"{i}.png")
     for name in ("cifar100", "places205", "inat18"):
         (root / name).symlink_to(root / "imagenet")
-    for name in ("k400", "k710", "videomix2m", "uncurated"):
+    for name in (
+        *("k400", "k600", "k700", "k710", "videomix2m", "ssv2", "uncurated"),
+        *("ig_curated_240k", "ig_curated_512k", "ig_curated_1m"),
+    ):
         (root / f"{name}.csv").write_text("a.mp4 0\nb.mp4 0\nc.mp4 1\nd.mp4 1\n")
     return root
 
