@@ -278,8 +278,10 @@ def test_the_default_row_of_mae_st_s_studies_of_clips_is_one_run_for_all_of_them
     assert config_of(name, row) == config_of("mae_st_sampling", "agnostic")
 
 
-def test_figure_5_of_i_jepa_asks_for_no_run_that_table_2_does_not_have():
-    table, figure = (expand(Request(read(name), "cpu")).cells for name in ("ijepa_low_shot", "ijepa_compute"))
+@pytest.mark.parametrize("scale", SCALES)
+def test_figure_5_of_i_jepa_asks_for_no_run_that_table_2_does_not_have(scale, data_root):
+    names = ("ijepa_low_shot", "ijepa_compute")
+    table, figure = (expand(asked(name, scale, data_root)).cells for name in names)
     assert [config for _, config in table] == [config for _, config in figure]
 
 
