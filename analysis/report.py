@@ -8,8 +8,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,28 +77,29 @@ def contents(engine: Engine, studies: Sequence[str]) -> dict[str, bytes]:
     With all its studies also what is said over them: their agreement with the papers.
     """
     frames = {name: load(engine, name) for name in dict.fromkeys([*studies, *names(engine)])}
-    found: dict[str, bytes] = {}
-    pages: list[Content] = []
-    images = draw_all([frames[study] for study in studies])
-    for study in studies:
-        frame = frames[study]
-        table = table_of(frame)
-        drawn = {figure["name"]: images[study, figure["name"]] for figure in frame.study.figures}
-        own = table_files(table) | {
-            f"figures/{study}-{name}.{end}": data for name, ends in drawn.items() for end, data in ends.items()
-        }
-        if clash := found.keys() & own.keys():
-            raise UserError(f"study={study}: another study already writes {sorted(clash)[0]}; launch it with name=")
-        found |= own
-        pages.append(Content(frame, table, {name: ends["svg"] for name, ends in drawn.items()}))
     everything = [frames[name] for name in sorted(frames)]
-    found["tables/index.md"] = index(everything).encode()
-    if frames.keys() == set(studies):
-        summaries = agreement.summarise(everything)
-        found["tables/agreement.md"] = agreement.markdown(summaries).encode()
-        for suffix, content in agreement_drawing.images(summaries).items():
-            found[f"figures/agreement.{suffix}"] = content
-    return found | site_files(Site(engine), everything, pages)
+    found: dict[str, bytes] = {}
+    with drawn_ahead([frames[study] for study in studies]) as images:
+        made = {study: table_of(frames[study]) for study in studies}
+        over_all = agreement_files(everything) if frames.keys() == set(studies) else {}
+        pages = [Content(frames[study], table, partial(images, study)) for study, table in made.items()]
+        site = site_files(Site(engine), everything, pages)
+        for study, table in made.items():
+            own = table_files(table) | {
+                f"figures/{study}-{name}.{end}": data
+                for name, ends in images(study).items()
+                for end, data in ends.items()
+            }
+            if clash := found.keys() & own.keys():
+                raise UserError(f"study={study}: another study already writes {sorted(clash)[0]}; launch it with name=")
+            found |= own
+    return found | {"tables/index.md": index(everything).encode()} | over_all | site
+
+
+def agreement_files(frames: Sequence[Frame]) -> dict[str, bytes]:
+    summaries = agreement.summarise(frames)
+    drawn = {f"figures/agreement.{end}": data for end, data in agreement_drawing.images(summaries).items()}
+    return {"tables/agreement.md": agreement.markdown(summaries).encode(), **drawn}
 
 
 def table_of(frame: Frame) -> Table:
@@ -124,15 +127,22 @@ def draw(plot: figures.Plot | search.Landscape) -> dict[str, bytes]:
     return landscape.images(plot) if isinstance(plot, search.Landscape) else drawing.images(plot)
 
 
-def draw_all(frames: Sequence[Frame]) -> dict[tuple[str, str], dict[str, bytes]]:
-    """Every figure of these studies by study and name. Drawing is most of a report's time: many are shared out."""
-    plots = {(frame.name, f["name"]): plot_of(frame, f) for frame in frames for f in frame.study.figures}
-    num_processes = min(os.cpu_count() or 1, len(plots) // WORTH_A_PROCESS)
+@contextmanager
+def drawn_ahead(frames: Sequence[Frame]) -> Iterator[Callable[[str], dict[str, dict[str, bytes]]]]:
+    """Every figure of a study by name, for these studies.
+
+    Drawing is half of a large report's time: many figures are drawn by other processes while this one goes on.
+    """
+    plots = {frame.name: {f["name"]: plot_of(frame, f) for f in frame.study.figures} for frame in frames}
+    num_processes = min(os.cpu_count() or 1, sum(map(len, plots.values())) // WORTH_A_PROCESS)
     if num_processes < 2:
-        return {key: draw(plot) for key, plot in plots.items()}
+        drawn = {study: {name: draw(plot) for name, plot in own.items()} for study, own in plots.items()}
+        yield drawn.__getitem__
+        return
     # Not forked: this process may have threads by now.
     with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as pool:
-        return dict(zip(plots, pool.map(draw, plots.values()), strict=True))
+        asked = {study: {name: pool.submit(draw, plot) for name, plot in own.items()} for study, own in plots.items()}
+        yield lambda study: {name: future.result() for name, future in asked[study].items()}
 
 
 def index(frames: Sequence[Frame]) -> str:

@@ -68,7 +68,7 @@ class Live:
         self.token = ""
         self.pages: dict[str, Answer] = {}
         self.frames: dict[str, Frame] = {}
-        self.figures: dict[tuple[str, str], dict[str, bytes]] = {}  # by study and digest of what it shows
+        self.figures: dict[tuple[str, str], dict[str, dict[str, bytes]]] = {}  # by study and digest of what it shows
         self.assets = assets()
 
     def answer(self, path: str) -> Answer:
@@ -126,8 +126,8 @@ class Live:
         key = (name, frame.digest)
         if key not in self.figures:
             self.figures = {known: drawn for known, drawn in self.figures.items() if known[0] != name}
-            self.figures[key] = {f["name"]: pictures(frame, f)["svg"] for f in frame.study.figures}
-        content = Content(frame, table_of(frame), self.figures[key])
+            self.figures[key] = {f["name"]: pictures(frame, f) for f in frame.study.figures}
+        content = Content(frame, table_of(frame), lambda: self.figures[key])
         return site.study_page(content)
 
     def _frame(self, name: str) -> Frame:

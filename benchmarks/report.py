@@ -1,4 +1,4 @@
-"""Time the report on a large generated database, beside Optuna's own read of as many trials (and MLflow's).
+"""Time the report on a large generated database, beside Optuna's own read of as many trials.
 
     python -m benchmarks.report [--runs 100000] [--points 100000000] [--studies 25] [--write]
 
@@ -9,7 +9,6 @@ in a process of its own, from a cold start of Python, so its memory is its own t
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import platform
 import resource
@@ -235,14 +234,6 @@ def beside_optuna(folder: Path, num_runs: int) -> Iterator[str]:
     yield f"Optuna's load_study().trials_dataframe() of {num_runs:,} trials without series   {best(read, rounds=1)}"
 
 
-def beside_mlflow(folder: Path, num_runs: int) -> Iterator[str]:
-    if importlib.util.find_spec("mlflow") is not None:
-        # Optional, and 3 s to import.
-        from benchmarks import report_mlflow
-
-        yield from report_mlflow.measure(folder, num_runs)
-
-
 # ---- all of it -------------------------------------------------------------------------------------------------------
 
 
@@ -255,8 +246,6 @@ def main() -> None:
     options = parser.parse_args()
     versions = f"Python {platform.python_version()}, Optuna {metadata.version('optuna')}"
     lines = [f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {versions}"]
-    if importlib.util.find_spec("mlflow") is None:
-        lines.append("MLflow is not installed: left out (pip install mlflow, the dependency group bench)")
     print("\n".join(lines), flush=True)
 
     def parts(folder: Path) -> Iterator[str]:
@@ -271,7 +260,6 @@ def main() -> None:
         )
         yield from report(url, folder / "results")
         yield from beside_optuna(folder, options.runs)
-        yield from beside_mlflow(folder, options.runs)
 
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     try:

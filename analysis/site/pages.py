@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,7 @@ class Content:
 
     frame: Frame
     table: Table
-    figures: Mapping[str, bytes] = field(default_factory=dict)  # name -> SVG
+    images: Callable[[], Mapping[str, Mapping[str, bytes]]] = dict  # name -> "svg" -> the drawing; asked for last
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class Site:
         listed = study_page.listed_runs(frame, pages)
         table = study_page.side_by_side(content.table)
         figures = [
-            (name, inline_svg(svg, name=f"f{number}", label=f"{frame.study.title}: figure {name}"))
-            for number, (name, svg) in enumerate(content.figures.items())
+            (name, inline_svg(ends["svg"], name=f"f{number}", label=f"{frame.study.title}: figure {name}"))
+            for number, (name, ends) in enumerate(content.images().items())
         ]
         return self._render(
             "study.html",
@@ -141,7 +141,8 @@ def site_files(site: Site, frames: Sequence[Frame], contents: Sequence[Content])
     found = {f"{FOLDER}/index.html": site.index_page(frames)}
     found |= {f"{FOLDER}/{name}": content for name, content in assets().items()}
     for content in contents:
-        found[f"{FOLDER}/studies/{content.frame.name}.html"] = site.study_page(content)
         ids = study_page.page_ids(content.frame)
         found |= {f"{FOLDER}/{path}": page for path, page in site.run_pages(ids).items()}
+    for content in contents:  # last: other processes may be drawing their figures
+        found[f"{FOLDER}/studies/{content.frame.name}.html"] = site.study_page(content)
     return found

@@ -203,7 +203,7 @@ def test_a_narrow_window_scrolls_tables_and_not_the_page(index: Browser) -> None
 
 
 @pytest.fixture
-def served(lively: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def served(browser: Browser, lively: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """The address of a server, and the database it reads."""
     path = tmp_path / "growing.sqlite"
     shutil.copy(lively, path)
@@ -212,8 +212,10 @@ def served(lively: Path, tmp_path: Path) -> Iterator[tuple[str, Path]]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}", path
+        browser.open("about:blank")  # a page that is still open would ask on
         server.shutdown()
         thread.join()
+    browser.complaints()
     engine.dispose()
 
 
