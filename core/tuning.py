@@ -212,8 +212,11 @@ class Bench:
     def _identity(
         self, stage: str, split: str, recipe: Recipe, settings: Mapping[str, Any], seed: int
     ) -> dict[str, Any]:
-        run = {key: value for key, value in identity(flatten(self._run)).items() if not key.startswith("evals")}
-        own = {"stage": stage, "split": split, "step": self._step, **recipe._asdict(), **settings}
+        flat = identity(flatten(self._run))
+        run = {key: value for key, value in flat.items() if key.split(".")[0] not in ("evals", "eval_data")}
+        # Pretraining's checkpoints may be judged on any data; the weights of a stage come from it.
+        data = {key: value for key, value in flat.items() if key.split(".")[0] == "eval_data"}
+        own = data | {"stage": stage, "split": split, "step": self._step, **recipe._asdict(), **settings}
         return (
             run | {"seed": self._run.seed} | {f"finetune.{key}": value for key, value in own.items()} | {"draws": seed}
         )

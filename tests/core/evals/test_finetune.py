@@ -199,6 +199,15 @@ def test_a_stage_with_other_settings_is_refused(cache, tmp_path):
         dataclasses.replace(bench._run.evals["finetune"], lr=0.1).tune(bench, 0)
 
 
+def test_a_stage_on_other_data_is_refused(cache, tmp_path):
+    words = [*CLIPS, *LONG, "eval_data.frames=4", *options(PLAIN)]
+    run_it(cache, tmp_path, *words, "eval_data.gen_seed=1", stop_after=4)
+    with pytest.raises(
+        ValueError, match=r"finetune\.eval_data\.gen_seed=1, this run has finetune\.eval_data\.gen_seed=2"
+    ):
+        run_it(cache, tmp_path, *words, "eval_data.gen_seed=2")
+
+
 def the_bench(cache, folder, words):
     run = load([*TINY, *words, f"runtime.dir={folder}", f"runtime.cache={cache}"])
     sets = {split: run.data.load(split, cache) for split in ("train", "test")}
