@@ -119,8 +119,7 @@ def latex(table: Table) -> str:
     lines = []
     for row, line in zip(table.rows, _lines(table), strict=True):
         cells = [escape_latex(text) for text in line]
-        if cells[0].startswith(("[", "*")):  # the line break before it would take these for its own argument
-            cells[0] = "{}" + cells[0]
+        cells[0] = _as_text(cells[0])
         cells[1:] = [
             rf"\textbf{{{text}}}" if cell.is_best else text for text, cell in zip(cells[1:], row.cells, strict=True)
         ]
@@ -141,7 +140,7 @@ def latex(table: Table) -> str:
             rf"\label{{tab:{label}}}",
             rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
             r"\toprule",
-            " & ".join(escape_latex(text) for text in header) + r" \\",
+            _as_text(" & ".join(escape_latex(text) for text in header)) + r" \\",
             r"\midrule",
             *lines,
             r"\bottomrule",
@@ -152,6 +151,11 @@ def latex(table: Table) -> str:
             "",
         ]
     )
+
+
+def _as_text(cell: str) -> str:
+    """The first cell of a line: the line break or rule before it would take a "[" or "*" for its own argument."""
+    return "{}" + cell if cell.startswith(("[", "*")) else cell
 
 
 # ---- CSV ---------------------------------------------------------------------------------------------------------

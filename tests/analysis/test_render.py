@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine
@@ -109,6 +110,11 @@ def test_a_label_is_no_argument_of_the_line_break_before_it(laboratory: Laborato
     text = render.latex(hostile_table(laboratory, label))
     assert not re.search(r"\\\\\s*[\[*]", text)
     assert "\n{}" + label in text
+
+
+def test_a_header_is_no_argument_of_the_rule_above_it(laboratory: Laboratory) -> None:
+    table = replace(hostile_table(laboratory, "a"), row_header="[2pt] row")
+    assert "\\toprule\n{}[2pt] row &" in render.latex(table)
 
 
 def assert_latex(text: str, *, num_columns: int) -> None:
