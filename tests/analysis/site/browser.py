@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -50,6 +51,13 @@ class Browser:
 
     def js(self, script: str, *arguments: Any) -> Any:
         return self._send("POST", "/execute/sync", {"script": script, "args": list(arguments)})
+
+    def until(self, script: str, *, seconds: float = 20.0) -> None:
+        """Hold until the script returns something true: events reach a page after the change that caused them."""
+        deadline = time.monotonic() + seconds
+        while not self.js(script):
+            assert time.monotonic() < deadline, f"never true: {script}"
+            time.sleep(0.05)
 
     def find(self, css: str) -> str:
         return str(self._send("POST", "/element", {"using": "css selector", "value": css})[ELEMENT])

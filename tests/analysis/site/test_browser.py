@@ -104,7 +104,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(index: Browser) -> None
     index.prefers("dark")
     dark = index.js(background)
     assert light != dark
-    assert index.js("return document.querySelector('button.theme').ariaPressed") == "true"
+    index.until("return document.querySelector('button.theme').ariaPressed === 'true'")
     index.click("button.theme")
     assert index.js(background) == light
     index.click('a[href="studies/masking_ratio.html"]')
