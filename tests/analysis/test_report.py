@@ -254,7 +254,7 @@ def test_two_scales_of_a_study_are_two_tables_and_no_table_holds_both(laboratory
     assert "11.00" in smoke and "61.00" not in smoke and "scale smoke" in smoke
 
 
-@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", "a/b", "..", "x](javascript:alert(1))", ""])
+@pytest.mark.parametrize("name", ["../../escaped", "/escaped", "a/b", "..", "x](javascript:alert(1))", ""])
 def test_a_capsule_cannot_write_outside_the_results_folder(
     laboratory: Laboratory, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
