@@ -84,18 +84,20 @@ class MaskedLearner(Learner):
         """
         if self.dense:
             return [torch.cat([self.encoder(clips, hidden=views[i].target) for i in group]) for group in groups]
-        contexts = {id(view.context): view for view in views}
+        # Told apart with `is`: torch.compile takes an id() for a constant, and compiles every step anew.
+        distinct: list[View] = []
+        places = []
+        for view in views:
+            same = [place for place, other in enumerate(distinct) if other.context is view.context]
+            places.append(same[0] if same else len(distinct))
+            if not same:
+                distinct.append(view)
         if any(view.context_valid is not None for view in views):
-            encoded = [self.encoder(clips, view.context, view.context_valid) for view in contexts.values()]
+            encoded = [self.encoder(clips, view.context, view.context_valid) for view in distinct]
         else:
-            encoded = self.encoder.many(clips, [view.context for view in contexts.values()])
-        tokens = dict(zip(contexts, encoded, strict=True))
-        return [
-            torch.cat([tokens[id(views[i].context)] for i in group])
-            if len(group) > 1
-            else tokens[id(views[group[0]].context)]
-            for group in groups
-        ]
+            encoded = self.encoder.many(clips, [view.context for view in distinct])
+        tokens = [encoded[place] for place in places]
+        return [torch.cat([tokens[i] for i in group]) if len(group) > 1 else tokens[group[0]] for group in groups]
 
     def prepare(self, read: Callable[[Tensor], Tensor], length: int, cache: Path, seed: int) -> None:
         self.target.prepare(read, length, cache, seed)
