@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from core.config import JUDGING
+
 log = logging.getLogger(__name__)
 PREFIX = "step-"
 
@@ -79,7 +81,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def refuse_other_config(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raise CheckpointError when the weights would have become others. How they are judged does not change them."""
     wanted = json.loads(json.dumps(config))
-    deciding = {key for key in stored.keys() | wanted.keys() if key.split(".")[0] not in ("evals", "eval_data")}
+    deciding = {key for key in stored.keys() | wanted.keys() if key.split(".")[0] not in JUDGING}
     differing = sorted(key for key in deciding if stored.get(key) != wanted.get(key))
     if differing:
         key = differing[0]

@@ -46,6 +46,7 @@ from core.types import DataSpec, Sampling
 from core.weights import WEIGHTS
 
 PRESETS = Path(__file__).parent / "presets"
+JUDGING = ("evals", "eval_data")  # parts of a config that no weight depends on
 GROUPS: dict[str, Mapping[str, type]] = {
     "objective": OBJECTIVES,
     "data": DATA,

@@ -16,6 +16,7 @@ from core import checkpoint
 from core.checkpoint import CheckpointError
 from core.config import (
     GROUPS,
+    JUDGING,
     ConfigError,
     Flat,
     Run,
@@ -37,7 +38,7 @@ from core.trainer import build_learner, choose_device, choose_precision, seen, s
 from core.tuning import Bench
 from core.types import Dataset, DataSpec, EncoderModule, Learner, Tuning
 
-LATER = ("evals", "eval_data", "runtime")  # what may be chosen after a run was trained
+LATER = (*JUDGING, "runtime")  # what may be chosen after a run was trained
 LONGEST_TAG = 60
 PLAIN = re.compile(r"[\w.+\-\[\]]*")  # what a metric's name may hold of a setting
 

@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from core import checkpoint
-from core.config import Run, flatten, identity
+from core.config import JUDGING, Run, flatten, identity
 from core.cost import encoding_flops
 from core.data.augment import Augment, augment, normalise
 from core.data.loader import StepLoader
@@ -213,7 +213,7 @@ class Bench:
         self, stage: str, split: str, recipe: Recipe, settings: Mapping[str, Any], seed: int
     ) -> dict[str, Any]:
         flat = identity(flatten(self._run))
-        run = {key: value for key, value in flat.items() if key.split(".")[0] not in ("evals", "eval_data")}
+        run = {key: value for key, value in flat.items() if key.split(".")[0] not in JUDGING}
         # Pretraining's checkpoints may be judged on any data; the weights of a stage come from it.
         data = {key: value for key, value in flat.items() if key.split(".")[0] == "eval_data"}
         own = data | {"stage": stage, "split": split, "step": self._step, **recipe._asdict(), **settings}

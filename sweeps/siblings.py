@@ -15,13 +15,13 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
+from core.config import JUDGING
 from sweeps.attempt_folder import link
 from sweeps.db import Config, Event, RunRow, database_now
 from sweeps.identity import CODE_EPOCH, digest
 from sweeps.queue import Claim
 
 log = logging.getLogger(__name__)
-JUDGING = ("evals", "eval_data")  # parts of a config that no weight depends on
 
 
 def training(config: Mapping[str, Any]) -> dict[str, Any]:
