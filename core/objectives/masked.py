@@ -63,7 +63,9 @@ class MaskedLearner(Learner):
     def judged_encoder(self) -> EncoderModule:
         return self.target.encoder if self.target.encoder is not None else self.encoder
 
-    def forward(self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View]) -> dict[str, Tensor]:
+    def forward(
+        self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View], pairs: Tensor | None = None
+    ) -> dict[str, Tensor]:
         targets = self.target(clips, views)
         totals: dict[str, Tensor] = {}
         groups = same_shape_groups(views)

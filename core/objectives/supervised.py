@@ -43,7 +43,9 @@ class SupervisedLearner(Learner):
         super().__init__()
         self.encoder, self.head, self.label, self.smoothing = encoder, head, label, smoothing
 
-    def forward(self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View]) -> dict[str, Tensor]:
+    def forward(
+        self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View], pairs: Tensor | None = None
+    ) -> dict[str, Tensor]:
         pooled = self.encoder(clips)[:, self.encoder.num_prefix :].mean(1)
         logits, truth = self.head(pooled).float(), labels[self.label]
         loss = F.cross_entropy(logits, truth, label_smoothing=self.smoothing, ignore_index=-1)

@@ -1,0 +1,75 @@
+"""The few shapes everything in `core` speaks, and the base class of every kind of component.
+
+Shape letters: B batch, N patches, Nc/Nt context/target patches, P prefix (class) tokens, D width, C channels,
+T H W frames and pixels of a clip. A patch index counts the patches of a `Grid` in (t, h, w) raster order:
+``index = (t * grid.h + h) * grid.w + w``. An image is a clip of one frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Generator
+
+from core.types.data import Batch, Data, Dataset, DataSpec, FlowTruth, Grid, Regions, TrackedVideo
+from core.types.judging import Evaluation, Features, Look, Recipe, Sampling, Stopped, Tokens, Tuned, Tuning, Workshop
+from core.types.training import (
+    Encoder,
+    EncoderModule,
+    Learner,
+    Loss,
+    Mask,
+    Objective,
+    Parts,
+    Predictor,
+    PredictorModule,
+    Recorder,
+    Target,
+    TargetModule,
+    View,
+)
+
+__all__ = [
+    "Batch",
+    "Data",
+    "DataSpec",
+    "Dataset",
+    "Encoder",
+    "EncoderModule",
+    "Evaluation",
+    "Features",
+    "FlowTruth",
+    "Grid",
+    "Learner",
+    "Look",
+    "Loss",
+    "Mask",
+    "Objective",
+    "Parts",
+    "Predictor",
+    "PredictorModule",
+    "Recipe",
+    "Recorder",
+    "Regions",
+    "Sampling",
+    "Stopped",
+    "Target",
+    "TargetModule",
+    "Tokens",
+    "TrackedVideo",
+    "Tuned",
+    "Tuning",
+    "View",
+    "Workshop",
+    "generator_for",
+]
+
+
+def generator_for(seed: int, *purpose: str | int) -> Generator:
+    """A CPU generator that is a pure function of the seed and the purpose: ``generator_for(0, "mask", step)``.
+
+    Nothing random in `core` reads or moves the global generators, so a resumed run sees what an uninterrupted one saw.
+    """
+    digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") & (2**63 - 1))

@@ -1,0 +1,106 @@
+"""Clips and data sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Grid(NamedTuple):
+    """Patches of one clip along time, height and width; an image has t = 1."""
+
+    t: int
+    h: int
+    w: int
+
+    @property
+    def num_patches(self) -> int:
+        return self.t * self.h * self.w
+
+
+class Batch(NamedTuple):
+    """uint8 clips as stored (float and normalised once on the device) and their labels."""
+
+    clips: Tensor  # [B, C, T, H, W]
+    labels: dict[str, Tensor]  # name -> [B] int64
+
+
+@dataclass
+class DataSpec:
+    """What a data set gives: the shape of one clip, how to normalise it, and its label names with class counts."""
+
+    channels: int
+    frames: int
+    height: int
+    width: int
+    classes: dict[str, int] = field(default_factory=dict)  # {"digit": 10, "motion": 10}
+    mean: tuple[float, ...] = (0.45, 0.45, 0.45)  # of pixels in [0, 1], one a channel
+    std: tuple[float, ...] = (0.225, 0.225, 0.225)
+    clips_per_video: int = 1  # samples in a row that are clips of one video, in temporal order; labels are the video's
+    box_classes: int = 0  # kinds of things that boxes are drawn around; 0: the data has no boxes
+    segment_classes: int = 0  # kinds of things that a pixel may show, background included; 0: pixels have no classes
+    has_flow: bool = False  # whether the movement of each pixel to the next frame is known
+    has_objects: bool = False  # whether the pixels of each object are known in every frame
+
+
+class Regions(NamedTuple):
+    """Boxes in the middle frame, `frames // 2`, of some clips, and what is in them. A clip may have none."""
+
+    sample: Tensor  # [M] int64: which of the clips that were asked for
+    boxes: Tensor  # [M, 4] float32: left, top, right, bottom in pixels
+    classes: Tensor  # [M] int64 in 0 .. box_classes - 1
+
+
+class FlowTruth(NamedTuple):
+    """Where each pixel of a frame is in the next one."""
+
+    flow: Tensor  # [B, T - 1, 2, H, W] float32: pixels to the right, pixels down
+    valid: Tensor  # [B, T - 1, H, W] bool: where it is known
+    occluded: Tensor | None  # [B, T - 1, H, W] bool: not to be seen in the next frame, or outside it; None: unknown
+
+
+class TrackedVideo(NamedTuple):
+    """A video whose objects are known in every frame. Those of a data set may differ in length and size."""
+
+    name: str
+    frames: Tensor  # [C, T, H, W] uint8
+    objects: Tensor  # [T, H, W] int64: 0 background, 1 .. the objects, -1 not counted
+
+
+class Dataset(Protocol):
+    """A split of a data set, addressed by index: a pure function of it.
+
+    One with boxes (`spec.box_classes`) also has `regions(indices) -> Regions`; one whose pixels have classes
+    (`spec.segment_classes`) `segments(indices) -> Tensor`, [B, T, H, W] int64 with -1 = not labelled; one whose
+    movement is known (`spec.has_flow`) `flows(indices) -> FlowTruth`; one whose objects are (`spec.has_objects`)
+    `sequence(index: int) -> TrackedVideo`.
+
+    One that decodes as it is asked (not held in memory) says so by an attribute `is_lazy` = True; the loader then reads
+    ahead with worker processes. A method `fingerprint() -> str` stands for every pixel; without one, features of a lazy
+    data set are not cached.
+    """
+
+    spec: DataSpec
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Tensor) -> Batch:
+        """The samples at `indices` ([B] int64), uint8, not augmented."""
+
+    def labels(self) -> dict[str, Tensor]:
+        """Every sample's labels, name -> [len] int64, without reading a pixel."""
+
+
+@dataclass
+class Data:
+    """A data set and its options. `load` returns the split "train" or "test"."""
+
+    def spec(self) -> DataSpec:
+        """The shape and labels of its clips without reading a pixel; ValueError when `data.path` cannot give them."""
+        raise NotImplementedError
+
+    def load(self, split: str, cache: Path) -> Dataset:
+        raise NotImplementedError

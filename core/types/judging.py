@@ -1,0 +1,178 @@
+"""What an encoder is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor, nn
+
+from core.types.data import DataSpec, Grid, Regions
+from core.types.training import Encoder, EncoderModule
+
+
+class Sampling(NamedTuple):
+    """Which clips of a video an evaluation on tokens sees, and what it makes of images."""
+
+    clips: int | None = None  # of one view, their tokens one after the other; None takes all that the data gives
+    temporal_views: int = 1  # sets of clips, of other moments
+    spatial_views: int = 1  # crops, where the data's clips are larger than the encoder's
+    average_frames: bool = False  # an image encoder on clips: average its tokens over the frames, not concatenate them
+    deflate: bool = False  # a video encoder on images: one time slice of tokens, not the image repeated over all frames
+    max_train: int | None = None  # a random subset of the train split, the same for every run
+
+
+class Look(NamedTuple):
+    """How the train split's pictures are changed before they are encoded; the test split's never are."""
+
+    number: int  # looks of other numbers draw other crops
+    crop_min: float = 1.0  # smallest share of the area of a random crop, resized to the whole; 1 = the whole picture
+    flip: bool = False  # mirror left and right with probability 0.5
+
+
+class Tokens(NamedTuple):
+    """Patch tokens of a split's videos; V views, each of the tokens of one or several clips."""
+
+    values: Tensor  # [N, V, n, D], bfloat16 where the encoder ran in it, else float16
+    labels: dict[str, Tensor]  # name -> [N] int64, -1 = not labelled
+
+
+class Features(Protocol):
+    """Frozen features of a data set, extracted once per (split, kind) and shared by every evaluation of a run."""
+
+    spec: DataSpec
+    grid: Grid  # of a clip's patches as the encoder is built; an encoder of images gives h * w tokens a frame
+    device: torch.device  # where what is trained on them had best be
+
+    def pooled(self, split: str, num_layers: int = 1) -> Tensor:
+        """Average-pooled patch tokens of the last `num_layers` blocks, concatenated: [N, num_layers * D] float32."""
+
+    def augmented(self, look: Look, num_layers: int = 1) -> Tensor:
+        """As `pooled` of the train split, of its pictures as `look` has them."""
+
+    def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
+        """Patch tokens of the clips of `Sampling`, D = num_layers * width. Kept only once they were asked for."""
+
+    def labels(self, split: str) -> dict[str, Tensor]: ...
+
+    def regions(self, split: str, sampling: Sampling | None = None) -> Regions:
+        """The boxes of the clips that `tokens` gives, of data that has boxes."""
+
+
+@dataclass
+class Evaluation:
+    """A protocol that turns frozen features into numbers."""
+
+    needs: ClassVar[tuple[str, ...]] = ()  # of what objectives give: "flow"
+
+    def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
+        """Raise ValueError when it cannot judge such an encoder, trained on `built_for`, on data like `spec`."""
+
+    def metrics(self, spec: DataSpec) -> list[str]:
+        """The names `run` will return, known before training: ["ridge/digit_top1", ...]."""
+        raise NotImplementedError
+
+    def run(self, features: Features, seed: int) -> dict[str, float]:
+        """Percent where the name ends in top1 or top5."""
+        raise NotImplementedError
+
+
+class Recipe(NamedTuple):
+    """How one stage of fine-tuning moves the parameters, and the crops that it sees; see `core.optim` and `augment`."""
+
+    steps: int
+    batch_size: int  # counts every repeat
+    lr_peak: float
+    repeats: int = 1
+    lr_start: float = 0.0
+    lr_end: float = 0.0
+    warmup_share: float = 0.0
+    weight_decay: float = 0.05
+    beta1: float = 0.9  # of AdamW; the momentum of SGD
+    beta2: float = 0.999
+    clip: float = 0.0
+    sgd: bool = False
+    layer_decay: float = 1.0  # a block's learning rate in units of the next one's
+    scale_min: float = 1.0
+    scale_max: float = 1.0
+    flip: bool = False
+    color: float = 0.0
+
+
+class Tuned(nn.Module):
+    """An encoder with a head on it, as one stage of fine-tuning trains it."""
+
+    encoder: EncoderModule
+
+    def loss(
+        self, clips: Tensor, labels: Mapping[str, Tensor], draw: Callable[[str], Generator], progress: float
+    ) -> dict[str, Tensor]:
+        """{"loss": scalar, ...} of one batch of float, normalised clips [B, C, T, H, W].
+
+        `draw(purpose)` is this step's generator for that purpose; `progress` goes from 0 at the first step to 1 at the
+        last.
+        """
+        raise NotImplementedError
+
+
+class Workshop(Protocol):
+    """What an evaluation is given that trains a copy of the encoder.
+
+    Splits are "train" and "test" of the data that it is judged on, and "pretrain", what the encoder was trained on.
+    """
+
+    device: torch.device
+
+    def spec(self, split: str) -> DataSpec:
+        """Of the clips that a copy of the encoder gets from `split`."""
+        ...
+
+    def labels(self, split: str) -> dict[str, Tensor]: ...
+
+    def encoder(self, split: str, *, drop_path: float, start: EncoderModule | None, tubelet: int) -> EncoderModule:
+        """A copy of the judged encoder, or of `start`, for the clips of `split` (see `core.models.adapted`)."""
+        ...
+
+    def fit(
+        self,
+        stage: str,
+        tuned: Tuned,
+        split: str,
+        samples: Tensor,
+        recipe: Recipe,
+        settings: Mapping[str, Any],
+        seed: int,
+    ) -> dict[str, float]:
+        """Train `tuned` in place on the samples at these indices; returns what it cost.
+
+        `settings` is all else that decides the numbers: a checkpoint made with others is refused. Goes on from the
+        stage's last checkpoint. Raises Stopped, with a checkpoint, when the run was asked to stop, and
+        FloatingPointError for a loss that is not finite.
+        """
+        ...
+
+    def views(self, sampling: Sampling) -> Iterator[tuple[slice, int, Tensor]]:
+        """Rows of the test videos, the number of the view, and its clips [B, C, T, H, W], float and normalised."""
+        ...
+
+    def forward_mmac(self, encoder: EncoderModule) -> float:
+        """1e6 multiply-adds of one test clip's way through `encoder`, a copy."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]: ...
+
+
+class Stopped(Exception):
+    """An evaluation was asked to stop; it has written a checkpoint and will go on from there."""
+
+
+@dataclass
+class Tuning(Evaluation):
+    """A protocol that trains a copy of the encoder. It is run once, when pretraining has ended."""
+
+    def tune(self, workshop: Workshop, seed: int) -> dict[str, float]:
+        """Like `run`; may raise Stopped."""
+        raise NotImplementedError
