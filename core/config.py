@@ -379,11 +379,14 @@ def check(run: Run) -> DataSpec:
             f"loss={loss}: target={target} is a {'class' if run.target.gives_classes else 'vector'} for each patch; "
             f"losses for that: {', '.join(fitting)}"
         )
+    chosen = name_of("objective", run.objective)
+    for name, evaluation in run.evals.items():
+        for need in set(evaluation.needs) - set(run.objective.gives):
+            giving = ", ".join(key for key, variant in OBJECTIVES.items() if need in variant.gives) or "none"
+            raise ConfigError(f"evals={name}: objective={chosen} gives no {need}; objectives that do: {giving}")
     if run.optim.batch_size % run.augment.repeats:
-        raise ConfigError(
-            f"augment.repeats must divide optim.batch_size, which counts every repeat; got {run.augment.repeats} and "
-            f"{run.optim.batch_size}"
-        )
+        sizes = f"{run.augment.repeats} and {run.optim.batch_size}"
+        raise ConfigError(f"augment.repeats must divide optim.batch_size, which counts every repeat; got {sizes}")
     try:
         spec = spec_of(run)
         grid = run.encoder.grid(spec)
@@ -393,7 +396,8 @@ def check(run: Run) -> DataSpec:
             run.weights.check(run.encoder, spec, Path(run.runtime.data_root))
         if run.evals:
             judged_on = spec_of_judged(run)
-            plan(judged_on, spec, Sampling())
+            if not all(evaluation.sees_whole_frames for evaluation in run.evals.values()):
+                plan(judged_on, spec, Sampling())
             for evaluation in run.evals.values():
                 evaluation.check(run.encoder, spec, judged_on)
     except (ValueError, OSError) as error:
@@ -414,9 +418,8 @@ def spec_of_judged(run: Run) -> DataSpec:
     try:
         return spec_of(judged(run))
     except ValueError as error:
-        raise ValueError(
-            str(error) if run.eval_data is None else re.sub(r"\bdata\.", "eval_data.", str(error))
-        ) from error
+        told = str(error) if run.eval_data is None else re.sub(r"\bdata\.", "eval_data.", str(error))
+        raise ValueError(told) from error
 
 
 def located(run: Run) -> Run:

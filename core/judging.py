@@ -15,7 +15,7 @@ from core.data.augment import Augment, augment, normalise
 from core.evals.feature_cache import FeatureCache
 from core.evals.features import FrozenFeatures, Used
 from core.phases import Costs, Phase
-from core.types import Dataset, DataSpec, EncoderModule, Evaluation, Look, Tuning, Workshop
+from core.types import Dataset, DataSpec, Evaluation, Learner, Look, Tuning, Workshop
 
 
 class Judgement(NamedTuple):
@@ -35,7 +35,7 @@ def judged_sets(run: Run, train_set: Dataset, test_set: Dataset) -> tuple[Datase
 
 def frozen_features(
     run: Run,
-    encoder: EncoderModule,
+    learner: Learner,
     train_set: Dataset,
     test_set: Dataset,
     spec: DataSpec,
@@ -44,14 +44,15 @@ def frozen_features(
     *,
     cached: bool = False,
 ) -> FrozenFeatures:
-    """The features of `encoder` that every evaluation shares, extracted as they are asked for.
+    """The features that every evaluation shares, of the learner's judged encoder, extracted as they are asked for; and
+    its estimates of flow, of an objective that gives some.
 
     `spec` is the data that the encoder was built for, which need not be what it is judged on. With `cached` they are
     kept on disk (`runtime.features_gib`): worth it for an encoder that will be judged again.
     """
     keep = cached and run.runtime.features_gib > 0
     return FrozenFeatures(
-        encoder,
+        learner.judged_encoder,
         train_set,
         test_set,
         prepare=normalise,
@@ -63,6 +64,7 @@ def frozen_features(
         cache=FeatureCache(Path(run.runtime.cache) / "features", run.runtime.features_gib) if keep else None,
         shown_as=repr(run.encoder),
         change=changed,
+        estimator=learner if "flow" in run.objective.gives else None,
     )
 
 

@@ -291,6 +291,6 @@ class Judge:
         if key not in self._features:
             sets = self._sets(run)
             self._features[key] = frozen_features(
-                run, stored.encoder, *sets, stored.spec, stored.device, stored.precision, cached=True
+                run, stored.learner, *sets, stored.spec, stored.device, stored.precision, cached=True
             )
         return self._features[key]

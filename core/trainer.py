@@ -91,7 +91,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     def features() -> FrozenFeatures:
         """Of the judged encoder as it is now."""
         sets = judged_sets(run, train_set, test_set)
-        return frozen_features(run, learner.judged_encoder, *sets, spec, device, precision, cached=is_trained)
+        return frozen_features(run, learner, *sets, spec, device, precision, cached=is_trained)
 
     # ---- steps -------------------------------------------------------------------------------------------------
     for step, batch in loader:

@@ -141,7 +141,12 @@ def opacity(glyphs: Tensor, poses: Tensor, size: int) -> Tensor:
     `glyphs` [M, 40, 40]; `poses` [M, 4] = (x, y) of the centre in pixels from the frame's top-left corner, angle in
     radians, side in pixels of the digit's 8 x 8 box. Bilinear sampling of the glyph at each pixel's centre.
     """
-    local = _to_glyph(pixel_centres(size).to(poses), poses[:, None, None, :])
+    return opacity_at(glyphs, poses, pixel_centres(size).to(poses))
+
+
+def opacity_at(glyphs: Tensor, poses: Tensor, points: Tensor) -> Tensor:
+    """`opacity` [M, h, w] at `points` (x, y) in pixels: [h, w, 2] for all digits, or [M, h, w, 2]."""
+    local = _to_glyph(points, poses[:, None, None, :])
     return F.grid_sample(glyphs[:, None], local * (8 / _GLYPH_CELLS), mode="bilinear", align_corners=False).squeeze(1)
 
 

@@ -21,9 +21,11 @@ from core.data.digit_scenes import (
     load_backgrounds,
     load_glyphs,
     opacity,
+    opacity_at,
+    pixel_centres,
     point_flow,
 )
-from core.types import Data, DataSpec, Regions, generator_for
+from core.types import Data, DataSpec, FlowTruth, Regions, TrackedVideo, generator_for
 
 _VERSION = 1  # raise it when the same options would give other pixels
 _CHUNK = 128  # clips drawn from one generator
@@ -103,7 +105,15 @@ class MovingDigits(Data):
         if self.num_digits_max > 1 and largest > smallest:
             classes["dist"] = _NUM_DEPTHS
         return DataSpec(
-            channels=3, frames=self.frames, height=self.size, width=self.size, classes=classes, box_classes=10
+            channels=3,
+            frames=self.frames,
+            height=self.size,
+            width=self.size,
+            classes=classes,
+            box_classes=10,
+            segment_classes=11,  # the photograph is 0, digit d is d + 1
+            has_flow=self.frames > 1,
+            has_objects=self.frames > 1,
         )
 
     def load(self, split: str, cache: Path) -> MovingDigitsDataset:
@@ -191,8 +201,12 @@ class MovingDigits(Data):
         poses = scene["poses"][:, :, number].flatten(0, 1)
         shape = glyphs[scene["glyph"][:, number]].repeat_interleave(self.frames, dim=0)
         cover = opacity(shape, poses, self.size).view(-1, self.frames, self.size, self.size)
-        present = scene["count"] > number
-        return cover * present[:, None, None, None]
+        return cover * has_digit(scene, number)
+
+
+def has_digit(scene: dict[str, Tensor], number: int) -> Tensor:
+    """Which clips have a digit `number`: [B, 1, 1, 1] bool."""
+    return (scene["count"] > number)[:, None, None, None]
 
 
 @contextmanager
@@ -233,12 +247,23 @@ class MovingDigitsDataset(ArrayDataset):
 
     def masks(self, indices: Tensor) -> Tensor:
         """Which digit each pixel shows: [B, T, H, W] int64, 0 = background, 1 = the nearest digit, 2 = the next ..."""
-        scene = {name: values[indices] for name, values in self._scenes.items()}
+        scene = self._scene(indices)
         shape = (len(indices), self.spec.frames, self.spec.height, self.spec.width)
         masks = torch.zeros(shape, dtype=torch.int64)
         for number in reversed(range(self.options.num_digits_max)):
             masks[self.options.cover(self._glyphs, scene, number) > 0.5] = number + 1
         return masks
+
+    def segments(self, indices: Tensor) -> Tensor:
+        """The class of what each pixel shows: [B, T, H, W] int64, 0 = background, d + 1 = a digit of class d."""
+        classes = torch.nn.functional.pad(self.digits(indices) + 1, (1, 0))  # [B, 1 + K]
+        masks = self.masks(indices)
+        return classes.gather(1, masks.flatten(1)).view_as(masks)
+
+    def sequence(self, index: int) -> TrackedVideo:
+        """A clip with the digit that each pixel shows, 1 = the nearest."""
+        indices = torch.tensor([index])
+        return TrackedVideo(str(index), self.fetch(indices).clips[0], self.masks(indices)[0])
 
     def digits(self, indices: Tensor) -> Tensor:
         """The class of each of a clip's digits, nearest first, -1 where there is none: [B, num_digits_max] int64."""
@@ -273,6 +298,24 @@ class MovingDigitsDataset(ArrayDataset):
             moved = point_flow(now, then, self.spec.height).view_as(flow)
             flow = torch.where((masks == number + 1)[:, :, None], moved, flow)
         return flow
+
+    def flows(self, indices: Tensor) -> FlowTruth:
+        """`flow`, known everywhere, with what is occluded: a pixel whose content leaves the frame, or is covered by
+        more than half by a nearer digit where it is in the next frame. All digits are nearer than the photograph."""
+        scene, flow, size = self._scene(indices), self.flow(indices), self.spec.height
+        goes_to = flow.movedim(2, -1) + pixel_centres(size)  # [B, T - 1, H, W, 2]
+        occluded = ((goes_to < 0) | (goes_to > size)).any(-1)
+        shown = self.masks(indices)[:, :-1]
+        shown = shown.where(shown > 0, self.options.num_digits_max + 1)
+        for number in range(self.options.num_digits_max):
+            glyphs = self._glyphs[scene["glyph"][:, number]].repeat_interleave(goes_to.shape[1], dim=0)
+            then = scene["poses"][:, 1:, number].flatten(0, 1)
+            cover = opacity_at(glyphs, then, goes_to.flatten(0, 1)).view_as(occluded)
+            occluded |= (cover > 0.5) & has_digit(scene, number) & (number + 1 < shown)
+        return FlowTruth(flow, torch.ones_like(occluded), occluded)
+
+    def _scene(self, indices: Tensor) -> dict[str, Tensor]:
+        return {name: values[indices] for name, values in self._scenes.items()}
 
 
 def _span(covered: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ low_shot   a head on 1 % of the labels                          the papers' abla
 detect     a linear head on the tokens of given boxes           the papers' detection: mAP
 knn        20 nearest neighbours                                no training at all
 collapse   RankMe and feature std                               needs no label
+flow       end-point error of the objective's estimate          Sintel's and KITTI's numbers
 finetune   everything trained on, with a linear head            the papers' fine-tuned numbers
 ========== ==================================================== =======================================
 
@@ -24,6 +25,7 @@ from core.evals.collapse import Collapse
 from core.evals.detect import Detect
 from core.evals.features import FrozenFeatures
 from core.evals.finetune import FineTune
+from core.evals.flow import Flow
 from core.evals.knn import Knn
 from core.evals.linear import Linear
 from core.evals.low_shot import LowShot
@@ -41,6 +43,7 @@ EVALS: dict[str, type[Evaluation]] = {
     "detect": Detect,
     "collapse": Collapse,
     "finetune": FineTune,
+    "flow": Flow,
 }
 
 __all__ = ["EVALS", "FrozenFeatures"]

@@ -14,11 +14,23 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from core.evals.clips import Cut, Plan, encode, num_tokens, plan
 from core.evals.feature_cache import FeatureCache, data_digest, key_of, weights_digest
-from core.types import Dataset, DataSpec, EncoderModule, Look, Regions, Sampling, Tokens, generator_for
+from core.evals.flow_frames import estimated
+from core.types import (
+    Dataset,
+    DataSpec,
+    EncoderModule,
+    FlowTruth,
+    Learner,
+    Look,
+    Regions,
+    Sampling,
+    Tokens,
+    generator_for,
+)
 
 GIB = 2**30
 
@@ -46,7 +58,7 @@ class FrozenFeatures:
 
     With a `cache` features are looked for on disk before anything is encoded, and kept there. They are the same bits
     either way: tokens in the half precision that they are used in, averages in float32. `shown_as` are the encoder's
-    options, which its weights alone do not tell (the number of heads).
+    options, which its weights alone do not tell (the number of heads). `estimator` is what estimates flow.
 
     Source: average-pooled patches of the last or the last four layers: I-JEPA (Assran et al., 2023,
     arXiv:2301.08243), appendix A.2.
@@ -68,6 +80,7 @@ class FrozenFeatures:
         cache: FeatureCache | None = None,
         shown_as: str = "",
         change: Callable[[Tensor, DataSpec, Look, Generator], Tensor] | None = None,
+        estimator: Learner | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size of feature extraction must be at least 1, got {batch_size}")
@@ -78,7 +91,7 @@ class FrozenFeatures:
         self.device = torch.device(device)
         self._built_for = built_for or train.spec
         self._prepare, self._change = prepare, change
-        self._encoder = encoder
+        self._encoder, self._estimator = encoder, estimator
         self._datasets = {"train": train, "test": test}
         self._batch_size = batch_size
         self._autocast_dtype = autocast_dtype
@@ -149,6 +162,24 @@ class FrozenFeatures:
         first = self._videos_of(split, sampling or Sampling()) * self.spec.clips_per_video
         found: Regions = cast(Any, self._datasets[split]).regions(first)
         return found
+
+    def flows(
+        self, split: str, *, max_samples: int | None, batch_size: int, size: tuple[int, int] | None
+    ) -> Iterator[tuple[Tensor, FlowTruth]]:
+        """Estimated flow [B, T - 1, 2, H, W] in pixels and the truth, `batch_size` pairs of frames at a time.
+
+        Without autocast: bfloat16 tells places beyond 128 px apart by a pixel. See `core.evals.flow_frames`.
+        """
+        assert self._estimator is not None
+        dataset: Any = self._datasets[split]
+        samples = _subset(len(dataset), max_samples)
+        stride = self._built_for.height // self.grid.h, self._built_for.width // self.grid.w
+        with evaluating(self._estimator):
+            for indices in torch.split(samples, max(1, batch_size // max(self.spec.frames - 1, 1))):
+                clips = self._fetch(split, indices, self._prepare)
+                with torch.inference_mode():
+                    flow = estimated(self._estimator.flow, clips, stride, size)
+                yield flow.cpu(), dataset.flows(indices)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -240,9 +271,7 @@ class FrozenFeatures:
         batch_size = max(1, self._batch_size * self._built_for.frames // max(self.spec.frames, self._built_for.frames))
         cuts = [(cut, view, place) for view, cuts in enumerate(clips.views) for place, cut in enumerate(cuts)]
         show = self._prepare if look is None else self._changed(look)
-        modes = [(module, module.training) for module in self._encoder.modules()]
-        self._encoder.eval()
-        try:
+        with evaluating(self._encoder):
             for start in range(0, len(videos), batch_size):
                 rows = slice(start, start + batch_size)
                 # Cuts of one sample follow one another, so that each sample is fetched once and only one is held.
@@ -254,9 +283,6 @@ class FrozenFeatures:
                             layers = encode(self._encoder, clip, self._built_for, sampling, num_layers)
                         self.used = self.used._replace(clips=self.used.clips + len(clip))
                         yield rows, view, place, layers
-        finally:
-            for module, training in modes:
-                module.training = training
 
     def _changed(self, look: Look) -> Callable[[Tensor, DataSpec], Tensor]:
         """What crops and mirrors as `look` says, one batch after the other."""
@@ -277,6 +303,18 @@ class FrozenFeatures:
     def _autocast(self) -> torch.autocast:
         dtype = self._autocast_dtype
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for `module`; each part's own mode is put back afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _means(layers: list[Tensor]) -> Tensor:

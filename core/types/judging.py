@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from core.types.data import DataSpec, Grid, Regions
+from core.types.data import DataSpec, FlowTruth, Grid, Regions
 from core.types.training import Encoder, EncoderModule
 
 
@@ -61,12 +61,21 @@ class Features(Protocol):
     def regions(self, split: str, sampling: Sampling | None = None) -> Regions:
         """The boxes of the clips that `tokens` gives, of data that has boxes."""
 
+    def flows(
+        self, split: str, *, max_samples: int | None, batch_size: int, size: tuple[int, int] | None
+    ) -> Iterator[tuple[Tensor, FlowTruth]]:
+        """Estimated flow [B, T - 1, 2, H, W] in pixels and the truth, batch by batch, of data that has flow.
+
+        Of the first `max_samples` samples; frames are resized to `size` (height, width) for the estimator, if given.
+        """
+
 
 @dataclass
 class Evaluation:
     """A protocol that turns frozen features into numbers."""
 
     needs: ClassVar[tuple[str, ...]] = ()  # of what objectives give: "flow"
+    sees_whole_frames: ClassVar[bool] = False  # of whatever size and number: nothing is cut for the encoder
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         """Raise ValueError when it cannot judge such an encoder, trained on `built_for`, on data like `spec`."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from core.types import DataSpec, Grid, Look, Regions, Sampling, Tokens, generator_for
+from core.types import DataSpec, FlowTruth, Grid, Look, Regions, Sampling, Tokens, generator_for
 
 
 @dataclass
@@ -43,6 +43,14 @@ class TensorFeatures:
         classes = next(iter(self.labels(split).values()))
         frame = torch.tensor([0.0, 0.0, self.spec.width, self.spec.height])
         return Regions(torch.arange(len(classes)), frame.expand(len(classes), 4), classes)
+
+    def flows(
+        self, split: str, *, max_samples: int | None, batch_size: int, size: tuple[int, int] | None
+    ) -> Iterator[tuple[Tensor, FlowTruth]]:
+        """One pair a sample that moves 10 px to the right, its left half occluded; estimated a pixel too low."""
+        truth = torch.tensor([10.0, 0.0]).view(1, 1, 2, 1, 1).expand(len(self.pooled(split)), 1, 2, 8, 8)
+        valid = torch.ones_like(truth[:, :, 0], dtype=torch.bool)
+        yield truth + torch.tensor([0.0, 1.0]).view(2, 1, 1), FlowTruth(truth, valid, (torch.arange(8) < 4) & valid)
 
 
 def known(
