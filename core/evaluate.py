@@ -20,7 +20,7 @@ from typing import Any
 from core import checkpoint
 from core.checkpoint import CheckpointError
 from core.config import ConfigError
-from core.stored import Answer, Asked, Judge, asked_of, open_stored
+from core.stored import Answer, Asked, Judge, Presets, asked_of, open_stored
 
 USAGE = """usage: python -m core.evaluate run=12|run=1,2,3|study=NAME evals=[linear,...] [key=value ...]
        python -m core.evaluate runtime.dir=runs/first evals=[linear,...] [key=value ...]
@@ -30,8 +30,9 @@ Evaluates trained runs from their newest checkpoints; what is recorded with the 
   run=ID[,ID...]      runs of the database; study=NAME: all done runs of a study
   runtime.dir=FOLDER  instead: a run of python -m core.train
   evals=[...]         which evaluations (default: the run's own); evals.linear.num_layers=4 and so on: their options
+                      (default: the run's own, or for an evaluation it does not have, its method's and its scale's)
   eval_data=...       judge on another data set; eval_data.path=... and so on: its options
-  as=NAME             call the metrics linear@NAME/... (default: linear@ and the options that are not the run's own)
+  as=NAME             call the metrics linear@NAME/... (default: linear@ and the options that are not the default)
   db=... results_dir=results    where the runs are
   runtime.device=auto runtime.threads=0 runtime.cache=.cache    where and how to compute"""
 
@@ -64,9 +65,10 @@ def in_folder(words: Sequence[str]) -> int:
     overrides = [word for word in words if not word.startswith("as=")]
     record = folder / "evaluations.json"
     judge: Judge | None = None
-    for asked in asked_of(config, seed, overrides, given.get("as")):
+    for asked in asked_of(config, seed, overrides, given.get("as"), presets_in(folder)):
         found = recorded(record, asked)
         if found is None:
+            print(asked.said)
             judge = judge or Judge(open_stored(asked.run, folder))
             try:
                 answer = judge.answer(asked)
@@ -89,6 +91,13 @@ def config_in(folder: Path) -> tuple[dict[str, Any], int]:
             f"runtime.dir={folder}: no checkpoint and no result.json in it; train the run first: python -m core.train"
         )
     return {key: value for key, value in config.items() if key not in ("seed", "method", "scale")}, int(config["seed"])
+
+
+def presets_in(folder: Path) -> Presets | None:
+    """What the run in `folder` was made from, where its ending has written it there."""
+    path = folder / "result.json"
+    config = json.loads(path.read_text(encoding="utf-8"))["config"] if path.exists() else {}
+    return Presets(config["method"], config["scale"]) if config.get("method") and config.get("scale") else None
 
 
 def recorded(path: Path, asked: Asked) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from core.config import (
     from_flat,
     identity,
     judged,
+    layered,
     located,
     options,
     parse,
@@ -50,6 +51,7 @@ class Asked(NamedTuple):
     name: str  # what its metrics are called by: "linear", "linear@num_layers=4"
     settings: Flat  # evaluation and data, each option under its dotted key
     run: Run  # the trained run with this one evaluation
+    usual: str  # whose the options are that were not asked for: "the run's own", "those of method=mae scale=cpu"
 
     def is_answered_by(self, recorded: Mapping[str, Any]) -> bool:
         """Whether an evaluation with the `recorded` settings was this one. One of older code lacks newer options:
@@ -59,9 +61,25 @@ class Asked(NamedTuple):
             usual |= options(GROUPS["eval_data"][data](), "eval_data")
         return {**usual, **recorded} == self.settings
 
+    @property
+    def said(self) -> str:
+        return f"{self.name}: options that were not given are {self.usual}"
+
     def metric(self, told: str) -> str:
         """`linear/digit_top1` as this evaluation's own: `linear@num_layers=4/digit_top1`."""
         return f"{self.name}/{told.removeprefix(f'{self.kind}/')}"
+
+
+class Presets(NamedTuple):
+    """The names that a run's config was made from; it holds all options in full, but those of its evaluations only."""
+
+    method: str
+    scale: str
+
+    def of(self, kind: str) -> Flat:
+        """What they say of evaluation `kind`. Raises ConfigError for a name that is no preset."""
+        merged = layered({"method": self.method, "scale": self.scale, "evals": [kind]})
+        return {key: value for key, value in merged.items() if key.startswith(f"evals.{kind}.")}
 
 
 class Answer(NamedTuple):
@@ -75,12 +93,19 @@ class Answer(NamedTuple):
 # ---- what is asked -----------------------------------------------------------------------------------------------
 
 
-def asked_of(config: Mapping[str, Any], seed: int, overrides: Sequence[str], name: str | None = None) -> list[Asked]:
+def asked_of(
+    config: Mapping[str, Any],
+    seed: int,
+    overrides: Sequence[str],
+    name: str | None = None,
+    presets: Presets | None = None,
+) -> list[Asked]:
     """The evaluations that `overrides` ask of the trained run with this flat `config`, each with all its settings.
 
     Without ``evals=`` they are the run's own. An option that is not given is what the run's own evaluation of that kind
-    has, or else its default; ``eval_data`` is the run's own unless it is given. The name is the kind where all of this
-    is so, else it says what differs (``linear@num_layers=4``), or what `name` says (``linear@name``).
+    has; where it has none, what the run's `presets` say, or else the default. ``eval_data`` is the run's own unless it
+    is given. The name is the kind where all of this is so, else it says what differs (``linear@num_layers=4``), or what
+    `name` says (``linear@name``).
 
     Raises ConfigError for a key that training has settled, and for whatever `core.config` refuses.
     """
@@ -101,13 +126,14 @@ def asked_of(config: Mapping[str, Any], seed: int, overrides: Sequence[str], nam
     idle = [key for key in settings if key.startswith("evals.") and key.split(".")[1] not in kinds]
     if idle:
         raise ConfigError(f"{idle[0]}={settings[idle[0]]}: evals does not include {idle[0].split('.')[1]}")
-    return [_one(trained, kind, settings, name) for kind in kinds]
+    return [_one(trained, kind, settings, name, presets) for kind in kinds]
 
 
-def _one(trained: Run, kind: str, settings: Flat, name: str | None) -> Asked:
+def _one(trained: Run, kind: str, settings: Flat, name: str | None, presets: Presets | None) -> Asked:
     base = flatten(trained)
-    mine = f"evals.{kind}."
-    flat = {key: value for key, value in base.items() if not key.startswith("evals.") or key.startswith(mine)}
+    mine, is_own = f"evals.{kind}.", kind in trained.evals
+    preset = {} if is_own or presets is None else presets.of(kind)
+    flat = {key: value for key, value in base.items() if not key.startswith("evals.") or key.startswith(mine)} | preset
     if "eval_data" in settings:
         flat = {key: value for key, value in flat.items() if not key.startswith("eval_data.")}
     flat |= {key: value for key, value in settings.items() if not key.startswith("evals.") or key.startswith(mine)}
@@ -116,13 +142,17 @@ def _one(trained: Run, kind: str, settings: Flat, name: str | None) -> Asked:
     if run.eval_data is not None and run.eval_data == run.data:
         run = dataclasses.replace(run, eval_data=None)  # said in full what null stands for
     chosen = settings_of(run, kind)
-    if kind in trained.evals:
-        usual = settings_of(trained, kind)
+    if is_own:
+        usual, whose = settings_of(trained, kind), "the run's own"
     else:
-        usual = settings_of(dataclasses.replace(trained, evals={kind: EVALS[kind]()}), kind)
+        # Not built from the presets: what they say may not fit this run, and the caller has said something better.
+        usual = settings_of(dataclasses.replace(trained, evals={kind: EVALS[kind]()}), kind) | preset
+        whose = "its defaults" if presets is None else f"those of method={presets.method} scale={presets.scale}"
     differing = {key: value for key, value in chosen.items() if key not in usual or usual[key] != value}
-    tag = (name or _tag(differing, kind, chosen)) if differing else ""
-    return Asked(kind, f"{kind}@{tag}" if tag else kind, chosen, run)
+    tag = _tag(differing, kind, chosen) if differing else ""
+    if name is not None and (differing or not is_own):
+        tag = name
+    return Asked(kind, f"{kind}@{tag}" if tag else kind, chosen, run, whose)
 
 
 def settings_of(run: Run, kind: str) -> Flat:

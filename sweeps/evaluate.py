@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from core.checkpoint import CheckpointError
 from core.config import ConfigError
-from core.stored import Asked, Judge, asked_of, open_stored
+from core.stored import Asked, Judge, Presets, asked_of, open_stored
 from sweeps import aliases, cli
 from sweeps.cli import UserError
 from sweeps.db import Environment, insert_new, upgrade
@@ -79,13 +79,15 @@ def run_ids(text: str | None) -> list[int] | None:
 def evaluate(engine: Engine, run: Trained, overrides: Sequence[str], name: str | None, results_dir: Path) -> None:
     """Answer what is asked of one run: from the database, or by opening its checkpoint."""
     judge: Judge | None = None
-    for asked in asked_of(run.config, run.seed, overrides, name):
+    presets = None if run.presets is None else Presets(*run.presets)
+    for asked in asked_of(run.config, run.seed, overrides, name, presets):
         is_own = asked.name == asked.kind and asked.kind in run.config.get("evals", [])
         with engine.connect() as connection:
             found = recorded(connection, run.id, asked.name, asked.is_answered_by, is_own=is_own)
         how = "recorded"
         if found is None:
             judge = judge or Judge(open_stored(asked.run, checkpoint_folder(run, results_dir)))
+            print(f"{asked.said} (run {run.id})", flush=True)
             found, how = make(engine, run, judge, asked), "made"
         for metric, value in sorted(found.items()):
             shown = "not finite" if value is None else f"{value:.3f}"

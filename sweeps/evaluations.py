@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, and_, insert, select
 
+from core.config import DEFAULT_METHOD
 from sweeps.cli import UserError
 from sweeps.db import CellRow, Config, EvaluationRow, Result, RunRow, StudyRow, database_now
+from sweeps.search_space import DEFAULT_ROW, is_trial
+from sweeps.study import DEFAULT_SCALE, parse
 from sweeps.study_files import close_matches
 
 Settings = Mapping[str, Any]
@@ -32,6 +35,7 @@ class Trained(NamedTuple):
     seed: int
     created: float
     checkpoint: str | None  # relative to results_dir
+    presets: tuple[str, str] | None = None  # method and scale that its study named; None for a run of no study
 
 
 class Made(NamedTuple):
@@ -52,7 +56,14 @@ def trained_runs(connection: Connection, *, ids: Sequence[int] | None, study: st
     Raises UserError naming the ids that are not there or not done.
     """
     query = select(
-        RunRow.id, RunRow.state, RunRow.seed, RunRow.created, RunRow.checkpoint, Config.json, Config.hash
+        RunRow.id,
+        RunRow.config_id,
+        RunRow.state,
+        RunRow.seed,
+        RunRow.created,
+        RunRow.checkpoint,
+        Config.json,
+        Config.hash,
     ).join(Config, Config.id == RunRow.config_id)
     if study is not None:
         query = query.where(RunRow.config_id.in_(_configs_of(connection, study)), RunRow.state == "done")
@@ -67,7 +78,35 @@ def trained_runs(connection: Connection, *, ids: Sequence[int] | None, study: st
             raise UserError(f"run={row.id} is {row.state}: only a run that is done can be evaluated; launch its study")
     if not rows:
         raise UserError(f"study={study}: none of its runs is done; launch it first")
-    return [Trained(row.id, dict(row.json), row.hash, row.seed, row.created, row.checkpoint) for row in rows]
+    presets = {config_id: _presets(connection, config_id) for config_id in {row.config_id for row in rows}}
+    return [
+        Trained(
+            row.id, dict(row.json), row.hash, row.seed, row.created, row.checkpoint, presets[row.config_id]
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _presets(connection: Connection, config_id: int) -> tuple[str, str] | None:
+    """Method and scale of the oldest study that has the config in a cell: a config itself is its options in full."""
+    place = connection.execute(
+        select(StudyRow.name, StudyRow.spec, CellRow.row_key, CellRow.col_key)
+        .join(CellRow, and_(CellRow.study_id == StudyRow.id, CellRow.revision == StudyRow.revision))
+        .where(CellRow.config_id == config_id)
+        .order_by(StudyRow.id, CellRow.row_key, CellRow.col_key)
+        .limit(1)
+    ).one_or_none()
+    if place is None:
+        return None
+    launched = dict(place.spec)
+    scale, words = str(launched.pop("scale", DEFAULT_SCALE)), launched.pop("overrides", [])
+    study = parse(launched, Path(f"{place.name.partition('@')[0]}.yaml"))
+    # A trial has no row of its own in the file.
+    row_key = DEFAULT_ROW if is_trial(place.row_key) else place.row_key
+    cells = {(cell.row_key, cell.col_key): cell.overrides for cell in study.cells(scale)}
+    given = dict(word.partition("=")[::2] for word in words)
+    method = given.get("method", cells.get((row_key, place.col_key), {}).get("method", DEFAULT_METHOD))
+    return str(method), scale
 
 
 def _configs_of(connection: Connection, study: str) -> Any:

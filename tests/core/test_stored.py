@@ -9,7 +9,7 @@ from core import checkpoint
 from core.checkpoint import CheckpointError
 from core.config import ConfigError, flatten, identity, load
 from core.evaluate import main
-from core.stored import Judge, asked_of, open_stored
+from core.stored import Judge, Presets, asked_of, open_stored
 from tests.core.test_trainer import TINY, run_it
 
 
@@ -29,8 +29,8 @@ def config(*overrides):
     return identity(flatten(load([*TINY, *overrides])))
 
 
-def asked(cache, *overrides, of=(), name=None, seed=0):
-    return asked_of(config(*of), seed, [*overrides, f"runtime.cache={cache}", "runtime.threads=1"], name)
+def asked(cache, *overrides, of=(), name=None, seed=0, presets=None):
+    return asked_of(config(*of), seed, [*overrides, f"runtime.cache={cache}", "runtime.threads=1"], name, presets)
 
 
 def names(cache, *overrides, **options):
@@ -52,6 +52,44 @@ def test_an_evaluation_is_named_by_what_differs_from_the_runs_own(cache):
     assert names(cache, "evals=[ridge]", of=["evals.ridge.num_layers=2"]) == ["ridge"]
     assert names(cache, "evals=[linear,ridge]", "evals.linear.lrs=[0.1,0.2]") == ["linear@lrs=0.1+0.2", "ridge"]
     assert names(cache, "eval_data=moving_digits", "eval_data.size=48") == ["ridge@data=moving_digits,data.size=48"]
+
+
+def test_an_evaluation_that_the_run_has_not_takes_the_options_of_its_method_and_its_scale(cache):
+    smoke = Presets("mae_st", "smoke")
+    (one,) = asked(cache, "evals=[vissl]", presets=smoke)
+    assert one.name == "vissl" and one.usual == "those of method=mae_st scale=smoke"
+    assert (one.settings["evals.vissl.optimizer"], one.settings["evals.vissl.layers"]) == ("sgd", [1, 2])
+    assert one.settings["evals.vissl.heldout"] == 0.1  # of which no preset says anything
+    (one,) = asked(cache, "evals=[vissl]", "evals.vissl.layers=[1]", presets=smoke)
+    assert one.name == "vissl@layers=1" and one.settings["evals.vissl.optimizer"] == "sgd"
+    (one,) = asked(cache, "evals=[finetune]", presets=Presets("mae_st", "paper"))
+    assert one.settings["evals.finetune.lr"] == 0.0048  # the method's
+
+
+def test_an_evaluation_of_a_run_without_presets_takes_the_defaults_and_says_so(cache):
+    (one,) = asked(cache, "evals=[vissl]", "evals.vissl.layers=[1]")
+    assert one.settings["evals.vissl.optimizer"] == "lars" and one.usual == "its defaults"
+
+
+def test_the_runs_own_evaluation_keeps_its_options_whatever_the_presets_say(cache):
+    of = ["evals=[vissl]", "evals.vissl.layers=[2]"]
+    (one,) = asked(cache, of=of, presets=Presets("mae", "cpu"))
+    assert one.name == "vissl" and one.settings["evals.vissl.layers"] == [2] and one.usual == "the run's own"
+
+
+def test_what_older_code_recorded_with_the_defaults_answers_for_these_settings_only(cache):
+    by_default = asked(cache, "evals=[vissl]", "evals.vissl.layers=[1]")[0].settings
+    smoke = Presets("mae", "smoke")
+    assert not asked(cache, "evals=[vissl]", presets=smoke)[0].is_answered_by(by_default)
+    words = [f"{key}={value}" for key, value in by_default.items() if key.startswith("evals.vissl.")]
+    (again,) = asked(cache, "evals=[vissl]", *words, presets=smoke)
+    assert again.is_answered_by(by_default) and again.name != "vissl"
+
+
+def test_a_name_of_ones_own_also_names_what_the_presets_give(cache):
+    """Where older code recorded other settings by the plain name, there is a way on."""
+    smoke = Presets("mae", "smoke")
+    assert names(cache, "evals=[vissl]", name="new", presets=smoke) == ["vissl@new"]
 
 
 def test_a_name_of_ones_own_replaces_the_list_of_differences(cache):
@@ -139,7 +177,7 @@ def test_opening_a_run_judges_the_moving_average_where_there_is_one(cache, tmp_p
 def command(capsys, folder, cache, *words):
     code = main([f"runtime.dir={folder}", f"runtime.cache={cache}", "runtime.threads=1", *words])
     said = capsys.readouterr()
-    return code, dict(line.split() for line in said.out.splitlines()), said.err
+    return code, dict(line.split() for line in said.out.splitlines() if "options" not in line), said.err
 
 
 def test_the_command_answers_from_its_file_the_second_time(cache, tmp_path, capsys):
@@ -154,6 +192,21 @@ def test_the_command_answers_from_its_file_the_second_time(cache, tmp_path, caps
     torch.save(state | {"learner": {}}, path)  # nothing is left to evaluate
     assert command(capsys, tmp_path, cache, *words) == first
     assert [entry["name"] for entry in json.loads((tmp_path / "evaluations.json").read_text())] == ["linear@epochs=2"]
+
+
+def test_the_command_takes_the_presets_that_the_folders_result_names(cache, tmp_path, capsys):
+    run_it(cache, tmp_path)
+    words = [f"runtime.dir={tmp_path}", f"runtime.cache={cache}", "runtime.threads=1", "evals=[attentive]"]
+    words += ["evals.attentive.epochs=1"]
+    assert main([*words, "evals.attentive.heads=2"]) == 0
+    assert "attentive@epochs=1,heads=2: options that were not given are its defaults" in capsys.readouterr().out
+    result = {"config": flatten(load([*TINY, "scale=smoke"]))}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "attentive@epochs=1: options that were not given are those of method=mae scale=smoke" in said
+    made = json.loads((tmp_path / "evaluations.json").read_text())[-1]
+    assert made["settings"]["evals.attentive.heads"] == 4
 
 
 def test_the_command_names_a_folder_without_a_run(cache, tmp_path, capsys):

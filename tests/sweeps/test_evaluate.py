@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select, update
 
 from analysis import frame
 from core.evaluate import main
 from sweeps import export, query
 from sweeps.cli import UserError
-from sweeps.db import Attempt, EvaluationRow, Result, RunRow, open_database, upgrade
+from sweeps.db import Attempt, CellRow, EvaluationRow, Result, RunRow, StudyRow, open_database, upgrade
 from sweeps.evaluations import Made, record, recorded, trained_runs
 from sweeps.launch import main as launch
 from tests.sweeps.conftest import BOTH
@@ -74,6 +74,16 @@ def test_an_evaluation_is_made_once_recorded_with_its_settings_and_trains_nothin
     assert row.settings["evals.linear.epochs"] == 2 and row.settings["eval_data"] is None
     assert row.step == 2 and row.cpu_seconds > 0 and row.peak_memory > 2**20 and row.host and row.env_hash
     assert attempts == 2  # one a run: nobody trained
+
+
+def test_an_evaluation_that_the_study_has_not_takes_the_options_of_its_method_and_scale(launched, capsys):
+    main([*launched[1], "run=1", "evals=[vissl]", "evals.vissl.layers=[1]"])
+    assert "vissl@layers=1: options that were not given are those of method=mae scale=smoke (run 1)" in (
+        capsys.readouterr().out
+    )
+    with open_it(launched).connect() as connection:
+        row = connection.execute(select(EvaluationRow).where(EvaluationRow.name == "vissl@layers=1")).one()
+    assert row.settings["evals.vissl.optimizer"] == "sgd" and row.settings["evals.vissl.epochs"] == 4
 
 
 def test_the_runs_own_evaluation_is_answered_by_its_own_results(launched, capsys):
@@ -153,9 +163,9 @@ def test_what_was_finished_before_a_kill_is_not_repeated(launched, capsys):
     command = [sys.executable, "-m", "core.evaluate", *launched[1], *words, "evals.collapse.num_layers=2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
-        first = process.stdout.readline()
+        first = next(line for line in process.stdout if line.split()[-1] == "made")
         process.send_signal(signal.SIGKILL)
-    assert "collapse@killed/" in first and first.split()[-1] == "made"
+    assert "collapse@killed/" in first
     words[2] = "evals.linear.epochs=3"
     found = go(launched, capsys, *words, "evals.collapse.num_layers=2")[1]
     hows = {metric.split("/")[0]: how for (_, metric), how in found.items()}
@@ -181,6 +191,23 @@ def test_an_evaluation_recorded_twice_keeps_the_first(engine):
         with pytest.raises(UserError, match="other settings"):
             recorded(connection, run, "knn@k=3", lambda settings: False, is_own=False)
     assert same == {"knn@k=3/digit_top1": 61.0}
+
+
+@BOTH
+def test_a_run_knows_the_method_and_the_scale_of_its_study(engine):
+    register(engine, two_rows())
+    run = finish_next(engine, {"ridge/digit_top1": 60.0})
+    with engine.connect() as connection:
+        (found,) = trained_runs(connection, ids=[run], study=None)
+    assert found.presets == ("mae", "cpu")
+    with engine.begin() as connection:
+        spec = connection.scalar(select(StudyRow.spec))
+        connection.execute(update(StudyRow).values(spec=spec | {"scale": "gpu", "overrides": ["method=ijepa"]}))
+        (found,) = trained_runs(connection, ids=[run], study=None)
+        assert found.presets == ("ijepa", "gpu")
+        connection.execute(delete(CellRow))
+        (found,) = trained_runs(connection, ids=[run], study=None)
+        assert found.presets is None
 
 
 @BOTH
