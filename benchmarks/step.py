@@ -33,7 +33,8 @@ from core.data.loader import StepLoader
 from core.distributed import World
 from core.memory import keep_freed_memory
 from core.optim import make_adamw, set_schedule
-from core.trainer import Stepper, build_learner, choose_precision, draw_views
+from core.stepping import Stepper, draw_views
+from core.trainer import build_learner, choose_precision
 from core.types import DataSpec, Grid, Mask, View, generator_for
 
 CPU = torch.device("cpu")

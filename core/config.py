@@ -13,9 +13,7 @@ import dataclasses
 import difflib
 import functools
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -30,112 +28,55 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from core.cost import COST_METRICS, judging_names
-from core.data import DATA
-from core.data.augment import Augment
 from core.evals import EVALS
-from core.evals.clips import plan
-from core.losses import LOSSES
-from core.masks import MASKS
-from core.masks.realised import NAMES as SHARES
-from core.models import ENCODERS, PREDICTORS
+from core.fitting import check, is_recorded_later, judged, located, metric_names, spec_of
 from core.objectives import OBJECTIVES
-from core.optim import Optim
-from core.targets import TARGETS
-from core.types import DataSpec, Sampling
-from core.weights import WEIGHTS
+from core.run import (
+    DEFAULT_METHOD,
+    DEFAULT_SCALE,
+    GROUPS,
+    JUDGING,
+    NULLABLE,
+    OPTIONAL,
+    PRESENTATION,
+    SECTIONS,
+    TOP_LEVEL,
+    ConfigError,
+    Flat,
+    Precision,
+    Run,
+    Runtime,
+    name_of,
+)
+
+__all__ = [
+    "DEFAULT_METHOD",
+    "DEFAULT_SCALE",
+    "GROUPS",
+    "JUDGING",
+    "PRESETS",
+    "SECTIONS",
+    "TOP_LEVEL",
+    "ConfigError",
+    "Flat",
+    "Precision",
+    "Run",
+    "Runtime",
+    "build",
+    "check",
+    "flatten",
+    "from_flat",
+    "identity",
+    "is_recorded_later",
+    "judged",
+    "load",
+    "located",
+    "metric_names",
+    "name_of",
+    "spec_of",
+]
 
 PRESETS = Path(__file__).parent / "presets"
-JUDGING = ("evals", "eval_data")  # parts of a config that no weight depends on
-GROUPS: dict[str, Mapping[str, type]] = {
-    "objective": OBJECTIVES,
-    "data": DATA,
-    "eval_data": DATA,
-    "encoder": ENCODERS,
-    "weights": WEIGHTS,
-    "mask": MASKS,
-    "target": TARGETS,
-    "predictor": PREDICTORS,
-    "loss": LOSSES,
-}
-OPTIONAL = ("mask", "target", "predictor", "loss")  # null where the objective does not use them
-NULLABLE = (*OPTIONAL, "eval_data", "weights")
-DEFAULT_METHOD, DEFAULT_SCALE = "mae", "cpu"
-PRESENTATION = ("method", "scale")  # names for what the other keys say in full
-Flat = dict[str, Any]
-SPECS: dict[str, DataSpec] = {}  # what spec_of() has read
-
-
-class ConfigError(ValueError):
-    """The caller asked for something that is not to be had; the message says what is."""
-
-
-class Precision(Enum):
-    """Arithmetic of the training step; `auto` is bf16 autocast where the device has fast bf16, else float32."""
-
-    auto = "auto"
-    bf16 = "bf16"
-    fp32 = "fp32"
-
-
-@dataclass
-class Runtime:
-    """What may not change numbers: where and how a run is computed. Not part of a run's identity."""
-
-    dir: str = "runs/last"  # checkpoints, TensorBoard events, pictures
-    cache: str = ".cache"  # decoded and generated data
-    data_root: str = "."  # a relative data.path starts here
-    device: str = "auto"  # auto, cpu, cuda
-    threads: int = 0  # of torch on the CPU; 0 leaves torch's choice
-    workers: int = 0  # loader processes, for data that does not fit in memory
-    log_every: int = 10
-    checkpoint_every: int = 200
-    keep_checkpoints: int = 2
-    eval_every: int = 0  # steps; 0 evaluates at the end only, as what trains the encoder further always does
-    compile: bool = False
-    tensorboard: bool = True
-    tokens_gib: float = 8.0  # memory that an evaluation on patch tokens may take for a split's
-    features_gib: float = 8.0  # disk that the features of runs that are judged again may take in `cache`; 0 keeps none
-
-    def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"runtime.{name} must be at least 1, got {getattr(self, name)}")
-        if self.tokens_gib <= 0:
-            raise ValueError(f"runtime.tokens_gib must be above 0, got {self.tokens_gib}")
-        for name in ("threads", "workers", "eval_every", "features_gib"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"runtime.{name} must be at least 0, got {getattr(self, name)}")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"runtime.device must be auto, cpu or cuda, got {self.device!r}")
-
-
-@dataclass
-class Run:
-    """A choice of components plus a seed: all that decides one training run."""
-
-    # Components are `Any` because OmegaConf accepts no union of dataclasses; GROUPS says what each may be.
-    objective: Any = None
-    data: Any = None
-    eval_data: Any = None  # what the evaluations judge on; null is the data that is trained on
-    encoder: Any = None
-    weights: Any = None  # what the encoder starts from; null draws it at random
-    mask: Any = None  # the four that an objective may do without are null then
-    target: Any = None
-    predictor: Any = None
-    loss: Any = None
-    evals: Any = field(default_factory=dict)  # name -> Evaluation
-    augment: Augment = field(default_factory=Augment)
-    optim: Optim = field(default_factory=Optim)
-    runtime: Runtime = field(default_factory=Runtime)
-    method: str = ""  # the presets it was made from; empty for a run rebuilt from its stored options
-    scale: str = ""
-    seed: int = 0
-    precision: Precision = Precision.auto
-
-
-SECTIONS = ("augment", "optim", "runtime")
-TOP_LEVEL = ("method", "scale", "seed", "precision")
 
 
 # ---- from overrides to a run ------------------------------------------------------------------------------------
@@ -215,6 +156,8 @@ def drop_unused_parts(merged: Flat, *, explicit: Flat) -> Flat:
                 f"{asked[0]}={explicit[asked[0]]}: objective={objective} uses no {group}; leave {asked[0]} out"
             )
         merged = {key: value for key, value in merged.items() if not key.startswith(f"{group}.")} | {group: None}
+    if "flow" not in OBJECTIVES[objective].gives and "flow_data" not in explicit:
+        merged = {key: value for key, value in merged.items() if key.split(".")[0] != "flow_data"}
     return merged
 
 
@@ -359,104 +302,6 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-# ---- checks across components ------------------------------------------------------------------------------------
-
-
-def check(run: Run) -> DataSpec:
-    """Whether the parts fit each other and the data, before anything trains or is written.
-
-    Raises ConfigError: a missing `data.path`, a patch size that does not divide the clip, a mask that cannot be drawn
-    on the grid, an objective without its parts.
-    """
-    for group in OPTIONAL:
-        if (getattr(run, group) is None) == (group in run.objective.uses):
-            wanted = "needs a" if group in run.objective.uses else "uses no"
-            raise ConfigError(f"{group}: objective={name_of('objective', run.objective)} {wanted} {group}")
-    if run.target is not None and run.target.gives_classes != run.loss.takes_classes:
-        target, loss = name_of("target", run.target), name_of("loss", run.loss)
-        fitting = [name for name, variant in LOSSES.items() if variant.takes_classes == run.target.gives_classes]
-        raise ConfigError(
-            f"loss={loss}: target={target} is a {'class' if run.target.gives_classes else 'vector'} for each patch; "
-            f"losses for that: {', '.join(fitting)}"
-        )
-    chosen = name_of("objective", run.objective)
-    for name, evaluation in run.evals.items():
-        for need in set(evaluation.needs) - set(run.objective.gives):
-            giving = ", ".join(key for key, variant in OBJECTIVES.items() if need in variant.gives) or "none"
-            raise ConfigError(f"evals={name}: objective={chosen} gives no {need}; objectives that do: {giving}")
-    if run.optim.batch_size % run.augment.repeats:
-        sizes = f"{run.augment.repeats} and {run.optim.batch_size}"
-        raise ConfigError(f"augment.repeats must divide optim.batch_size, which counts every repeat; got {sizes}")
-    try:
-        spec = spec_of(run)
-        grid = run.encoder.grid(spec)
-        if run.mask is not None:
-            run.mask.check(grid)
-        if run.weights is not None:
-            run.weights.check(run.encoder, spec, Path(run.runtime.data_root))
-        if run.evals:
-            judged_on = spec_of_judged(run)
-            if not all(evaluation.sees_whole_frames for evaluation in run.evals.values()):
-                plan(judged_on, spec, Sampling())
-            for evaluation in run.evals.values():
-                evaluation.check(run.encoder, spec, judged_on)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
-    return spec
-
-
-def spec_of(run: Run) -> DataSpec:
-    """The shape and labels of the run's data; the files of a data set are listed once per process, not once a cell."""
-    data = located(run).data
-    if repr(data) not in SPECS:
-        SPECS[repr(data)] = data.spec()
-    return SPECS[repr(data)]
-
-
-def spec_of_judged(run: Run) -> DataSpec:
-    """`spec_of` the data that the run is judged on; an error names eval_data where that is other data."""
-    try:
-        return spec_of(judged(run))
-    except ValueError as error:
-        told = str(error) if run.eval_data is None else re.sub(r"\bdata\.", "eval_data.", str(error))
-        raise ValueError(told) from error
-
-
-def located(run: Run) -> Run:
-    """The run with a relative `data.path`, `data.test_path` and `target.path` resolved against `runtime.data_root`.
-
-    Identity keeps the path as it was given, so a study may be continued on a machine that keeps its data elsewhere.
-    """
-    root = Path(run.runtime.data_root).expanduser()
-
-    def found(part: Any) -> Any:
-        given = {name: path for name in ("path", "test_path") if (path := getattr(part, name, None))}
-        moved = {name: str(root / Path(path).expanduser()) for name, path in given.items()}
-        return dataclasses.replace(part, **moved) if given else part
-
-    return dataclasses.replace(run, data=found(run.data), target=found(run.target))
-
-
-def judged(run: Run) -> Run:
-    """The run with the data that it is judged on in the place of the data that it is trained on."""
-    return run if run.eval_data is None else dataclasses.replace(run, data=run.eval_data)
-
-
-def metric_names(run: Run) -> list[str]:
-    """Every result that this run will record, known before it trains."""
-    spec = spec_of(judged(run))
-    names = [name for evaluation in run.evals.values() for name in evaluation.metrics(spec)]
-    if run.mask is not None:
-        names += [f"mask/{name}" for name in SHARES]
-    return [*names, *COST_METRICS, *judging_names(run.evals)]
-
-
-def is_recorded_later(metric: str) -> bool:
-    """Whether `core.evaluate` gives such names: ``linear@num_layers=4/digit_top1``. Its data may have any labels."""
-    kind, at, rest = metric.removeprefix("cost/eval_").partition("@")
-    return bool(at) and kind in EVALS and ("/" in rest or metric.startswith("cost/"))
-
-
 # ---- from a run to its flat config ---------------------------------------------------------------------------------
 
 
@@ -488,10 +333,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{value} is not a number that a table can hold")
     return value
-
-
-def name_of(group: str, component: object) -> str:
-    return next(name for name, variant in GROUPS[group].items() if type(component) is variant)
 
 
 def identity(flat: Mapping[str, Any]) -> Flat:

@@ -32,6 +32,7 @@ ENCODING_COSTS = (  # of the judged data's features, which all evaluations share
     "cost/features_gpu_seconds",
     "cost/features_gflop",
 )
+ENCODING = ("forward", "many", "pyramid")  # an encoder's ways of encoding
 RUN_COSTS = (  # beside the phase's, for pretraining
     "cost/pretrain_gflop",  # 1e9 operations of all steps
     "cost/encoder_parameters",
@@ -59,6 +60,7 @@ def count_flops(
     labels: Mapping[str, Tensor],
     views: Sequence[View],
     precision: AbstractContextManager[Any],
+    pairs: Tensor | None = None,
 ) -> Flops:
     """Run a step's forward and backward pass under torch's counter. No parameter or gradient is changed."""
     # It imports triton, 0.2 s that commands which train nothing go without.
@@ -79,19 +81,19 @@ def count_flops(
 
         return call
 
-    for name in ("forward", "many"):
+    for name in ENCODING:
         setattr(learner.encoder, name, watched(getattr(learner.encoder, name)))
     parameters = [p for p in learner.parameters() if p.requires_grad]
     try:
         with counter:
             with precision:
                 # Not called as a module: that would run the compiled step, whose kernels the counter cannot see into.
-                loss = learner.forward(clips, labels, views)["loss"]
+                loss = learner.forward(clips, labels, views, pairs)["loss"]
             forward = counter.get_total_flops()
             # Not loss.backward(), which would add to .grad and wake the hooks of DistributedDataParallel.
             torch.autograd.grad(loss, parameters, allow_unused=True)
     finally:
-        for name in ("forward", "many"):
+        for name in ENCODING:
             delattr(learner.encoder, name)  # the class's method shows again
     return Flops(counter.get_total_flops(), forward, encoder)
 

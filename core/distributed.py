@@ -60,7 +60,9 @@ def wrap(learner: Learner, where: World, device: torch.device) -> nn.Module:
     if where.size == 1:
         return learner
     ids = [where.local_rank] if device.type == "cuda" else None
-    return DistributedDataParallel(learner, device_ids=ids, broadcast_buffers=False)
+    return DistributedDataParallel(
+        learner, device_ids=ids, broadcast_buffers=False, find_unused_parameters=learner.has_idle_parts
+    )
 
 
 def any_rank(flag: bool, where: World) -> bool:

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core import checkpoint
 from core.config import ConfigError, Precision, Run, check, flatten, identity, located
-from core.cost import Flops, cost_metrics, count_flops, encoding_flops
-from core.data.augment import augment, normalise
+from core.cost import cost_metrics, encoding_flops
+from core.data.augment import normalise
 from core.data.left_out import data_facts
-from core.data.loader import StepLoader
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
 from core.judging import cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
-from core.optim import clip_gradients, make_adamw, set_schedule
+from core.optim import make_adamw
 from core.phases import Costs, cpu_seconds, peak_memory
 from core.pictures import pictures
+from core.stepping import Batches, Stepper
 from core.tuning import Bench
-from core.types import Batch, Dataset, DataSpec, Grid, Learner, Parts, Recorder, Stopped, View, generator_for
+from core.types import Dataset, DataSpec, Grid, Learner, Parts, Recorder, Stopped, generator_for
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +51,16 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     # ---- what to train, on what ------------------------------------------------------------------------------
     start = time.perf_counter()
     check(run)
-    data, cache = located(run).data, Path(run.runtime.cache)
+    data, flow_data, cache = located(run).data, located(run).flow_data, Path(run.runtime.cache)
     if not where.is_main:
         wait(where)  # the main process fills the cache once
     train_set, test_set = data.load("train", cache), data.load("test", cache)
     for split in (train_set, test_set):
         split.spec = seen(run, split.spec)
     splits = {"train": train_set, "test": test_set}
+    pair_set = train_set if run.objective.num_pairs() else None
+    if flow_data is not None:
+        splits["flow"] = pair_set = flow_data.load("train", cache)
     spec, config = train_set.spec, identity(flatten(run)) | {"seed": run.seed}
     learner = build_learner(run, spec).to(device)
     if run.optim.steps:
@@ -73,18 +75,8 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     model = wrap(learner, where, device)
     if run.runtime.compile:
         model.compile()
-    loader = StepLoader(
-        train_set,
-        batch_size=run.optim.batch_size,
-        seed=run.seed,
-        start_step=step,
-        num_steps=run.optim.steps,
-        num_workers=run.runtime.workers,
-        repeats=run.augment.repeats,
-        rank=where.rank,
-        world_size=where.size,
-    )
-    stepper = Stepper(run, spec, learner, model, optimizer, precision, device, where)
+    batches = Batches(run, train_set, pair_set, step, where)
+    stepper = Stepper(run, spec, learner, model, optimizer, precision, device, where, batches.pair_size)
     window.skip()
     is_trained = step == run.optim.steps > 0  # by an earlier attempt, or by another run: others may judge it as well
 
@@ -94,16 +86,16 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         return frozen_features(run, learner, *sets, spec, device, precision, cached=is_trained)
 
     # ---- steps -------------------------------------------------------------------------------------------------
-    for step, batch in loader:
+    for step, batch, pairs in batches:
         window.waited += window.tick()
-        window.rows.append((step, stepper.step(step, batch)))
+        window.rows.append((step, stepper.step(step, batch, pairs)))
         window.tick()
         stopping = any_rank(record.should_stop(), where)
         ending = step == run.optim.steps
         saving = step % run.runtime.checkpoint_every == 0 or stopping or ending
         if step % run.runtime.log_every == 0 or saving:
             window.average_over(where)
-            if (broken := window.first_non_finite()) is not None:
+            if (broken := window.first_broken(learner.loss_limit)) is not None:
                 return finish_diverged(record, broken, window, splits, where)
             if where.is_main:
                 window.flush(record, run.optim.batch_size)
@@ -122,7 +114,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
 
     # ---- end ---------------------------------------------------------------------------------------------------
     # On every rank: a target that is normalised over the whole batch talks to the others.
-    flops = stepper.flops(run.optim.steps, loader.batch(run.optim.steps)) if run.optim.steps else None
+    flops = stepper.flops(run.optim.steps, *batches.at(run.optim.steps)) if run.optim.steps else None
     if not where.is_main:
         return
     trained, pretraining = time.perf_counter(), window.costs(device)
@@ -184,83 +176,6 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         "step": run.optim.steps,
     }
     record.finish("done", results, facts | data_facts(splits))
-
-
-# ---- one step ----------------------------------------------------------------------------------------------------
-
-
-class Stepper(NamedTuple):
-    """All that one optimiser step needs."""
-
-    run: Run
-    spec: DataSpec
-    learner: Learner
-    model: nn.Module  # the learner, wrapped for several processes
-    optimizer: torch.optim.Optimizer
-    precision: torch.dtype | None
-    device: torch.device
-    where: World
-
-    def step(self, step: int, batch: Batch) -> dict[str, Tensor | float]:
-        """Forward, backward, update."""
-        run = self.run
-        clips, labels, views = self.inputs(step, batch)
-        schedule = set_schedule(self.optimizer, run.optim, step)
-        # Each rank drops paths of its own samples: the rank is part of the purpose.
-        self.learner.encoder.seed_drop_path(generator_for(run.seed, "drop_path", step, self.where.rank))
-        with autocast(self.device, self.precision):
-            losses = self.model(clips, labels, views)
-        losses["loss"].backward()
-        clip_gradients(self.learner.parameters(), run.optim, step)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        extra = self.learner.after_step(step, run.optim.steps)
-        return {name: value.detach() for name, value in losses.items()} | schedule | extra
-
-    def inputs(self, step: int, batch: Batch) -> tuple[Tensor, dict[str, Tensor], list[View]]:
-        """This rank's augmented clips, labels and views; all is drawn for the whole batch on every rank."""
-        run = self.run
-        rows = self.where.rows(run.optim.batch_size)
-        clips = augment(
-            batch.clips,
-            run.augment,
-            self.spec,
-            generator=generator_for(run.seed, "augment", step),
-            device=self.device,
-            rank=self.where.rank,
-            world_size=self.where.size,
-        )
-        labels = {name: value.to(self.device) for name, value in batch.labels.items()}
-        views = draw_views(run, self.learner.encoder.grid, step, rows, self.device)
-        return clips, labels, views
-
-    def flops(self, step: int, batch: Batch) -> Flops:
-        """What step `step` computes on all ranks together; it trains nothing."""
-        self.learner.encoder.seed_drop_path(generator_for(self.run.seed, "drop_path", step, self.where.rank))
-        mine = count_flops(self.learner, *self.inputs(step, batch), autocast(self.device, self.precision))
-        return Flops(*(self.where.size * count for count in mine))
-
-
-def draw_views(run: Run, grid: Grid, step: int, rows: slice, device: torch.device) -> list[View]:
-    """This rank's rows of step `step`'s views; views that shared a context still do."""
-    if run.mask is None:
-        return []
-    drawn = run.mask.sample(grid, run.optim.batch_size, generator_for(run.seed, "mask", step))
-    moved: dict[int, Tensor] = {}
-
-    def move(tensor: Tensor) -> Tensor:
-        if id(tensor) not in moved:
-            moved[id(tensor)] = tensor[rows].to(device, non_blocking=True)
-        return moved[id(tensor)]
-
-    return [
-        view._replace(**{name: move(value) for name, value in view._asdict().items() if isinstance(value, Tensor)})
-        for view in drawn
-    ]
-
-
-def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 # ---- building, resuming, saving ------------------------------------------------------------------------------------
@@ -347,7 +262,9 @@ def save(
 
 def finish_diverged(record: Recorder, step: int, window: Window, splits: Mapping[str, Dataset], where: World) -> None:
     """A loss that is not finite is an outcome: recorded with its step, never retried in a loop."""
-    log.error("the loss is not finite at step %d: the run has diverged", step)
+    values = dict(window.rows)[step]
+    shown = ", ".join(f"{name} {float(values[name]):g}" for name in ("loss", "grad_norm") if name in values)
+    log.error("the loss or its gradient is out of bounds at step %d (%s): the run has diverged", step, shown)
     if where.is_main:
         record.finish("diverged", {}, {"step": step, "train_seconds": window.spent} | data_facts(splits))
 
@@ -410,16 +327,17 @@ class Window:
         """Make each loss the mean over the ranks' shares of the batch, as one process would have computed it."""
         if where.size == 1:
             return
-        names = [name for name, value in self.rows[0][1].items() if isinstance(value, Tensor)]
-        table = mean_over_ranks(
-            torch.stack([torch.stack([torch.as_tensor(v[n]) for n in names]) for _, v in self.rows])
-        )
-        for (_, values), row in zip(self.rows, table, strict=True):
-            values.update(zip(names, row, strict=True))
+        # Every rank has the same names, though not every step need have.
+        places = [(values, name) for _, values in self.rows for name in values if isinstance(values[name], Tensor)]
+        means = mean_over_ranks(torch.stack([torch.as_tensor(values[name]) for values, name in places]))
+        for (values, name), mean in zip(places, means, strict=True):
+            values[name] = mean
 
-    def first_non_finite(self) -> int | None:
-        losses = torch.stack([torch.as_tensor(values["loss"]).float() for _, values in self.rows]).cpu()
-        broken = (~losses.isfinite()).nonzero()
+    def first_broken(self, limit: float) -> int | None:
+        """The first step whose loss is not finite or above `limit`, or whose gradient is not finite."""
+        losses = torch.stack([torch.as_tensor(values["loss"]).float() for _, values in self.rows])
+        norms = torch.stack([torch.as_tensor(values.get("grad_norm", 0.0)).to(losses) for _, values in self.rows])
+        broken = (~losses.isfinite() | (losses > limit) | ~norms.isfinite()).cpu().nonzero()
         return self.rows[int(broken[0])][0] if len(broken) else None
 
     def flush(self, record: Recorder, batch_size: int) -> None:

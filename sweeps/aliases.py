@@ -86,6 +86,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     added("2026-11-21 evals.vissl.flip", "evals.vissl.flip", True, when={}, beside="evals.vissl.shots"),
     added("2026-11-21 weights", "weights", None, when={}, beside="augment.flip"),  # drawn at random
     added("2026-11-21 target.tokenizer", "target.tokenizer", "code_book", when={"target": "tokens"}),
+    added("2026-11-21 flow_data", "flow_data", None, when={}, beside="augment.flip"),  # there were no pairs of frames
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol, cast
 
@@ -15,12 +15,12 @@ from core.types import Batch, Dataset, generator_for
 
 
 @lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, length: int) -> Tensor:
+def epoch_order(seed: int, epoch: int, length: int, *stream: str) -> Tensor:
     """The order in which epoch number `epoch` visits a data set of `length` samples."""
-    return torch.randperm(length, generator=generator_for(seed, "order", epoch))
+    return torch.randperm(length, generator=generator_for(seed, "order", *stream, epoch))
 
 
-def step_indices(seed: int, step: int, *, batch_size: int, length: int) -> Tensor:
+def step_indices(seed: int, step: int, *stream: str, batch_size: int, length: int) -> Tensor:
     """The samples of step `step` (from 1), for all processes together: [batch_size] int64.
 
     Epochs follow one another without a gap, so a batch may hold the end of one and the start of the next; no sample is
@@ -29,7 +29,7 @@ def step_indices(seed: int, step: int, *, batch_size: int, length: int) -> Tenso
     position = (step - 1) * batch_size + torch.arange(batch_size)
     epochs = position // length
     parts = [
-        epoch_order(seed, epoch, length)[position[epochs == epoch] % length]
+        epoch_order(seed, epoch, length, *stream)[position[epochs == epoch] % length]
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
     ]
     return torch.cat(parts)
@@ -42,6 +42,15 @@ class DrawnDataset(Protocol):
     def fetch(self, indices: Tensor, draws: Tensor | None = None) -> Batch: ...
 
 
+class GroupedDataset(Protocol):
+    """A data set of several whose clips differ in size, which has an attribute `is_grouped` = True: it chooses the
+    samples of a step itself, all of one size, as a pure function of its arguments. `fetch` takes such samples only and
+    gives them at their own size."""
+
+    def step_indices(self, seed: int, step: int, batch_size: int) -> Tensor:
+        """The samples of step `step` (from 1), for all processes together: [batch_size] int64."""
+
+
 class StepLoader:
     """Iterates (step, batch) over steps `start_step` + 1 to `num_steps`; `start_step` steps are already done.
 
@@ -49,6 +58,9 @@ class StepLoader:
     `batch_size` counts the samples of all processes; each step's batch is cut into `world_size` equal runs and this
     process gets number `rank`. Sets held in memory are indexed on the spot; for lazy ones `num_workers` processes read
     ahead. The batches are the same for any number of workers and wherever the iteration starts.
+
+    A run that reads two sets at once gives each a `stream` of its own, an order by another name. `option` is what
+    messages call the batch size.
 
     Raises ValueError if `batch_size` is not a multiple of `world_size`.
     """
@@ -65,11 +77,12 @@ class StepLoader:
         repeats: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        stream: Sequence[str] = (),
+        option: str = "optim.batch_size",
     ) -> None:
         if batch_size < 1 or batch_size % world_size:
             raise ValueError(
-                f"optim.batch_size must be a positive multiple of the {world_size} processes it is shared by, "
-                f"got {batch_size}"
+                f"{option} must be a positive multiple of the {world_size} processes it is shared by, got {batch_size}"
             )
         if num_workers < 0:
             raise ValueError(f"runtime.num_workers must be at least 0, got {num_workers}")
@@ -77,7 +90,7 @@ class StepLoader:
         assert batch_size % repeats == 0, "core.config refuses repeats that do not divide the batch"
         self.steps = range(start_step + 1, num_steps + 1)
         self._num_workers = num_workers if getattr(dataset, "is_lazy", False) else 0
-        self._batches = _Batches(dataset, seed, batch_size, repeats, rank, world_size)
+        self._batches = _Batches(dataset, seed, batch_size, repeats, rank, world_size, tuple(stream))
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -107,17 +120,31 @@ class StepLoader:
 class _Batches(TorchDataset[Batch]):
     """This process's part of each step's batch, addressed by step."""
 
-    def __init__(self, dataset: Dataset, seed: int, batch_size: int, repeats: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        seed: int,
+        batch_size: int,
+        repeats: int,
+        rank: int,
+        world_size: int,
+        stream: tuple[str, ...],
+    ) -> None:
+        self._stream = stream
         self._dataset, self._seed, self._batch_size, self._repeats = dataset, seed, batch_size, repeats
         self._part = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
     def __getitem__(self, step: int) -> Batch:
         num_samples = self._batch_size // self._repeats
-        indices = step_indices(self._seed, step, batch_size=num_samples, length=len(self._dataset))
+        if getattr(self._dataset, "is_grouped", False):
+            indices = cast(GroupedDataset, self._dataset).step_indices(self._seed, step, num_samples)
+        else:
+            length = len(self._dataset)
+            indices = step_indices(self._seed, step, *self._stream, batch_size=num_samples, length=length)
         of_row = torch.arange(self._batch_size)[self._part] // self._repeats  # a rank may hold part of a sample's rows
         if getattr(self._dataset, "is_drawn", False):
             # Of the whole batch, so that the samples are as they would be with one process; one for each repeat.
-            draws = torch.rand(self._batch_size, generator=generator_for(self._seed, "clip", step))
+            draws = torch.rand(self._batch_size, generator=generator_for(self._seed, "clip", *self._stream, step))
             return cast(DrawnDataset, self._dataset).fetch(indices[of_row], draws[self._part])
         first, last = int(of_row[0]), int(of_row[-1])
         batch = self._dataset.fetch(indices[first : last + 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,10 +194,21 @@ class Parts(NamedTuple):
     loss: Loss | None
 
 
+class Pace(NamedTuple):
+    """How a part of a learner moves, where it is not as `optim` says."""
+
+    lr_scale: float = 1.0  # of the scheduled learning rate
+    weight_decay: float | None = None  # constant; None is the scheduled one
+
+
 class Learner(nn.Module):
     """A built objective: the modules that one step trains, and what the step minimises."""
 
     encoder: EncoderModule  # the trained one
+    # A loss above this, or a gradient that is not finite, ends the run as diverged. Without a limit the norm of the
+    # gradient is not computed, and only a loss that is not finite does.
+    loss_limit: float = math.inf
+    has_idle_parts: bool = False  # whether some steps give some trained parameters no gradient
 
     @property
     def judged_encoder(self) -> EncoderModule:
@@ -208,12 +220,20 @@ class Learner(nn.Module):
     ) -> dict[str, Tensor]:
         """{"loss": scalar, ...parts} of one batch; `clips` [B, C, T, H, W] is float and normalised.
 
-        `pairs` [P, C, 2, h, w], alike, are two frames each of the run's `flow_data`, for objectives that want them.
+        `pairs` [P, C, 2, h, w], alike, are two frames in a row each of the run's `flow_data` (of its `data` where that
+        is null), `Objective.num_pairs` of them; None for objectives that want none.
         """
         raise NotImplementedError
 
     def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int) -> None:
-        """Called before training step `step` (from 1): `draw(purpose)` is its generator for that purpose."""
+        """Called before training step `step` (from 1): `draw(purpose)` is its generator for that purpose.
+
+        It is the same on every process: what differs between samples is drawn for the whole batch.
+        """
+
+    def paces(self) -> Mapping[str, Pace]:
+        """Parts that are not trained as `optim` says, by the name of the submodule: {"estimator": Pace(0.3)}."""
+        return {}
 
     def flow(self, pairs: Tensor) -> Tensor:
         """Where each pixel of the first frame is in the second: [B, C, 2, H, W], float and normalised, -> [B, 2, H, W]
@@ -242,6 +262,10 @@ class Objective:
 
     uses: ClassVar[tuple[str, ...]] = ()  # of "mask", "target", "predictor", "loss"; the others must be null
     gives: ClassVar[tuple[str, ...]] = ()  # beside an encoder: "flow", an estimate of motion (`Learner.flow`)
+
+    def num_pairs(self) -> int:
+        """How many pairs of frames a step takes, over all processes: the option `flow_batch`, where it has one."""
+        return int(getattr(self, "flow_batch", 0))
 
     def build(self, parts: Parts, spec: DataSpec, seed: int) -> Learner:
         raise NotImplementedError

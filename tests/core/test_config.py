@@ -84,3 +84,8 @@ def test_results_are_named_before_training():
 def test_a_mistake_is_named_with_its_key_its_value_and_what_is_allowed(overrides, message):
     with pytest.raises(ConfigError, match=message):
         load(overrides)
+
+
+def test_pairs_of_frames_are_refused_where_nothing_learns_from_them():
+    with pytest.raises(ConfigError, match=r"flow_data=moving_digits: objective=masked learns no flow"):
+        load(["flow_data=moving_digits"])

@@ -6,7 +6,8 @@ import torch
 from core.config import load, metric_names, spec_of
 from core.cost import COST_METRICS, count_flops, judging_names
 from core.models import cpu_block
-from core.trainer import autocast, build_learner
+from core.stepping import autocast
+from core.trainer import build_learner
 from core.types import generator_for
 from tests.core.test_trainer import run_it
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from core.optim import Optim, clip_gradients, learning_rate, make_adamw, set_schedule, weight_decay
+from core.types import Learner, Pace
 
 
 def test_the_learning_rate_warms_up_linearly_and_peaks_at_the_end_of_the_warm_up():
@@ -42,6 +43,27 @@ def test_biases_and_vectors_are_not_decayed_and_tokens_are():
     decayed, exempt = make_adamw(model, Optim()).param_groups
     assert {p.ndim for p in decayed["params"]} == {2, 3}
     assert [p.shape for p in exempt["params"]] == [model.bias.shape]
+
+
+class TwoPaces(Learner):
+    """An encoder and an estimator that learns more slowly."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.estimator = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def paces(self):
+        return {"estimator": Pace(lr_scale=0.5, weight_decay=0.1)}
+
+
+def test_a_part_of_a_learner_has_its_own_learning_rate_and_weight_decay():
+    learner, optim = TwoPaces(), Optim(steps=10, lr_peak=1.0, weight_decay=0.3, weight_decay_end=0.4)
+    optimizer = make_adamw(learner, optim)
+    rate = set_schedule(optimizer, optim, 5)["lr"]
+    found = {id(p): (g["lr"] / rate, g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert found[id(learner.encoder.weight)] == pytest.approx((1.0, weight_decay(optim, 5)))
+    assert found[id(learner.estimator.weight)] == pytest.approx((0.5, 0.1))
+    assert found[id(learner.encoder.bias)] == (1.0, 0.0) and found[id(learner.estimator.bias)] == (0.5, 0.0)
 
 
 def test_the_schedule_leaves_exempt_parameters_undecayed():

@@ -117,3 +117,43 @@ def test_with_repeats_fewer_samples_are_read(lazy):
         list(StepLoader(dataset, batch_size=8, seed=1, num_steps=3, repeats=repeats))
         reads.append(dataset.read)
     assert reads == [24, 12, 6]
+
+
+def test_two_streams_of_a_seed_have_orders_of_their_own_and_the_first_is_as_without_streams(digits):
+    def order(**options):
+        return [
+            batch.clips.sum().item() for _, batch in StepLoader(digits, batch_size=1, seed=1, num_steps=20, **options)
+        ]
+
+    assert order() == order(stream=()) != order(stream=("pairs",))
+    assert sorted(order()) == sorted(order(stream=("pairs",)))
+
+
+class Halves:
+    """Two sets in one, of which a step sees only one."""
+
+    is_grouped = True
+
+    def __init__(self, digits):
+        self.digits, self.spec = digits, digits.spec
+
+    def __len__(self):
+        return len(self.digits)
+
+    def fetch(self, indices):
+        return self.digits.fetch(indices)
+
+    def step_indices(self, seed, step, batch_size):
+        return torch.arange(batch_size) + 10 * (step % 2)
+
+
+def test_a_set_of_several_sizes_chooses_the_samples_of_a_step_itself(digits):
+    parts = [StepLoader(Halves(digits), batch_size=6, seed=1, num_steps=4, rank=rank, world_size=2) for rank in (0, 1)]
+    for step in (1, 2):
+        whole = torch.cat([part.batch(step).clips for part in parts])
+        assert torch.equal(whole, digits.fetch(torch.arange(6) + 10 * (step % 2)).clips)
+
+
+def test_a_message_calls_the_batch_size_as_its_option_is_called(digits):
+    with pytest.raises(ValueError, match=r"objective\.flow_batch must be a positive multiple of the 2 processes"):
+        StepLoader(digits, batch_size=5, seed=1, num_steps=4, world_size=2, option="objective.flow_batch")

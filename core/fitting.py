@@ -1,0 +1,148 @@
+"""Whether the parts of a run fit each other and its data, before anything trains or is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from core.cost import COST_METRICS, judging_names
+from core.evals import EVALS
+from core.evals.clips import plan
+from core.losses import LOSSES
+from core.masks.realised import NAMES as SHARES
+from core.objectives import OBJECTIVES
+from core.run import OPTIONAL, ConfigError, Run, name_of
+from core.types import DataSpec, Sampling
+
+SPECS: dict[str, DataSpec] = {}  # what spec_of() has read
+
+
+def check(run: Run) -> DataSpec:
+    """Whether the parts fit each other and the data, before anything trains or is written.
+
+    Raises ConfigError: a missing `data.path`, a patch size that does not divide the clip, a mask that cannot be drawn
+    on the grid, an objective without its parts.
+    """
+    for group in OPTIONAL:
+        if (getattr(run, group) is None) == (group in run.objective.uses):
+            wanted = "needs a" if group in run.objective.uses else "uses no"
+            raise ConfigError(f"{group}: objective={name_of('objective', run.objective)} {wanted} {group}")
+    if run.target is not None and run.target.gives_classes != run.loss.takes_classes:
+        target, loss = name_of("target", run.target), name_of("loss", run.loss)
+        fitting = [name for name, variant in LOSSES.items() if variant.takes_classes == run.target.gives_classes]
+        raise ConfigError(
+            f"loss={loss}: target={target} is a {'class' if run.target.gives_classes else 'vector'} for each patch; "
+            f"losses for that: {', '.join(fitting)}"
+        )
+    chosen = name_of("objective", run.objective)
+    for name, evaluation in run.evals.items():
+        for need in set(evaluation.needs) - set(run.objective.gives):
+            giving = ", ".join(key for key, variant in OBJECTIVES.items() if need in variant.gives) or "none"
+            raise ConfigError(f"evals={name}: objective={chosen} gives no {need}; objectives that do: {giving}")
+    if run.optim.batch_size % run.augment.repeats:
+        sizes = f"{run.augment.repeats} and {run.optim.batch_size}"
+        raise ConfigError(f"augment.repeats must divide optim.batch_size, which counts every repeat; got {sizes}")
+    try:
+        spec = spec_of(run)
+        check_pairs(run, spec)
+        grid = run.encoder.grid(spec)
+        if run.mask is not None:
+            run.mask.check(grid)
+        if run.weights is not None:
+            run.weights.check(run.encoder, spec, Path(run.runtime.data_root))
+        if run.evals:
+            judged_on = spec_of_judged(run)
+            if not all(evaluation.sees_whole_frames for evaluation in run.evals.values()):
+                plan(judged_on, spec, Sampling())
+            for evaluation in run.evals.values():
+                evaluation.check(run.encoder, spec, judged_on)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    return spec
+
+
+def check_pairs(run: Run, spec: DataSpec) -> None:
+    """Whether there are pairs of frames for an objective that learns flow, and for no other."""
+    name = name_of("objective", run.objective)
+    if not run.objective.num_pairs():
+        if run.flow_data is not None:
+            learning = [other for other, variant in OBJECTIVES.items() if "flow" in variant.gives]
+            raise ValueError(
+                f"flow_data={name_of('flow_data', run.flow_data)}: objective={name} learns no flow; leave flow_data "
+                f"out. Objectives that do: {', '.join(learning) or 'none'}"
+            )
+        return
+    given = "data" if run.flow_data is None else "flow_data"
+    pairs = spec_of_pairs(run)
+    if pairs.frames < 2:
+        raise ValueError(
+            f"{given}.frames must be at least 2: objective={name} learns from pairs of frames, got {pairs.frames}"
+        )
+    if pairs.channels != spec.channels:
+        raise ValueError(f"flow_data has {pairs.channels} channels and data {spec.channels}: one encoder sees both")
+
+
+def spec_of(run: Run) -> DataSpec:
+    """The shape and labels of the run's data; the files of a data set are listed once per process, not once a cell."""
+    data = located(run).data
+    if repr(data) not in SPECS:
+        SPECS[repr(data)] = data.spec()
+    return SPECS[repr(data)]
+
+
+def spec_of_pairs(run: Run) -> DataSpec:
+    """`spec_of` the clips that pairs of frames are drawn from; an error names flow_data where these are others."""
+    if run.flow_data is None:
+        return spec_of(run)
+    try:
+        return spec_of(dataclasses.replace(run, data=run.flow_data))
+    except ValueError as error:
+        raise ValueError(re.sub(r"\bdata\.", "flow_data.", str(error))) from error
+
+
+def spec_of_judged(run: Run) -> DataSpec:
+    """`spec_of` the data that the run is judged on; an error names eval_data where that is other data."""
+    try:
+        return spec_of(judged(run))
+    except ValueError as error:
+        told = str(error) if run.eval_data is None else re.sub(r"\bdata\.", "eval_data.", str(error))
+        raise ValueError(told) from error
+
+
+def located(run: Run) -> Run:
+    """The run with a relative path of `data`, `flow_data` and `target` resolved against `runtime.data_root`.
+
+    Identity keeps the path as it was given, so a study may be continued on a machine that keeps its data elsewhere.
+    """
+    root = Path(run.runtime.data_root).expanduser()
+
+    def found(part: Any) -> Any:
+        given = {name: path for name in ("path", "test_path") if (path := getattr(part, name, None))}
+        moved = {name: str(root / Path(path).expanduser()) for name, path in given.items()}
+        return dataclasses.replace(part, **moved) if given else part
+
+    return dataclasses.replace(
+        run, data=found(run.data), flow_data=run.flow_data and found(run.flow_data), target=found(run.target)
+    )
+
+
+def judged(run: Run) -> Run:
+    """The run with the data that it is judged on in the place of the data that it is trained on."""
+    return run if run.eval_data is None else dataclasses.replace(run, data=run.eval_data)
+
+
+def metric_names(run: Run) -> list[str]:
+    """Every result that this run will record, known before it trains."""
+    spec = spec_of(judged(run))
+    names = [name for evaluation in run.evals.values() for name in evaluation.metrics(spec)]
+    if run.mask is not None:
+        names += [f"mask/{name}" for name in SHARES]
+    return [*names, *COST_METRICS, *judging_names(run.evals)]
+
+
+def is_recorded_later(metric: str) -> bool:
+    """Whether `core.evaluate` gives such names: ``linear@num_layers=4/digit_top1``. Its data may have any labels."""
+    kind, at, rest = metric.removeprefix("cost/eval_").partition("@")
+    return bool(at) and kind in EVALS and ("/" in rest or metric.startswith("cost/"))
