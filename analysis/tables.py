@@ -63,6 +63,7 @@ class Cell:
     p_holm: float | None = None
     is_significant: bool = False  # a difference: p_holm below .05
     is_best: bool = False
+    diverged: float = 0.0  # share of its runs that did
 
 
 @dataclass(frozen=True)
@@ -219,11 +220,12 @@ def value_cell(runs: Runs, *, by_rule: bool = False) -> Cell:
     num_done, num_wanted = len(runs.values), runs.num_wanted
     states = Counter(runs.without)
     if not runs.values:
-        return Cell(text=", ".join(f"{state} ({_share(n, num_wanted)})" for state, n in states.items()))
+        text = ", ".join(f"{state} ({_share(n, num_wanted)})" for state, n in states.items())
+        return Cell(text=text, diverged=states["diverged"] / num_wanted)
     note = "1 seed" if num_wanted == 1 else f"{num_wanted} seeds" if by_rule else ""
     if states:
         note = ", ".join([_share(num_done, num_wanted), *(f"{n} {state}" for state, n in states.items())])
-    return Cell(mean_interval(list(runs.values.values())), note=note)
+    return Cell(mean_interval(list(runs.values.values())), note=note, diverged=states["diverged"] / num_wanted)
 
 
 def difference_cell(runs: Runs, baseline: Runs) -> Cell:
@@ -245,6 +247,8 @@ def _share(num_done: int, num_wanted: int) -> str:
 
 def _printed_cell(frame: Frame, place: _Place, column: Column) -> Cell:
     printed = frame.study.printed
+    if printed and place.row_key in printed.outcomes:
+        return Cell(text=printed.outcomes[place.row_key])
     col_key = column.col_key if column.col_key is not None else (place.col_key or "")
     value = printed.values.get(place.row_key, {}).get(col_key) if printed else None
     return Cell(text="" if printed is None or value is None else printed.text(value))
@@ -302,7 +306,11 @@ def _about_stars(rows: list[Row]) -> list[str]:
 
 
 def _with_best(rows: list[Row], columns: list[Column], main: str) -> tuple[list[Row], list[str]]:
-    """The best mean of each column of the main metric, marked where it is clear of every other row; and a note."""
+    """The best mean of each column of the main metric, marked where it is clear of every other row; and a note.
+
+    Divergence is a result: a row of which a run diverged is not the best, whatever its other runs reached, and one of
+    which all did leaves nothing open.
+    """
     is_higher = higher_is_better(main)
     if is_higher is None:
         return rows, []
@@ -310,7 +318,7 @@ def _with_best(rows: list[Row], columns: list[Column], main: str) -> tuple[list[
     for j, column in enumerate(columns):
         if column.kind is not Kind.value or column.metric != main:
             continue
-        found = {i: row.cells[j].estimate for i, row in enumerate(rows) if row.cells[j].estimate is not None}
+        found = {i: row.cells[j].estimate for i, row in enumerate(rows) if not row.cells[j].diverged}
         means = {i: estimate.mean for i, estimate in found.items() if estimate is not None}
         if len(means) < 2:
             continue
@@ -336,7 +344,7 @@ def _not_clear_of(best: int, rows: list[Row], column: int) -> list[str]:
     others = []
     for i, row in enumerate(rows):
         estimate, is_cell = row.cells[column].estimate, row.cells[column].text != "–"
-        if i == best or row.is_printed_only or not is_cell:
+        if i == best or row.is_printed_only or not is_cell or row.cells[column].diverged == 1:
             continue
         both = estimate is not None and estimate.has_interval and mine.has_interval
         if not both or estimate is None or (estimate.low <= mine.high and mine.low <= estimate.high):
@@ -366,10 +374,23 @@ def _notes(frame: Frame, columns: list[Column], rows: list[Row]) -> list[str]:
     if study.printed and any(column.kind is Kind.printed for column in columns):
         source = study.printed.source or " ".join(study.source.values()) or "the paper"
         notes.append(f"Printed: {_printed_metric(frame)}, {source}; other data and scale than ours.")
+    notes += _about_outcomes(frame)
     if any(row.is_printed_only for row in rows):
         notes.append("Rows marked as printed only were not trained here.")
     unaveraged = _unaveraged(frame)
     return [*notes, unaveraged] if unaveraged else notes
+
+
+def _about_outcomes(frame: Frame) -> list[str]:
+    """What became here of the rows for which the paper prints a word in place of numbers."""
+    notes = []
+    for level in frame.study.rows:
+        word = frame.study.printed.outcomes.get(level.key) if frame.study.printed else None
+        states = frame.runs.loc[frame.runs["row_key"] == level.key, "state"]
+        if word is not None and len(states):
+            here = ", ".join(f"{n} {state}" for state, n in Counter(states).items())
+            notes.append(f'Printed as "{word}": {level.label}; of its {len(states)} runs here: {here}.')
+    return notes
 
 
 def _unaveraged(frame: Frame, limit: int = 8) -> str:

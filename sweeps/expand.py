@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeps import leave_out
 from sweeps.cli import Arguments, UserError
 from sweeps.identity import CODE_EPOCH
 from sweeps.search_space import SearchSpec
@@ -124,6 +125,7 @@ def expand(request: Request) -> Expansion:
     cells: list[tuple[Cell, dict[str, Any]]] = []
     search = study.search(request.scale)
     labels: list[str] | None = None
+    whole: dict[str, dict[str, Any]] = {}  # of a study that leaves out: the row of everything, by column
     for cell in study.cells(request.scale):
         try:
             run = load(words(cell.overrides, request))
@@ -144,6 +146,8 @@ def expand(request: Request) -> Expansion:
                     f"{where}: unknown metric {metric!r}{close_matches(metric, names)}; "
                     f"evals [{', '.join(sorted(run.evals))}] give: {', '.join(sorted(names))}"
                 )
+        if "leave_out" in study.spec and not cell.is_random_init:
+            check_left_out(request, cell, flatten(run), whole.setdefault(cell.col_key, flatten(run)))
         cells.append((cell, identity(flatten(run))))
     assert labels is not None
     label = first(labels)
@@ -174,6 +178,18 @@ def check_overrides(request: Request) -> None:
             raise UserError(f"{word}: {request.study.path} varies {key} from row to row; edit the file to change it")
         if search is not None and key in search.space:
             raise UserError(f"{word}: {request.study.path} searches {key}; edit its search.space to fix it")
+
+
+def check_left_out(request: Request, cell: Cell, config: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
+    """Raises UserError where a row leaves out what is not there; `whole` is the config of the row of everything."""
+    own = next(row for row in request.study.rows if row.key == cell.row_key).overrides(request.scale)
+    if same := leave_out.idle(own, config, whole):
+        name = cell.row_key.removeprefix(leave_out.PREFIX)
+        values = ", ".join(format_override(key, config.get(key, own[key])) for key in same)
+        raise UserError(
+            f"{request.study.path}: leave_out.{name}: {values} is what the row of everything has at scale "
+            f"{request.scale}: this leaves nothing out"
+        )
 
 
 def check_space(search: SearchSpec, flat: Mapping[str, Any], where: Path) -> None:

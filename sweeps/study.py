@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweeps import leave_out
 from sweeps.overrides import format_override, format_value, merge
 from sweeps.search_space import DEFAULT_ROW, SearchSpec, is_trial, merge_search, parse_search
 from sweeps.seed_rule import SeedRule, first_seeds, further_seeds, parse_rule
+from sweeps.study_checks import Checks
 from sweeps.study_files import StudyError, close_matches, load_document, names
 
 __all__ = [
@@ -29,21 +31,12 @@ RANDOM_INIT = "random_init"
 RANDOM_INIT_LABEL = "random init"
 
 _STUDY_KEYS = (
-    "title", "question", "source", "base", "scales", "grid", "rows", "columns", "baseline", "random_init", "seeds",
-    "metrics", "table", "figures", "printed", "notes", "search",
+    "title", "question", "source", "base", "scales", "grid", "rows", "leave_out", "columns", "baseline", "random_init",
+    "seeds", "metrics", "table", "figures", "printed", "notes", "search",
 )  # fmt: skip
 _LEVEL_KEYS = ("key", "label", "set", "scales")
 _SCALE_KEYS = ("seeds", "metrics", "search")
-_SOURCE_KEYS = ("paper", "arxiv", "place")
-_TABLE_KEYS = ("caption", "digits", "columns")
-_PRINTED_KEYS = ("metric", "source", "values", "rows", "digits", "compare")
-_FIGURE_KEYS = ("name", "kind", "title", "x", "y", "hue", "metric", "xlabel", "ylabel", "panels", "logx")
-_PANEL_KEYS = ("x", "metric", "xlabel", "ylabel", "title", "logx")
-_KINDS = ("line", "bar", "point", "scatter")
-_SEARCH_KINDS = ("importance", "contour")  # of a study with `search:`
-
-# What an override key must look like: a group ("mask") or a dotted option ("mask.num_targets").
-_OPTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_PRINTED_KEYS = ("metric", "source", "values", "outcomes", "rows", "digits", "compare")
 
 
 @dataclass(frozen=True)
@@ -81,6 +74,7 @@ class Printed:
     when the paper prints several a row, and is "" when it prints one. `rows` are other people's systems: shown, never
     trained. `digits` are the paper's decimals (0.50); None writes each number as the file does. `compare` says which of
     our metrics stands against which printed quantity; without it the first quantity stands against the main metric.
+    `outcomes` are words that the paper prints in place of a row's numbers ("crashed").
     """
 
     metric: str
@@ -89,6 +83,7 @@ class Printed:
     rows: tuple[Level, ...] = ()
     digits: int | None = None
     compare: dict[str, str] | None = None  # quantity -> a metric, or what follows its "/" ("motion_top1")
+    outcomes: dict[str, str] = field(default_factory=dict)  # row key -> the printed word
 
     def text(self, value: float) -> str:
         return str(value) if self.digits is None else f"{value:.{self.digits}f}"
@@ -212,14 +207,8 @@ def instance_name(stem: str, scale: str = DEFAULT_SCALE, overrides: Sequence[str
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-class _Reader:
-    """Checks one file's content; every error starts with the file's path."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def error(self, message: str) -> StudyError:
-        return StudyError(f"{self.path}: {message}")
+class _Reader(Checks):
+    """Makes a study of one file's content."""
 
     def study(self, document: Any) -> Study:
         spec = dict(self.mapping(document, "the file"))
@@ -262,11 +251,14 @@ class _Reader:
 
     def axes(self, spec: dict[str, Any]) -> tuple[tuple[Level, ...], tuple[Level, ...], str, str]:
         if "search" in spec:
-            if taken := [key for key in ("grid", "rows", "columns", "baseline") if key in spec]:
+            if taken := [key for key in ("grid", "rows", "leave_out", "columns", "baseline") if key in spec]:
                 raise self.error(f"{taken[0]}: a study has rows or a search:, not both")
             return (Level(DEFAULT_ROW, "not searched"),), (), "", ""
-        if ("grid" in spec) == ("rows" in spec):
-            raise self.error("give either grid: (one or two axes) or rows: (and columns:), not both and not neither")
+        if sum(key in spec for key in ("grid", "rows", "leave_out")) != 1:
+            raise self.error(
+                "give one of grid: (one or two axes), rows: and leave_out: (both also with columns:), not several and "
+                "not none"
+            )
         if "grid" in spec:
             if "columns" in spec:
                 raise self.error("columns: goes with rows:; a grid's second axis is its columns")
@@ -276,7 +268,8 @@ class _Reader:
             levels = [self.levels(values, f"grid.{axis}", axis) for axis, values in axes]
             names = [axis for axis, _ in axes]
         else:
-            levels = [self.levels(spec[axis], axis, "") for axis in ("rows", "columns") if axis in spec]
+            given = self.left_out(spec) if "leave_out" in spec else self.levels(spec["rows"], "rows", "")
+            levels = [given] + ([self.levels(spec["columns"], "columns", "")] if "columns" in spec else [])
             names = ["", ""]
         rows, columns = levels[0], levels[1] if len(levels) == 2 else ()
         if RANDOM_INIT in {row.key for row in rows}:
@@ -284,6 +277,16 @@ class _Reader:
         if trials := [row.key for row in rows if is_trial(row.key)]:
             raise self.error(f"rows: the key {trials[0]!r} is taken: so are the trials of a search called")
         return rows, columns, names[0], names[1] if len(names) == 2 else ""
+
+    def left_out(self, spec: dict[str, Any]) -> tuple[Level, ...]:
+        try:
+            entries = leave_out.entries(spec["leave_out"])
+            spec["leave_out"] = [{name: entry} for name, entry in entries]  # a list for the reason that a grid is one
+            rows = {name: leave_out.row(name, entry) for name, entry in entries}
+        except ValueError as error:
+            raise self.error(str(error)) from None
+        without = [self.level(row, f"leave_out.{name}", "") for name, row in rows.items()]
+        return (Level(leave_out.ALL, leave_out.ALL), *without)
 
     def grid(self, value: Any) -> list[tuple[str, Any]]:
         """The axes in order, from a mapping or from a list of one-key mappings."""
@@ -333,18 +336,6 @@ class _Reader:
             self.overrides(_without(options, _SCALE_KEYS) if special else options, f"{where}.{scale}")
         return {scale: dict(overrides or {}) for scale, overrides in scales.items()}
 
-    def overrides(self, value: Any, where: str) -> dict[str, Any]:
-        overrides = self.mapping(value, where)
-        for key in overrides:
-            self.option(key, where)
-        return dict(overrides)
-
-    def option(self, key: Any, where: str) -> None:
-        if not isinstance(key, str) or not _OPTION.fullmatch(key):
-            raise self.error(f"{where}: {key!r} is not an option's name such as mask or mask.num_targets")
-        if key in ("scale", "seed") or key.startswith("runtime"):
-            raise self.error(f"{where}: {key} is chosen when the study is launched, not in the file")
-
     def search(self, spec: Mapping[str, Any]) -> None:
         """The section itself and what it is at every scale that changes it."""
         if "search" not in spec:
@@ -381,43 +372,7 @@ class _Reader:
                 f'{{start: 3, stop_when: "half_width < 1.0", max: 10}}, got {value!r}'
             )
 
-    def metrics(self, value: Any, where: str) -> None:
-        if not isinstance(value, list) or not value or not all(isinstance(metric, str) for metric in value):
-            raise self.error(f"{where} must be a list of names such as [ridge/digit_top1], got {value!r}")
-
-    # ---- what is shown
-
-    def source(self, value: Any) -> dict[str, str]:
-        source = self.mapping(value, "source")
-        self.keys(source, _SOURCE_KEYS, "source")
-        return {key: str(text) for key, text in source.items()}
-
-    def table(self, value: Any) -> dict[str, Any]:
-        table = self.mapping(value, "table")
-        self.keys(table, _TABLE_KEYS, "table")
-        if table.get("columns", "metrics") not in ("metrics", "columns"):
-            raise self.error(f"table.columns must be metrics or columns, got {table['columns']!r}")
-        self.digits(table.get("digits", 1), "table.digits")
-        return {"digits": 1, **table}
-
-    def digits(self, value: Any, where: str) -> None:
-        if type(value) is not int or not 0 <= value <= 6:
-            raise self.error(f"{where} must be a whole number from 0 to 6, got {value!r}")
-
-    def figures(self, value: Any, *, has_search: bool) -> tuple[dict[str, Any], ...]:
-        kinds = (*_KINDS, *_SEARCH_KINDS) if has_search else _KINDS
-        if not isinstance(value, list):
-            raise self.error(f"figures must be a list, got {value!r}")
-        for i, figure in enumerate(value):
-            where = f"figures[{i}]"
-            self.keys(self.mapping(figure, where), _FIGURE_KEYS, where)
-            if not re.fullmatch(r"\w+", str(figure.get("name", ""))):
-                raise self.error(f"{where}.name must be a word (it names a file), got {figure.get('name')!r}")
-            if figure.get("kind", "line") not in kinds:
-                raise self.error(f"{where}.kind must be one of {', '.join(kinds)}, got {figure['kind']!r}")
-            for j, panel in enumerate(figure.get("panels", [])):
-                self.keys(self.mapping(panel, f"{where}.panels[{j}]"), _PANEL_KEYS, f"{where}.panels[{j}]")
-        return tuple(dict(figure) for figure in value)
+    # ---- what the paper prints
 
     def printed(self, value: Any, rows: Sequence[Level], columns: Sequence[Level]) -> Printed:
         printed = self.mapping(value, "printed")
@@ -440,6 +395,16 @@ class _Reader:
                 if isinstance(number, bool) or not isinstance(number, int | float):
                     raise self.error(f"printed.values.{_key(row)}: must be a number as printed, got {number!r}")
             values[_key(row)] = {column: float(number) for column, number in cells.items()}
+        outcomes = {
+            _key(row): word for row, word in self.mapping(printed.get("outcomes", {}), "printed.outcomes").items()
+        }
+        for row, word in outcomes.items():
+            if row not in row_keys:
+                raise self.error(f"printed.outcomes: no row {row!r}; rows: {', '.join(row_keys)}")
+            if row in values:
+                raise self.error(f"printed.outcomes.{row}: the row has printed numbers: give one or the other")
+            if not isinstance(word, str) or not word.strip():
+                raise self.error(f"printed.outcomes.{row} must be the printed word, such as crashed, got {word!r}")
         compare = self.mapping(printed.get("compare", {}), "printed.compare")
         if compare and columns:
             raise self.error("printed.compare: with columns every printed number stands against the main metric")
@@ -452,20 +417,8 @@ class _Reader:
             rows=extra,
             digits=printed.get("digits"),
             compare={str(key): str(metric) for key, metric in compare.items()} or None,
+            outcomes=outcomes,
         )
-
-    # ---- shapes
-
-    def mapping(self, value: Any, where: str) -> Mapping[str, Any]:
-        if not isinstance(value, Mapping):
-            raise self.error(f"{where} must be a mapping of names to values, got {value!r}")
-        return value
-
-    def keys(self, value: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
-        for key in value:
-            if key not in allowed:
-                name = f"{where}.{key}" if where else str(key)
-                raise self.error(f"unknown key {name}{close_matches(str(key), allowed)}; allowed: {', '.join(allowed)}")
 
 
 def _key(value: Any) -> str:

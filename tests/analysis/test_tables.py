@@ -197,3 +197,63 @@ def test_the_smallest_error_is_the_best_and_a_share_has_no_best(laboratory: Labo
 
 def test_runs_that_failed_or_diverged_are_counted_in_the_provenance(rows_table: Table) -> None:
     assert "7 of 12 runs (3 failed, 1 diverged)" in rows_table.provenance
+
+
+# ---- errors, and runs that diverge
+
+EPE = "flow/epe"
+FLOW = {
+    "title": "Estimator",
+    "question": "Which?",
+    "rows": [{"key": key, "label": key, "set": {"mask": key}} for key in ("plain", "norm", "wide")],
+    "baseline": "norm",
+    "random_init": False,
+    "metrics": [EPE],
+    "printed": {
+        "metric": "EPE",
+        "source": "Table 3",
+        "values": {"norm": {"K15": 2.68, "final": 3.57}, "wide": {"K15": 2.67, "final": 3.51}},
+        "outcomes": {"plain": "crashed"},
+    },
+}
+
+
+def estimators(laboratory: Laboratory, plain: str, *more: float) -> Table:
+    """Errors of three rows; the first row's first run diverged, its others are in the state `plain` or done."""
+    laboratory.study("estimator", FLOW)
+    laboratory.run("estimator", "plain", 0, {EPE: 0.001}, state="diverged")
+    for seed in (1, 2):
+        values = {EPE: more[seed - 1]} if more else {}
+        laboratory.run("estimator", "plain", seed, values, state="done" if more else plain)
+    for seed in range(3):
+        laboratory.run("estimator", "norm", seed, {EPE: 2.0 + 0.01 * seed})
+        laboratory.run("estimator", "wide", seed, {EPE: 1.0 + 0.01 * seed})
+    return tables.build(load(laboratory.engine, "estimator"))
+
+
+def test_a_row_of_which_all_runs_diverged_says_so_and_leaves_the_best_clear(laboratory: Laboratory) -> None:
+    table = estimators(laboratory, "diverged")
+    assert text(table, "plain", EPE) == "diverged (3/3 seeds)"
+    assert [row.cells[0].is_best for row in table.rows] == [False, False, True]
+    assert "0 of" not in table.provenance and "(3 diverged)" in table.provenance
+
+
+def test_a_row_of_which_a_run_diverged_is_not_the_best_however_small_its_other_errors(laboratory: Laboratory) -> None:
+    table = estimators(laboratory, "", 0.1, 0.1)
+    assert [row.cells[0].is_best for row in table.rows] == [False, False, True]
+    assert text(table, "plain", EPE).endswith("(2/3 seeds, 1 diverged)")
+
+
+def test_a_row_that_may_still_get_a_number_keeps_the_best_from_being_bold(laboratory: Laboratory) -> None:
+    assert not any(row.cells[0].is_best for row in estimators(laboratory, "queued").rows)
+
+
+def test_a_difference_of_errors_below_the_baseline_is_negative(laboratory: Laboratory) -> None:
+    assert text(estimators(laboratory, "diverged"), "wide", "Δ baseline") == "−1.0 ± 0.0"
+
+
+def test_a_word_that_the_paper_prints_stands_in_the_row_beside_what_became_of_ours(laboratory: Laboratory) -> None:
+    table = estimators(laboratory, "diverged")
+    assert [text(table, "plain", f"printed: {name}") for name in ("K15", "final")] == ["crashed", "crashed"]
+    assert text(table, "norm", "printed: K15") == "2.68"
+    assert 'Printed as "crashed": plain; of its 3 runs here: 3 diverged.' in table.notes

@@ -79,6 +79,11 @@ def test_printed_numbers_are_written_with_the_paper_s_decimals():
     assert [printed.text(0.5) for printed in texts if printed] == ["0.50", "0.5"]
 
 
+def test_a_word_that_the_paper_prints_for_a_row_is_kept_apart_from_its_numbers():
+    printed = parse(changed(printed={"values": {"b": 1.0}, "outcomes": {"a": "crashed"}}), FILE).printed
+    assert printed is not None and (printed.outcomes, list(printed.values)) == ({"a": "crashed"}, ["b"])
+
+
 def test_a_printed_only_row_may_hold_printed_numbers():
     printed = {"values": {"dino": 77.0}, "rows": [{"key": "dino", "label": "DINO"}]}
     study = parse(changed(printed=printed), FILE)
@@ -94,8 +99,8 @@ def test_a_printed_only_row_may_hold_printed_numbers():
         ({"rows": [{"key": "a", "sets": {}}]}, r"unknown key rows\[0\].sets \(did you mean set"),
         ({"rows": [{"key": "a"}, {"key": "a"}]}, "rows: the key 'a' appears twice"),
         ({"rows": []}, "rows must be a list with at least one level"),
-        ({"rows": None}, "give either grid:"),
-        ({"grid": {"mask.ratio": [0.5]}}, "give either grid:"),
+        ({"rows": None}, "give one of grid:"),
+        ({"grid": {"mask.ratio": [0.5]}}, "give one of grid:"),
         ({"baseline": "c"}, "baseline: no row 'c'; rows: a, b"),
         ({"scales": {"cpuu": {}}}, r"unknown key scales.cpuu \(did you mean cpu\?\)"),
         ({"base": {"scale": "gpu"}}, "scale is chosen when the study is launched"),
@@ -108,6 +113,10 @@ def test_a_printed_only_row_may_hold_printed_numbers():
         ({"figures": [{"name": "a", "kind": "pie"}]}, r"figures\[0\].kind must be one of line"),
         ({"printed": {"values": {"c": 1.0}}}, "printed.values: no row 'c'"),
         ({"printed": {"values": {"a": "54.2"}}}, "printed.values.a: must be a number as printed"),
+        ({"printed": {"outcomes": {"c": "crashed"}}}, "printed.outcomes: no row 'c'"),
+        ({"printed": {"outcomes": {"a": 3}}}, "printed.outcomes.a must be the printed word, such as crashed, got 3"),
+        ({"printed": {"values": {"a": 1.0}, "outcomes": {"a": "crashed"}}}, "printed.outcomes.a: the row has printed"),
+        ({"leave_out": {"m": {"mask.ratio": 0.5}}}, "give one of grid:"),
         ({"printed": {"digits": 9}}, "printed.digits must be a whole number from 0 to 6, got 9"),
         ({"rows": [{"key": "random_init"}]}, "taken by the free row"),
     ],

@@ -1,0 +1,95 @@
+"""Checks of the parts of a study file that need no knowledge of the rest; every error starts with the file's path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sweeps.study_files import StudyError, close_matches
+
+_SOURCE_KEYS = ("paper", "arxiv", "place")
+_TABLE_KEYS = ("caption", "digits", "columns")
+_FIGURE_KEYS = ("name", "kind", "title", "x", "y", "hue", "metric", "xlabel", "ylabel", "panels", "logx")
+_PANEL_KEYS = ("x", "metric", "xlabel", "ylabel", "title", "logx")
+_KINDS = ("line", "bar", "point", "scatter")
+_SEARCH_KINDS = ("importance", "contour")  # of a study with `search:`
+
+# What an override key must look like: a group ("mask") or a dotted option ("mask.num_targets").
+_OPTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+class Checks:
+    """Of the file at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def error(self, message: str) -> StudyError:
+        return StudyError(f"{self.path}: {message}")
+
+    # ---- overrides
+
+    def overrides(self, value: Any, where: str) -> dict[str, Any]:
+        overrides = self.mapping(value, where)
+        for key in overrides:
+            self.option(key, where)
+        return dict(overrides)
+
+    def option(self, key: Any, where: str) -> None:
+        if not isinstance(key, str) or not _OPTION.fullmatch(key):
+            raise self.error(f"{where}: {key!r} is not an option's name such as mask or mask.num_targets")
+        if key in ("scale", "seed") or key.startswith("runtime"):
+            raise self.error(f"{where}: {key} is chosen when the study is launched, not in the file")
+
+    def metrics(self, value: Any, where: str) -> None:
+        if not isinstance(value, list) or not value or not all(isinstance(metric, str) for metric in value):
+            raise self.error(f"{where} must be a list of names such as [ridge/digit_top1], got {value!r}")
+
+    # ---- what is shown
+
+    def source(self, value: Any) -> dict[str, str]:
+        source = self.mapping(value, "source")
+        self.keys(source, _SOURCE_KEYS, "source")
+        return {key: str(text) for key, text in source.items()}
+
+    def table(self, value: Any) -> dict[str, Any]:
+        table = self.mapping(value, "table")
+        self.keys(table, _TABLE_KEYS, "table")
+        if table.get("columns", "metrics") not in ("metrics", "columns"):
+            raise self.error(f"table.columns must be metrics or columns, got {table['columns']!r}")
+        self.digits(table.get("digits", 1), "table.digits")
+        return {"digits": 1, **table}
+
+    def digits(self, value: Any, where: str) -> None:
+        if type(value) is not int or not 0 <= value <= 6:
+            raise self.error(f"{where} must be a whole number from 0 to 6, got {value!r}")
+
+    def figures(self, value: Any, *, has_search: bool) -> tuple[dict[str, Any], ...]:
+        kinds = (*_KINDS, *_SEARCH_KINDS) if has_search else _KINDS
+        if not isinstance(value, list):
+            raise self.error(f"figures must be a list, got {value!r}")
+        for i, figure in enumerate(value):
+            where = f"figures[{i}]"
+            self.keys(self.mapping(figure, where), _FIGURE_KEYS, where)
+            if not re.fullmatch(r"\w+", str(figure.get("name", ""))):
+                raise self.error(f"{where}.name must be a word (it names a file), got {figure.get('name')!r}")
+            if figure.get("kind", "line") not in kinds:
+                raise self.error(f"{where}.kind must be one of {', '.join(kinds)}, got {figure['kind']!r}")
+            for j, panel in enumerate(figure.get("panels", [])):
+                self.keys(self.mapping(panel, f"{where}.panels[{j}]"), _PANEL_KEYS, f"{where}.panels[{j}]")
+        return tuple(dict(figure) for figure in value)
+
+    # ---- shapes
+
+    def mapping(self, value: Any, where: str) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self.error(f"{where} must be a mapping of names to values, got {value!r}")
+        return value
+
+    def keys(self, value: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
+        for key in value:
+            if key not in allowed:
+                name = f"{where}.{key}" if where else str(key)
+                raise self.error(f"unknown key {name}{close_matches(str(key), allowed)}; allowed: {', '.join(allowed)}")
