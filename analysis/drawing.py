@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -116,9 +117,12 @@ def _groups(points: pd.DataFrame, hues: Sequence[Any]) -> list[_Group]:
 def _lines(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> None:
     to_place = _place_x(axes, panel, groups)
     for group in groups:
-        points = group.points.assign(x=to_place(group.points["x"])).dropna(subset="mean").sort_values("x")
+        placed = group.points.assign(x=to_place(group.points["x"])).sort_values("x")
+        points = placed.dropna(subset="mean")
         if points.empty:
             continue
+        if len(points) < len(placed) and not panel.is_printed:
+            _absent(axes, placed[placed["mean"].isna()], group)
         sns.lineplot(
             x=points["x"], y=points["mean"], ax=axes, color=group.color, linestyle="--" if panel.is_printed else "-",
             marker=group.marker, markeredgecolor=group.color, errorbar=None, label=group.label or None, legend=False,
@@ -128,6 +132,12 @@ def _lines(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> None:
             axes.fill_between(points["x"], points["low"], points["high"], color=group.color, alpha=0.13, linewidth=0)
         else:
             _error_bars(axes, points, group)
+
+
+def _absent(axes: Axes, points: pd.DataFrame, group: _Group) -> None:
+    """Crosses on the lower edge: no run gave a number here; the note below the figure names them."""
+    place = axes.get_xaxis_transform()
+    axes.plot(points["x"], [0.02] * len(points), "x", transform=place, color=group.color, markersize=5, zorder=4)
 
 
 def _scatter(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> None:
@@ -161,15 +171,30 @@ def _place_x(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> Callable[[pd
         axes.set_xticks(range(len(found)), [textwrap.fill(_name(level), 14) for level in found])
         axes.set_xlim(-0.4, len(found) - 0.6)
         return lambda x: x.map({level: place for place, level in enumerate(found)}).astype("float64")
+    zero = _place_of_zero(found) if panel.is_log else 0.0
     if panel.is_log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
-    if _ticks_fit(found, is_log=panel.is_log):
+    if panel.is_log and 0 in found:
+        found = [zero if value == 0 else value for value in found]
+        axes.set_xticks(found if _ticks_fit(found, is_log=True) else [zero, *_decades(found[1:])])
+    elif _ticks_fit(found, is_log=panel.is_log):
         axes.set_xticks(found)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(0 if value == zero else value)))
     axes.margins(x=0.08)
-    return lambda x: x.astype("float64")
+    return lambda x: x.astype("float64").replace(0, zero)
+
+
+def _place_of_zero(values: Sequence[float]) -> float:
+    """Where a log axis shows 0: left of the smallest of the other values, by the step from it to the next."""
+    others = [value for value in values if value > 0]
+    return others[0] ** 2 / others[1] if len(others) > 1 else others[0] / 10 if others else 1.0
+
+
+def _decades(values: Sequence[float]) -> list[float]:
+    low, high = (math.floor(math.log10(value)) for value in (values[0], values[-1]))
+    return [10.0**power for power in range(low, high + 1) if values[0] <= 10.0**power <= values[-1]]
 
 
 def _ticks_fit(values: Sequence[float], *, is_log: bool) -> bool:

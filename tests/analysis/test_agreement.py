@@ -81,6 +81,29 @@ def test_the_same_order_is_one_and_every_sign_agrees(laboratory: Laboratory) -> 
     assert found.rows == ("a", "b", "c", "d") and found.num_seeds == 3 and found.metric == MAIN
 
 
+def test_errors_that_fall_as_printed_errors_do_agree_and_a_row_that_diverged_is_left_out(
+    laboratory: Laboratory,
+) -> None:
+    epe = "flow/epe"
+    printed = {"a": {"K15": 4.0}, "b": {"K15": 3.0}, "c": {"K15": 2.0}, "d": {"K15": 1.0}}
+    laboratory.study("four", study(printed, compare={"K15": "epe"}) | {"metrics": [epe]})
+    for row, error in (("a", 0.9), ("b", 0.5), ("c", 0.2)):
+        for seed in range(3):
+            laboratory.run("four", row, seed, {epe: error + 0.01 * seed})
+    for seed in range(3):
+        laboratory.run("four", "d", seed, {epe: 0.0}, state="diverged")
+    found = only(load(laboratory.engine, "four"))
+    assert (found.tau, found.rho) == (1.0, 1.0) and found.left_out == ("d",)
+    assert (found.num_same, found.num_signs, found.num_clear_same, found.num_clear) == (2, 2, 2, 2)
+
+
+def test_an_error_s_gain_is_not_counted_among_points_of_top_1(laboratory: Laboratory) -> None:
+    laboratory.study("four", study(PRINTED) | {"metrics": ["flow/epe"], "seeds": [0]})
+    for row in ("a", "b", "c", "random_init"):
+        laboratory.run("four", row, 0, {"flow/epe": 1.0})
+    assert agreement.summarise([load(laboratory.engine, "four")])[0].gain is None
+
+
 def test_the_interval_shows_that_one_seed_reverses_the_order(laboratory: Laboratory) -> None:
     laboratory.study("four", study({"a": 1.0, "b": 2.0}))
     run(laboratory, {"a": [10.0, 10.0, 10.0], "b": [12.0, 12.0, 7.0]})

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from sqlalchemy import Engine
@@ -122,6 +125,54 @@ def test_the_line_drawn_is_the_points(grid: Frame) -> None:
     lines = [line for line in drawn(plot).axes[0].lines if line.get_label() == "0.5"]
     points = plot.points[(plot.points["panel"] == 0) & (plot.points["hue"] == "0.5")]
     assert [list(line.get_ydata()) for line in lines] == [points["mean"].tolist()]
+
+
+COEFFICIENTS = (0.0, 0.01, 0.1, 1.0)
+
+
+def coefficients(laboratory: Laboratory, *values: float, diverged: float = math.nan) -> Frame:
+    """Errors at some values of an option; all seeds of one of them diverged."""
+    rows = [{"key": str(value), "set": {"optim.clip": value}} for value in values]
+    figure = {"name": "epe", "kind": "line", "x": "optim.clip", "logx": True}
+    document = {**ROWS, "rows": rows, "metrics": ["flow/epe"], "figures": [figure], "printed": {}}
+    laboratory.study("cycle", document | {"random_init": False})
+    for value in values:
+        for seed in range(3):
+            state = "diverged" if value == diverged else "done"
+            laboratory.run("cycle", str(value), seed, {"flow/epe": 3 - value + 0.1 * seed}, state=state)
+    return load(laboratory.engine, "cycle")
+
+
+def ticks(axes: Any) -> list[str]:
+    low, high = axes.get_xlim()
+    found = [(tick.get_loc(), tick.label1.get_text()) for tick in axes.xaxis.get_major_ticks()]
+    return [text for place, text in sorted(found) if low <= place <= high]
+
+
+def test_log_spaced_coefficients_are_evenly_apart_and_zero_stands_left_of_them(laboratory: Laboratory) -> None:
+    axes = drawn(figure_of(coefficients(laboratory, *COEFFICIENTS), "epe")).axes[0]
+    (line,) = [line for line in axes.lines if len(line.get_xdata()) == 4]
+    places = axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]))[:, 0]
+    assert np.diff(places) == pytest.approx([places[1] - places[0]] * 3)
+    assert list(line.get_ydata()) == pytest.approx([3.1, 3.09, 3.0, 2.1])
+    assert ticks(axes) == ["0", "0.01", "0.1", "1"]
+
+
+def test_log_spaced_coefficients_without_a_zero_keep_a_plain_log_axis(laboratory: Laboratory) -> None:
+    axes = drawn(figure_of(coefficients(laboratory, *COEFFICIENTS[1:]), "epe")).axes[0]
+    assert axes.get_xscale() == "log" and ticks(axes) == ["0.01", "0.1", "1"]
+
+
+def test_a_coefficient_at_which_every_run_diverged_is_named_and_has_a_cross_in_place_of_a_point(
+    laboratory: Laboratory,
+) -> None:
+    plot = figure_of(coefficients(laboratory, *COEFFICIENTS, diverged=1.0), "epe")
+    assert plot.note == "Hollow or absent: 1.0: 0/3 seeds"
+    axes = drawn(plot).axes[0]
+    (line,) = [line for line in axes.lines if len(line.get_xdata()) > 1]
+    assert list(line.get_ydata()) == pytest.approx([3.1, 3.09, 3.0])
+    (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert list(cross.get_xdata()) == [1.0] and ticks(axes)[-1] == "1"
 
 
 def test_a_bar_of_missing_seeds_is_hollow_and_one_of_none_is_absent(rows: Frame) -> None:
