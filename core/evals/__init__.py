@@ -12,6 +12,7 @@ low_shot   a head on 1 % of the labels                          the papers' abla
 detect     a linear head on the tokens of given boxes           the papers' detection: mAP
 knn        20 nearest neighbours                                no training at all
 collapse   RankMe and feature std                               needs no label
+seg        a linear head on every token, enlarged               the papers' frozen mIoU
 flow       end-point error of the objective's estimate          Sintel's and KITTI's numbers
 finetune   everything trained on, with a linear head            the papers' fine-tuned numbers
 ========== ==================================================== =======================================
@@ -30,6 +31,7 @@ from core.evals.knn import Knn
 from core.evals.linear import Linear
 from core.evals.low_shot import LowShot
 from core.evals.ridge import Ridge
+from core.evals.seg import Segment
 from core.evals.vissl import Vissl
 from core.types import Evaluation
 
@@ -44,6 +46,7 @@ EVALS: dict[str, type[Evaluation]] = {
     "collapse": Collapse,
     "finetune": FineTune,
     "flow": Flow,
+    "seg": Segment,
 }
 
 __all__ = ["EVALS", "FrozenFeatures"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 from core.evals.clips import Cut, Plan, encode, num_tokens, plan
 from core.evals.feature_cache import FeatureCache, data_digest, key_of, weights_digest
 from core.evals.flow_frames import estimated
+from core.evals.maps import by_frame, centre, level_of
 from core.types import (
     Dataset,
     DataSpec,
@@ -163,6 +164,49 @@ class FrozenFeatures:
         found: Regions = cast(Any, self._datasets[split]).regions(first)
         return found
 
+    def maps(self, split: str, frames: Sequence[int], *, level: int = 1, max_train: int | None = None) -> Tensor:
+        """Feature maps of these frames of each clip, [N, F, h, w, D] in half precision; see `core.evals.maps`.
+
+        Raises ValueError when they would take more than `max_gib`, FloatingPointError when one is not finite.
+        """
+        sampling = Sampling(max_train=max_train)
+        if level == 1:
+            return by_frame(self.tokens(split, sampling).values[:, 0], self.grid, self.spec.frames, frames)
+        videos, values = self._videos_of(split, sampling), None
+        with self._counted(), evaluating(self._encoder):
+            for rows in torch.split(torch.arange(len(videos)), max(1, self._batch_size // len(frames))):
+                pixels = self._fetch(split, videos[rows], self._prepare)[:, :, list(frames)]
+                with torch.inference_mode(), self._autocast():
+                    levels = self._encoder.pyramid(centre(pixels, self._built_for))
+                part = level_of(levels, level)  # [B * F, h, w, D]
+                if values is None:
+                    shape = (len(videos), len(frames), *part.shape[1:])
+                    self._refuse_large(split, shape)
+                    values = torch.empty(shape, dtype=self._autocast_dtype or torch.float16)
+                values[rows] = part.view(len(rows), *values.shape[1:]).to(values.dtype).cpu()
+        assert values is not None
+        return _finite(values, split)
+
+    def segments(self, split: str, frames: Sequence[int], *, max_train: int | None = None) -> Tensor:
+        """What each pixel of the frames of `maps` shows, [N, F, H, W] int16; of data whose pixels have classes.
+
+        Raises ValueError naming the clip for a value that is no class and not -1.
+        """
+        videos, found = self._videos_of(split, Sampling(max_train=max_train)), []
+        dataset: Any = self._datasets[split]
+        for part in torch.split(videos, 128):
+            classes = centre(dataset.segments(part)[:, list(frames)], self._built_for)
+            wrong = ((classes < -1) | (classes >= self.spec.segment_classes)).flatten(1)
+            if wrong.any():
+                row = int(wrong.any(1).nonzero()[0])
+                raise ValueError(
+                    f"eval_data: {split} clip {int(part[row])} has a pixel of the class "
+                    f"{int(classes[row].flatten()[wrong[row]][0])}; classes are 0 .. {self.spec.segment_classes - 1}, "
+                    "or -1 for not labelled"
+                )
+            found.append(classes.to(torch.int16))
+        return torch.cat(found)
+
     def flows(
         self, split: str, *, max_samples: int | None, batch_size: int, size: tuple[int, int] | None
     ) -> Iterator[tuple[Tensor, FlowTruth]]:
@@ -234,13 +278,7 @@ class FrozenFeatures:
         clips = plan(self.spec, self._built_for, sampling)
         per_clip = num_tokens(self._encoder, self.spec, self._built_for, sampling)
         shape = (len(videos), len(clips.views), len(clips.views[0]) * per_clip, num_layers * self._encoder.width)
-        num_bytes = 2 * torch.Size(shape).numel()
-        if num_bytes > self._max_gib * GIB:
-            raise ValueError(
-                f"the {split} split's tokens, {' x '.join(map(str, shape))} in half precision, take {num_bytes:,} "
-                f"bytes, more than runtime.tokens_gib={self._max_gib:g} allows: use fewer samples "
-                "(evals.attentive.max_train), clips or views, or allow more"
-            )
+        self._refuse_large(split, shape)
         values = torch.empty(shape, dtype=self._autocast_dtype or torch.float16)
         pooled = self._no_pooled(split, num_layers) if sampling == Sampling() else None
         for rows, view, place, layers in self._encoded(split, videos, num_layers, clips, sampling):
@@ -252,6 +290,15 @@ class FrozenFeatures:
             self._pooled[split, num_layers] = _finite(pooled, split).cpu()
             self._to_cache(self._key("pooled", split, num_layers), self._pooled[split, num_layers])
         return _finite(values, split)
+
+    def _refuse_large(self, split: str, shape: tuple[int, ...]) -> None:
+        num_bytes = 2 * torch.Size(shape).numel()
+        if num_bytes > self._max_gib * GIB:
+            raise ValueError(
+                f"the {split} split's tokens, {' x '.join(map(str, shape))} in half precision, take {num_bytes:,} "
+                f"bytes, more than runtime.tokens_gib={self._max_gib:g} allows: use fewer samples "
+                "(evals.attentive.max_train), clips or views, or allow more"
+            )
 
     def _no_pooled(self, split: str, num_layers: int) -> Tensor:
         # Made outside inference mode, so that a probe may use it under autograd; on the device, so that a GPU is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -60,6 +60,15 @@ class Features(Protocol):
 
     def regions(self, split: str, sampling: Sampling | None = None) -> Regions:
         """The boxes of the clips that `tokens` gives, of data that has boxes."""
+
+    def maps(self, split: str, frames: Sequence[int], *, level: int = 1, max_train: int | None = None) -> Tensor:
+        """Feature maps of these frames of each clip, [N, F, h, w, D]: the last layer's tokens, or a pyramid's level.
+
+        Of the train split a random subset of `max_train` clips, if given.
+        """
+
+    def segments(self, split: str, frames: Sequence[int], *, max_train: int | None = None) -> Tensor:
+        """What each pixel of the frames of `maps` shows, [N, F, H, W] int16, -1 = not labelled."""
 
     def flows(
         self, split: str, *, max_samples: int | None, batch_size: int, size: tuple[int, int] | None

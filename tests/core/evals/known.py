@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -44,6 +44,16 @@ class TensorFeatures:
         frame = torch.tensor([0.0, 0.0, self.spec.width, self.spec.height])
         return Regions(torch.arange(len(classes)), frame.expand(len(classes), 4), classes)
 
+    def maps(self, split: str, frames: Sequence[int], *, level: int = 1, max_train: int | None = None) -> Tensor:
+        """One place a sample: its features."""
+        return self.pooled(split)[:, None, None, None].expand(-1, len(frames), 1, 1, -1)
+
+    def segments(self, split: str, frames: Sequence[int], *, max_train: int | None = None) -> Tensor:
+        """Every pixel shows the first label's class."""
+        classes = next(iter(self.labels(split).values())).to(torch.int16)
+        shape = (len(classes), len(frames), self.spec.height, self.spec.width)
+        return classes[:, None, None, None].expand(shape)
+
     def flows(
         self, split: str, *, max_samples: int | None, batch_size: int, size: tuple[int, int] | None
     ) -> Iterator[tuple[Tensor, FlowTruth]]:
@@ -56,7 +66,10 @@ class TensorFeatures:
 def known(
     train: Tensor, train_labels: Mapping[str, Tensor], test: Tensor, test_labels: Mapping[str, Tensor], **classes: int
 ) -> TensorFeatures:
-    spec = DataSpec(channels=1, frames=1, height=8, width=8, classes=classes, box_classes=next(iter(classes.values())))
+    num_kinds = next(iter(classes.values()))
+    spec = DataSpec(
+        channels=1, frames=1, height=8, width=8, classes=classes, box_classes=num_kinds, segment_classes=num_kinds
+    )
     return TensorFeatures(spec, train, test, dict(train_labels), dict(test_labels))
 
 

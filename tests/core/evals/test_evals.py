@@ -14,7 +14,7 @@ from tests.core.evals.known import clusters, known
 
 # One that trains the encoder is given no features: see test_finetune.py.
 FROZEN = [name for name, variant in EVALS.items() if not issubclass(variant, Tuning)]
-LAYERED = sorted(set(FROZEN) - {"flow"})
+LAYERED = sorted(set(FROZEN) - {"flow", "seg"})
 CLASSIFIERS = sorted(set(LAYERED) - {"collapse", "detect"})
 # Short, and for low_shot five labels a class instead of one.
 OPTIONS = {
@@ -22,6 +22,7 @@ OPTIONS = {
     "low_shot": {"share": 0.1},
     "vissl": {"optimizer": Optimizer.sgd, "lrs": [1.0], "epochs": 5, "batch_size": 32},
     "detect": {"epochs": 4, "warmup_epochs": 1},
+    "seg": {"epochs": 2},
     "attentive": {"epochs": 10, "heads": 1, "lrs": [0.03], "batch_size": 32},
 }
 

@@ -1,0 +1,177 @@
+"""Linear segmentation: what every pixel shows, read from the frozen feature map by a linear head."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.evals.maps import check_level
+from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
+
+
+class Frames(Enum):
+    """Of a clip: its middle frame, `frames // 2`, or every one."""
+
+    middle = "middle"
+    all = "all"
+
+    def of(self, num_frames: int) -> list[int]:
+        return [num_frames // 2] if self is Frames.middle else list(range(num_frames))
+
+
+@dataclass
+class Segment(Evaluation):
+    """Mean intersection over union, in percent, of a linear head on frozen feature maps.
+
+    The head is a 1 x 1 convolution on the last layer's tokens; its scores are enlarged bilinearly to the frame, and it
+    is trained with a cross-entropy over the pixels that have a class. Features are standardised over the train frames,
+    so that one learning rate serves encoders of any scale. The mean is over the classes that the test split shows or
+    that were answered; a class's intersection and union are summed over all test pixels.
+
+    Source: the linear frozen evaluation of VICRegL (Bardes et al., 2022, arXiv:2210.01571), section 4, and MC-JEPA
+    (Bardes et al., 2023, arXiv:2307.12698), Table 1: a linear layer on the frozen features. Departure: standardised
+    features.
+    """
+
+    frames: Frames = Frames.middle
+    level: int = 1  # of the pyramid, of encoders that have one; 1 = the last layer's tokens, the lowest resolution
+    epochs: int = 10
+    batch_size: int = 32  # frames
+    lr: float = 0.01  # of AdamW, falling along half a cosine to 0
+    weight_decay: float = 0.0001
+    max_train: int | None = 2000  # clips, a random subset, the same for every run; null = all
+
+    def __post_init__(self) -> None:
+        for name in ("level", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"evals.seg.{name} must be at least 1, got {getattr(self, name)}")
+        if self.lr <= 0:
+            raise ValueError(f"evals.seg.lr must be above 0, got {self.lr}")
+        if self.weight_decay < 0:
+            raise ValueError(f"evals.seg.weight_decay must be at least 0, got {self.weight_decay}")
+        if self.max_train is not None and self.max_train < 1:
+            raise ValueError(f"evals.seg.max_train must be at least 1, or null for all, got {self.max_train}")
+
+    def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
+        check_segments("evals.seg", built_for, spec)
+        check_level("evals.seg.level", self.level, encoder)
+
+    def metrics(self, spec: DataSpec) -> list[str]:
+        return ["seg/miou"]
+
+    def run(self, features: Features, seed: int) -> dict[str, float]:
+        # An evaluation may be called under inference mode, where nothing can be trained.
+        with torch.inference_mode(False), torch.enable_grad():
+            head = self.train(features, seed)
+        maps, truth = self._frames(features, "test")
+        if not (truth >= 0).any():
+            raise ValueError("evals.seg: no test pixel has a class, so there is nothing to be judged on")
+        num_classes = features.spec.segment_classes
+        counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        with torch.no_grad():
+            for rows in torch.split(torch.arange(len(maps)), 256):
+                scores = head.scores(maps[rows].to(features.device), truth.shape[1:])
+                counts += confusion(scores.argmax(1).cpu(), truth[rows], num_classes)
+        return {"seg/miou": 100 * mean_iou(counts)}
+
+    def train(self, features: Features, seed: int) -> Head:
+        """The head; reads the train split only. Raises ValueError when no train pixel has a class."""
+        maps, truth = self._frames(features, "train")
+        if not (truth >= 0).any():
+            raise ValueError("evals.seg: no train pixel has a class, so nothing can be learned")
+        head = Head.on(maps, features.spec.segment_classes, features.device)
+        optimizer = torch.optim.AdamW([head.weight, head.bias], lr=self.lr, weight_decay=self.weight_decay)
+        num_steps = self.epochs * math.ceil(len(maps) / self.batch_size)
+        step = 0
+        for epoch in range(self.epochs):
+            order = torch.randperm(len(maps), generator=generator_for(seed, "seg", "order", epoch))
+            for rows in torch.split(order, self.batch_size):
+                optimizer.param_groups[0]["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+                step += 1
+                scores = head.scores(maps[rows].to(features.device), truth.shape[1:])
+                loss: Any = pixel_loss(scores, truth[rows].to(features.device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        if not head.weight.isfinite().all():
+            raise ValueError(f"evals.seg.lr: the head diverged at {self.lr:g}; use a smaller one")
+        return head
+
+    def _frames(self, features: Features, split: str) -> tuple[Tensor, Tensor]:
+        """Maps [M, h, w, D] and classes [M, H, W] of single frames."""
+        frames = self.frames.of(features.spec.frames)
+        maps = features.maps(split, frames, level=self.level, max_train=self.max_train)
+        truth = features.segments(split, frames, max_train=self.max_train)
+        return maps.flatten(0, 1), truth.flatten(0, 1)
+
+
+class Head:
+    """A linear classifier of every place of a feature map."""
+
+    def __init__(self, mean: Tensor, std: Tensor, num_classes: int) -> None:
+        self.mean, self.std = mean, std  # [D], of the train maps
+        self.weight = torch.zeros(num_classes, len(mean), device=mean.device, requires_grad=True)
+        self.bias = torch.zeros(num_classes, device=mean.device, requires_grad=True)
+
+    @classmethod
+    def on(cls, maps: Tensor, num_classes: int, device: torch.device) -> Head:
+        total = square = torch.zeros(maps.shape[-1], dtype=torch.float64)
+        count = 0
+        for part in torch.split(maps, 256):
+            values = part.double().flatten(0, 2)
+            total, square, count = total + values.sum(0), square + values.square().sum(0), count + len(values)
+        mean = total / count
+        std = (square / count - mean.square()).clamp_min(0).sqrt().clamp_min(1e-6)
+        return cls(mean.float().to(device), std.float().to(device), num_classes)
+
+    def scores(self, maps: Tensor, size: torch.Size) -> Tensor:
+        """[M, h, w, D] -> [M, K, H, W]."""
+        values = (maps.float() - self.mean) / self.std
+        return enlarged((values @ self.weight.T + self.bias).movedim(-1, 1), size)
+
+
+def enlarged(scores: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def pixel_loss(scores: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy of `scores` [M, K, H, W], mean over the pixels whose class in `truth` [M, H, W] is not -1.
+
+    0 of a batch without such a pixel.
+    """
+    total = F.cross_entropy(scores, truth.long(), ignore_index=-1, reduction="sum")
+    return total / (truth >= 0).sum().clamp_min(1)
+
+
+def check_segments(key: str, built_for: DataSpec, spec: DataSpec) -> None:
+    """Raise ValueError when pixels of data like `spec` have no classes, or its clips no place for each frame."""
+    if not spec.segment_classes:
+        raise ValueError(
+            f"{key} needs data whose pixels have classes, and this data's have none; choose eval_data=moving_digits"
+        )
+    if spec.clips_per_video > 1 or (built_for.frames > 1 and spec.frames > 1 and spec.frames % built_for.frames):
+        raise ValueError(
+            f"{key}: the data gives {spec.clips_per_video} clips a video of {spec.frames} frames, the encoder takes "
+            f"{built_for.frames}; frames that are left out have no features: set eval_data.frames to a multiple of "
+            "them, or to 1"
+        )
+
+
+def confusion(answer: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+    """How many pixels of each true class (rows) were answered as each: [K, K] int64. A truth of -1 is left out."""
+    known = truth >= 0
+    pairs = truth[known].long() * num_classes + answer[known].long()
+    return pairs.bincount(minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def mean_iou(counts: Tensor) -> float:
+    """Mean intersection over union of a confusion matrix, in [0, 1], over the classes that occur in it."""
+    hits = counts.diag().double()
+    union = counts.sum(0) + counts.sum(1) - counts.diag()
+    return float((hits / union)[union > 0].mean())
