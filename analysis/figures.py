@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.agreement import pairs
 from analysis.frame import Frame, records
 from analysis.stats import summarise
 from sweeps.cli import UserError
-from sweeps.study import Printed
 
 # The only arithmetic a study file can ask for, by name: each is a function of the frame's tidy columns.
 FORMULAS: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
@@ -77,7 +77,7 @@ def plot(frame: Frame, figure: Mapping[str, Any]) -> Plot:
         paper = frame.study.printed
         assert paper is not None
         label = "" if panels[0].kind == "line" and frame.study.columns else panels[0].xlabel
-        quantity = "" if frame.study.columns else _printed_quantity(paper)
+        quantity = "" if frame.study.columns else _printed_quantity(frame, panels[0].metric)
         metric = f"{paper.metric} ({quantity})" if quantity else paper.metric
         panels.append(replace(panels[0], title="as printed", xlabel=label, ylabel=metric, is_printed=True))
         parts.append(printed)
@@ -180,11 +180,11 @@ def _printed_points(frame: Frame, panel: Panel, number: int) -> pd.DataFrame:
     """The paper's numbers for the figure's cells, for a panel of their own: their unit and scale are not ours."""
     printed = frame.study.printed
     columns = ["row_key", "col_key", "mean", "low", "high", "num_seeds", "hue", "label", "is_random_init", "x", "panel"]
-    if printed is None or panel.metric != frame.metrics[0] or panel.kind == "scatter":
+    main = "" if printed is None else _printed_quantity(frame, panel.metric)
+    if printed is None or main is None or panel.kind == "scatter":
         return pd.DataFrame(columns=[*columns, "num_wanted"])
     cells = frame.cells.join(frame.configs[frame.configs.columns.difference(frame.cells.columns)], on="config_id")
     cells = cells[~cells["is_random_init"]].reset_index(drop=True)
-    main = _printed_quantity(printed)
     col_keys = cells["col_key"] if frame.study.columns else [main] * len(cells)
     places = zip(cells["row_key"], col_keys, strict=True)
     values = [printed.values.get(row, {}).get(column, math.nan) for row, column in places]
@@ -202,9 +202,9 @@ def _printed_points(frame: Frame, panel: Panel, number: int) -> pd.DataFrame:
     return cells[[*columns, "num_wanted"]].astype({"mean": "float64"})
 
 
-def _printed_quantity(printed: Printed) -> str:
-    """Without columns a paper may print several quantities a row: a figure shows the first; "" when there is one."""
-    return next((key for values in printed.values.values() for key in values), "")
+def _printed_quantity(frame: Frame, metric: str) -> str | None:
+    """Which printed quantity stands beside our `metric`: the first that is compared with it; None without one."""
+    return next((pair.quantity for pair in pairs(frame) if pair.metric == metric), None)
 
 
 def levels(values: Sequence[Any] | pd.Series[Any]) -> list[Any]:

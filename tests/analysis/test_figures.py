@@ -220,3 +220,15 @@ def test_a_hostile_label_is_drawn_as_it_is(laboratory: Laboratory) -> None:
     laboratory.run("rows", "a", 0, {MAIN: 1.0})
     content = drawing.images(figure_of(load(laboratory.engine, "rows"), "bars"))["svg"]
     assert b"<script" not in content and b"<b>" not in content
+
+
+def test_the_printed_panel_shows_what_the_paper_prints_of_the_panels_own_metric(laboratory: Laboratory) -> None:
+    values = {"multiblock": {"lin.": 52.5, "kNN": 77.6}, "block": {"lin.": 56.7, "kNN": 79.1}}
+    compare = {"lin.": MAIN, "kNN": "knn/digit_top1"}
+    figures = [{"name": "knn", "kind": "bar", "metric": "knn/digit_top1"}]
+    study = {**ROWS, "printed": {"metric": "m", "values": values, "compare": compare}, "figures": figures}
+    laboratory.study("rows", study)
+    plot = figure_of(load(laboratory.engine, "rows"), "knn")
+    printed = plot.points[plot.points["panel"] == 1].set_index("row_key")["mean"]
+    assert printed.dropna().to_dict() == {"multiblock": 77.6, "block": 79.1}
+    assert plot.panels[1].ylabel == "m (kNN)"
