@@ -48,6 +48,7 @@ def check(run: Run) -> DataSpec:
         spec = spec_of(run)
         check_pairs(run, spec)
         grid = run.encoder.grid(spec)
+        run.objective.check(run.encoder, spec, spec_of_pairs(run) if run.objective.num_pairs() else None)
         if run.mask is not None:
             run.mask.check(grid)
         if run.weights is not None:

@@ -46,7 +46,7 @@ class DropPath(nn.Module):
             return x
         assert self.generator is not None, "drop_path needs seed_drop_path(generator) before a training step"
         kept = torch.rand(x.shape[0], generator=self.generator) >= self.rate
-        return x * (kept / (1 - self.rate)).to(x)[:, None, None]
+        return x * (kept / (1 - self.rate)).to(x).view(-1, *(1,) * (x.ndim - 1))
 
 
 class Blocks(nn.ModuleList):

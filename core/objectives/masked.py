@@ -16,6 +16,7 @@ from torch import Tensor
 
 from core.types import (
     DataSpec,
+    Encoder,
     EncoderModule,
     Learner,
     Loss,
@@ -36,6 +37,13 @@ class MaskedPrediction(Objective):
     """
 
     uses: ClassVar[tuple[str, ...]] = ("mask", "target", "predictor", "loss")
+
+    def check(self, encoder: Encoder, spec: DataSpec, pairs: DataSpec | None) -> None:
+        if encoder.has_pyramid:
+            raise ValueError(
+                "encoder: objective=masked shows the encoder only the patches of a mask, and this one sees whole "
+                "frames: choose encoder=vit"
+            )
 
     def build(self, parts: Parts, spec: DataSpec, seed: int) -> Learner:
         mask, target, predictor, loss = parts.mask, parts.target, parts.predictor, parts.loss

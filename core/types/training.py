@@ -106,6 +106,13 @@ class Encoder:
         """The patch grid on clips of this shape; ValueError when the patch size does not divide it."""
         raise NotImplementedError
 
+    def level_widths(self, spec: DataSpec) -> list[int]:
+        """D_l of every level of `EncoderModule.pyramid`; ValueError when the levels do not fit clips of this size.
+
+        Only of encoders that say `has_pyramid`.
+        """
+        raise NotImplementedError
+
     def build(self, spec: DataSpec, generator: Generator) -> EncoderModule:
         raise NotImplementedError
 
@@ -266,6 +273,12 @@ class Objective:
     def num_pairs(self) -> int:
         """How many pairs of frames a step takes, over all processes: the option `flow_batch`, where it has one."""
         return int(getattr(self, "flow_batch", 0))
+
+    def check(self, encoder: Encoder, spec: DataSpec, pairs: DataSpec | None) -> None:
+        """Raise ValueError when it cannot train such an encoder on clips like `spec` and frames of clips like `pairs`.
+
+        `pairs` is None for objectives that want none.
+        """
 
     def build(self, parts: Parts, spec: DataSpec, seed: int) -> Learner:
         raise NotImplementedError

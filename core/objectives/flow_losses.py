@@ -1,0 +1,114 @@
+"""What makes a flow right without knowing it: Equations 2 to 6 of MC-JEPA, each a function of tensors.
+
+All are means, over pixels and channels, so that a coefficient does not depend on the size of a picture or the width of
+a level; the paper prints sums and no normalisation. In the paper the frame at t is warped and compared with the one at
+t + 1. `warp` looks up, so here the second frame is warped by the flow that starts in the first one and compared with
+the first; each pair is used in both directions, which makes the two the same.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.objectives.warp import warp
+
+SSIM_WINDOW = 3  # pixels a side
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for values in [0, 1]
+
+
+def regression(features: Tensor, warped: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Squared difference of `features` and those of the other frame warped to them, where `seen` [B, 1, h, w] is True.
+
+    Source: MC-JEPA (arXiv:2307.12698), Equation 2, at one level; occluded pixels are left out (section 3.1).
+    """
+    return masked_mean((features.float() - warped.float()).square(), seen)
+
+
+def reconstruction(image: Tensor, warped: Tensor, *, l1: float, l2: float, ssim: float) -> Tensor:
+    """How far `warped` is from `image`, [B, C, H, W] in [0, 1]: l1 |d| + l2 d^2 + ssim (1 - SSIM) / 2.
+
+    Source: MC-JEPA (arXiv:2307.12698), Equation 3; the dissimilarity (1 - SSIM) / 2 is Monodepth's (Godard et al.,
+    2016, arXiv:1609.03677), which unsupervised flow uses.
+    """
+    gap = image - warped
+    total = torch.zeros((), device=image.device)
+    if l1:
+        total = total + l1 * gap.abs().mean()
+    if l2:
+        total = total + l2 * gap.square().mean()
+    if ssim:
+        total = total + ssim * ((1 - structural_similarity(image, warped)) / 2).clamp(0, 1).mean()
+    return total
+
+
+def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM of every 3 x 3 window, evenly weighted: [B, C, H, W] in [0, 1] twice -> [B, C, H - 2, W - 2].
+
+    Source: Wang et al., 2004, doi:10.1109/TIP.2003.819861, with K1 = 0.01 and K2 = 0.03.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, SSIM_WINDOW, stride=1)
+
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
+    covariance = mean(a * b) - mean_a * mean_b
+    likeness = (2 * mean_a * mean_b + SSIM_C1) * (2 * covariance + SSIM_C2)
+    return likeness / ((mean_a**2 + mean_b**2 + SSIM_C1) * (var_a + var_b + SSIM_C2))
+
+
+def smoothness(flow: Tensor, image: Tensor, edge: float) -> Tensor:
+    """How much neighbouring pixels' flows [B, 2, h, w] differ, less where the image [B, C, h, w] in [0, 1] does.
+
+    exp(-edge |dI|) |df| for both directions, |dI| the mean over channels, |df| the mean over the flow's two parts.
+
+    Source: MC-JEPA (arXiv:2307.12698), Equation 4; UFlow (arXiv:2006.04902), section 3.2.
+    """
+    total = torch.zeros((), device=flow.device)
+    for axis in (-1, -2):
+        weight = (-edge * image.diff(dim=axis).abs().mean(1, keepdim=True)).exp()
+        total = total + (weight * flow.diff(dim=axis).abs()).mean()
+    return total
+
+
+def cycle(features: Tensor, flow: Tensor, back: Tensor) -> Tensor:
+    """Squared difference of `features` and themselves sent to the other frame by `back` and home again by `flow`.
+
+    Source: MC-JEPA (arXiv:2307.12698), Equation 5, at one level and in one direction.
+    """
+    return (features.float() - warp(warp(features, back), flow)).square().mean()
+
+
+def variance(features: Tensor, gamma: float = 1.0, eps: float = 1e-4) -> Tensor:
+    """Mean over channels of how far the standard deviation of [B, D, h, w] over pixels is below `gamma`.
+
+    Source: MC-JEPA (arXiv:2307.12698), Equation 6, first term; VICReg (arXiv:2105.04906), Equation 1. Every pixel of
+    every frame is a sample.
+    """
+    samples = channels_last(features)
+    return F.relu(gamma - (samples.var(dim=0) + eps).sqrt()).mean()
+
+
+def covariance(features: Tensor) -> Tensor:
+    """Sum of the squared covariances of different channels of [B, D, h, w] over pixels, divided by D.
+
+    Source: MC-JEPA (arXiv:2307.12698), Equation 6, second term; VICReg (arXiv:2105.04906), Equations 3 and 4.
+    """
+    samples = channels_last(features)
+    centred = samples - samples.mean(dim=0)
+    matrix = centred.T @ centred / (len(samples) - 1)
+    return (matrix.square().sum() - matrix.diagonal().square().sum()) / len(matrix)
+
+
+def channels_last(features: Tensor) -> Tensor:
+    """[B, D, h, w] -> [B * h * w, D] float32."""
+    return features.float().permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def masked_mean(values: Tensor, seen: Tensor | None) -> Tensor:
+    """Mean over the pixels that are `seen` [B, 1, h, w], 0 when none is; over all when None."""
+    if seen is None:
+        return values.mean()
+    return (values * seen).sum() / (seen.sum() * values.shape[1]).clamp_min(1)
