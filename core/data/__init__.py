@@ -1,6 +1,8 @@
 """Data sets, by the name that `data=` takes."""
 
 from core.data.array_files import Idx, Npz
+from core.data.flow_files import FlyingChairs, FlyingThings, Hd1k, KittiFlow, Sintel
+from core.data.frame_pairs import FramePairs
 from core.data.image_folder import ImageFolder
 from core.data.moving_digits import MovingDigits
 from core.data.torchvision_set import Torchvision
@@ -16,4 +18,10 @@ DATA: dict[str, type[Data]] = {
     "video_folder": VideoFolder,
     "video_csv": VideoCsv,
     "frame_folder": FrameFolder,
+    "frame_pairs": FramePairs,
+    "sintel": Sintel,
+    "kitti_flow": KittiFlow,
+    "flying_chairs": FlyingChairs,
+    "flying_things": FlyingThings,
+    "hd1k": Hd1k,
 }

@@ -12,7 +12,7 @@ import hashlib
 import torch
 from torch import Generator
 
-from core.types.data import Batch, Data, Dataset, DataSpec, FlowTruth, Grid, Regions, TrackedVideo
+from core.types.data import Batch, Data, DataError, Dataset, DataSpec, FlowTruth, Grid, Regions, TrackedVideo
 from core.types.judging import Evaluation, Features, Look, Recipe, Sampling, Stopped, Tokens, Tuned, Tuning, Workshop
 from core.types.training import (
     Encoder,
@@ -34,6 +34,7 @@ from core.types.training import (
 __all__ = [
     "Batch",
     "Data",
+    "DataError",
     "DataSpec",
     "Dataset",
     "Encoder",

@@ -21,6 +21,10 @@ class Grid(NamedTuple):
         return self.t * self.h * self.w
 
 
+class DataError(ValueError):
+    """A file of a data set is not what it should be; the message names it."""
+
+
 class Batch(NamedTuple):
     """uint8 clips as stored (float and normalised once on the device) and their labels."""
 
