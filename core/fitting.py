@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.cost import COST_METRICS, judging_names
+from core.data.flow_mixture import FlowMixture
 from core.evals import EVALS
 from core.evals.clips import plan
 from core.losses import LOSSES
@@ -44,6 +45,11 @@ def check(run: Run) -> DataSpec:
     if run.optim.batch_size % run.augment.repeats:
         sizes = f"{run.augment.repeats} and {run.optim.batch_size}"
         raise ConfigError(f"augment.repeats must divide optim.batch_size, which counts every repeat; got {sizes}")
+    for group in ("data", "eval_data"):
+        if isinstance(getattr(run, group), FlowMixture):
+            raise ConfigError(
+                f"{group}=flow_mixture: its batches differ in size from step to step; it is for flow_data"
+            )
     try:
         spec = spec_of(run)
         check_pairs(run, spec)

@@ -2,6 +2,7 @@
 
 from core.data.array_files import Idx, Npz
 from core.data.flow_files import FlyingChairs, FlyingThings, Hd1k, KittiFlow, Sintel
+from core.data.flow_mixture import FlowMixture
 from core.data.frame_pairs import FramePairs
 from core.data.image_folder import ImageFolder
 from core.data.moving_digits import MovingDigits
@@ -24,4 +25,5 @@ DATA: dict[str, type[Data]] = {
     "flying_chairs": FlyingChairs,
     "flying_things": FlyingThings,
     "hd1k": Hd1k,
+    "flow_mixture": FlowMixture,
 }
