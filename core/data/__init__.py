@@ -6,6 +6,7 @@ from core.data.flow_mixture import FlowMixture
 from core.data.frame_pairs import FramePairs
 from core.data.image_folder import ImageFolder
 from core.data.moving_digits import MovingDigits
+from core.data.segmentation import Ade20k, Cityscapes, Voc
 from core.data.torchvision_set import Torchvision
 from core.data.videos import FrameFolder, VideoCsv, VideoFolder
 from core.types import Data
@@ -26,4 +27,7 @@ DATA: dict[str, type[Data]] = {
     "flying_things": FlyingThings,
     "hd1k": Hd1k,
     "flow_mixture": FlowMixture,
+    "voc": Voc,
+    "cityscapes": Cityscapes,
+    "ade20k": Ade20k,
 }

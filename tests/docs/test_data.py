@@ -1,0 +1,63 @@
+"""docs/data.md: its table names every kind, its command trains, its mixture is Table 7."""
+
+import re
+
+import pytest
+import torch
+import yaml
+
+from core.config import load
+from core.data import DATA
+from core.data.flow_mixture import FlowMixture
+from core.trainer import train
+from tests.core.data.test_segmentation import voc
+from tests.core.test_trainer import Notebook
+from tests.docs.blocks import DOCS, blocks, commands
+
+# MC-JEPA (arXiv:2307.12698), Table 7: rows in order, times repeated.
+TABLE_7 = {
+    "FlyingThings": 1,
+    "FlyingChairs": 1,
+    "KITTI raw": 1,
+    "KITTI 2012 train": 100,
+    "KITTI 2012 multiview train": 5,
+    "KITTI 2012 val": 100,
+    "KITTI 2012 multiview val": 5,
+    "KITTI 2015 train": 100,
+    "KITTI 2015 multiview train": 5,
+    "KITTI 2015 val": 100,
+    "KITTI 2015 multiview val": 5,
+    "Sintel raw": 1,
+    "Sintel clean": 5,
+    "Sintel final": 5,
+    "HD1k": 5,
+}
+
+
+def test_its_table_names_every_kind_of_data_once():
+    rows = [line.split("|")[1] for line in (DOCS / "data.md").read_text().splitlines() if line.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(DATA)
+
+
+def test_its_mixture_is_table_7():
+    [text] = blocks("data.md", "yaml")
+    options = yaml.safe_load(text)
+    members = FlowMixture(sets=options["flow_data.sets"]).members()
+    assert options["flow_data"] == "flow_mixture"
+    assert [repeat for _, repeat in members] == list(TABLE_7.values())
+    for name, (member, _) in zip(TABLE_7, members, strict=True):
+        size = (256, 832) if name.startswith("KITTI") else (384, 512) if name.startswith("Flying") else (384, 832)
+        assert (member.height, member.width) == size
+
+
+@pytest.mark.parametrize("words", [words for _, words in commands("data.md")])
+def test_its_command_trains_on_such_files(words, tmp_path):
+    voc(tmp_path / "voc", num=24)
+    here = [f"runtime.data_root={tmp_path}", f"runtime.cache={tmp_path / 'cache'}", "runtime.threads=1"]
+    record = Notebook(tmp_path / "run")
+    before = torch.get_num_threads()
+    try:
+        train(load([*words, *here, "optim.steps=2", "optim.batch_size=4"]), record)
+    finally:
+        torch.set_num_threads(before)
+    assert record.outcome == "done" and record.results
