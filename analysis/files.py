@@ -83,8 +83,18 @@ def differences(files: Mapping[str, bytes], folder: Path, *, source: str = "the 
 
 def extra(files: Mapping[str, bytes], folder: Path, patterns: tuple[str, ...]) -> list[str]:
     """One line a file under `folder` that matches one of the `patterns` and that the database does not give."""
+    return [f"{path}: not in the database" for path in _extra(files, folder, patterns)]
+
+
+def remove_extra(files: Mapping[str, bytes], folder: Path, patterns: tuple[str, ...]) -> None:
+    """Remove the files that `extra` names, for folders whose every file is generated and may be made again."""
+    for path in _extra(files, folder, patterns):
+        path.unlink()
+
+
+def _extra(files: Mapping[str, bytes], folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     here = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    return [f"{path}: not in the database" for path in sorted(here - {folder / name for name in files})]
+    return sorted(here - {folder / name for name in files})
 
 
 def report(differing: list[str], folder: Path, *, source: str = "the database") -> int:

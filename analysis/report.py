@@ -49,12 +49,20 @@ Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG) and the pages of repor
 
 WORTH_A_PROCESS = 8  # figures: fewer are drawn sooner here than a new process imports matplotlib
 OPTIONS = ("study", "db", "results_dir", "check", "check_paper")
+RUN_PAGES = (f"{FOLDER}/runs/*.html", f"{FOLDER}/pictures/*.png")  # under results_dir, named by a run's identity
 PATTERNS = ("tables/*", "figures/*", "report/*", "report/*/*")  # under results_dir: nothing in them is written by hand
 
 
 def write(engine: Engine, studies: Sequence[str], results_dir: Path) -> list[Path]:
-    """Write the tables and figures of these studies and the index of all; the paths, in a fixed order."""
-    return files.write(contents(engine, studies), results_dir)
+    """Write the tables and figures of these studies and the index of all; the paths, in a fixed order.
+
+    When all studies are asked, pages of runs that the database does not have, or has under another identity by now, go.
+    """
+    wanted = contents(engine, studies)
+    paths = files.write(wanted, results_dir)
+    if set(studies) == set(names(engine)):
+        files.remove_extra(wanted, results_dir, RUN_PAGES)
+    return paths
 
 
 def differences(engine: Engine, studies: Sequence[str], results_dir: Path) -> list[str]:

@@ -111,6 +111,17 @@ def test_check_looks_at_the_site_where_there_is_one(
     assert main([*arguments, "check=true"]) == 0
 
 
+def test_writing_removes_the_pages_of_runs_that_the_database_lacks(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.study("rows", {**ROWS, "figures": []})
+    stray, other = tmp_path / "report/runs/0123-0.html", tmp_path / "report/notes.html"
+    stray.parent.mkdir(parents=True)
+    stray.write_text("old")
+    other.write_text("mine")
+    write(laboratory.engine, ["rows"], tmp_path)
+    assert not stray.exists()
+    assert other.read_text() == "mine"
+
+
 def test_writing_again_leaves_unchanged_files_alone(laboratory: Laboratory, tmp_path: Path) -> None:
     laboratory.study("rows", {**ROWS, "figures": ROWS["figures"][:1]})
     paths = write(laboratory.engine, ["rows"], tmp_path)
