@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from core.data.arrays import ArrayDataset, cache_key, cached_folder, check_split
+from core.data.left_out import name_in
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, read_all, read_or_reason
 from core.types import Batch, Data, DataSpec, generator_for
 
@@ -104,7 +105,7 @@ class ImageFolder(Data):
                 f"data.path={self.path}: no image of class {', '.join(emptied)} can be read; each class needs one"
             )
         labels = {"class": torch.tensor([label for _, label in kept])}
-        excluded = tuple(str(files[int(number)]) for number in reasons)
+        excluded = tuple(name_in(files[int(number)], [root]) for number in reasons)
         spec = self._spec(names)
         if in_memory:
             return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, excluded)

@@ -1,13 +1,26 @@
-"""What a run's record says of the files that its data set left out or had to replace."""
+"""What a run's record says of the files that its data set left out or had to replace.
+
+The record goes into the database and from there into tables and pages that others see: files are named as they are in
+the data set, never by where this machine keeps it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from core.types import Dataset
 
 _NAMED = 100  # files that a run's record names
+
+
+def name_in(file: Path, roots: Iterable[Path]) -> str:
+    """`file` relative to the first of `roots` that it is below; else, of an absolute path in a list, its last parts."""
+    for root in roots:
+        if file.is_relative_to(root):
+            return file.relative_to(root).as_posix()
+    return "/".join(file.parts[-2:])
 
 
 def data_facts(splits: Mapping[str, Dataset]) -> dict[str, Any]:

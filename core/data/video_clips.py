@@ -7,6 +7,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,7 +41,7 @@ class Video(NamedTuple):
 class VideoClips:
     """A split of videos; sample `i` is a clip of segment ``i % clips_per_video`` of video ``i // clips_per_video``.
 
-    `excluded` names the files that are not part of the split, with the reasons.
+    `excluded` names the files that are not part of the split, with the reasons; `names` are the videos' own.
     """
 
     is_drawn = True
@@ -52,12 +53,13 @@ class VideoClips:
         store: Store,
         excluded: tuple[str, ...],
         *,
+        names: Sequence[str],
         clips_per_video: int = 1,
         random_start: bool = True,
         is_lazy: bool = False,
     ) -> None:
         self.spec, self.excluded, self.is_lazy, self.clips_per_video = spec, excluded, is_lazy, clips_per_video
-        self._videos, self._store, self._random_start = videos, store, random_start
+        self._videos, self._store, self._names, self._random_start = videos, store, names, random_start
         self._labels = torch.tensor([video.entry.label for video in videos])
         self._broken: set[int] = set()  # as this process knows
         self._replaced = multiprocessing.Array("q", len(videos))  # clips, counted by all loader processes together
@@ -98,7 +100,10 @@ class VideoClips:
 
     def replaced(self) -> dict[str, int]:
         """How many clips of each file that broke were replaced so far."""
-        return {str(video.entry.path): num for video, num in zip(self._videos, self._replaced[:], strict=True) if num}
+        found: Counter[str] = Counter()
+        for name, num in zip(self._names, self._replaced[:], strict=True):
+            found[name] += num
+        return {name: num for name, num in found.items() if num}
 
     def _clips(self, index: int, draws: Sequence[float]) -> list[np.ndarray]:
         """A clip [T, C, H, W] of sample `index` for each draw; of another video of its class where it is broken."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.data.arrays import cache_key, check_split
 from core.data.clip_cache import FrameCache
+from core.data.left_out import name_in
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD
 from core.data.video_clips import VERSION, Store, Video, VideoClips, probe_all
 from core.data.video_lists import Listing, emptied, from_folder, from_list
@@ -113,16 +114,25 @@ class _Videos(Data):
             videos = store.fill(videos, left_out)
         self._report(split, listing, videos, left_out)
         spec = self._spec(listing.classes)
-        excluded = tuple(f"{name}: {reason}" for name, reason in left_out.items())
+        roots = self._roots()
+        names = {name: name_in(Path(name), roots) for name in left_out}
+        # A reason may be a decoder's words, with the path in them.
+        excluded = tuple(f"{names[file]}: {reason.replace(file, names[file])}" for file, reason in left_out.items())
         return VideoClips(
             spec,
             videos,
             store,
             excluded,
+            names=[name_in(video.entry.path, roots) for video in videos],
             clips_per_video=self.clips_per_video,
             random_start=self.random_start,
             is_lazy=not fits,
         )
+
+    def _roots(self) -> list[Path]:
+        """The folders that its files are named in, a list's own folder among them."""
+        given = [Path(path) for path in (self.path, self.test_path) if path]
+        return [path if path.is_dir() else path.parent for path in given]
 
     def _too_short(self, facts: Facts) -> str:
         stride = self.stride or _STRIDE

@@ -195,10 +195,7 @@ def test_an_unreadable_image_is_named_and_left_out_at_every_load(tmp_path, caplo
     for _ in range(2):
         caplog.clear()
         dataset = ImageFolder(path=str(root), size=8, memory_gb=memory_gb).load("train", tmp_path)
-        assert [Path(file).relative_to(root / "train").as_posix() for file in dataset.excluded] == [
-            "bee/2.png",
-            "cat/0.jpg",
-        ]
+        assert dataset.excluded == ("train/bee/2.png", "train/cat/0.jpg")  # not by where this machine keeps them
         assert "bee/2.png" in caplog.text and "cat/0.jpg" in caplog.text
         assert len(dataset) == 14 and len(dataset.fetch(torch.arange(14)).clips) == 14
         assert dataset.labels()["class"].tolist() == [0] * 5 + [1] * 4 + [2] * 5
