@@ -24,7 +24,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -105,7 +105,7 @@ def parse(overrides: Sequence[str]) -> Flat:
             raise ConfigError(f"{text!r} is not of the form key=value")
         try:
             override = parser.parse_override(text)
-        except OverrideParseException as error:
+        except HydraException as error:
             raise ConfigError(f"{text!r} cannot be read as key=value: {first_line(error)}") from error
         if override.type != OverrideType.CHANGE or override.is_sweep_override():
             raise ConfigError(f"{text!r}: only plain key=value is understood here, one value a key")

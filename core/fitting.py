@@ -15,7 +15,7 @@ from core.losses import LOSSES
 from core.masks.realised import NAMES as SHARES
 from core.objectives import OBJECTIVES
 from core.run import OPTIONAL, ConfigError, Run, name_of
-from core.types import DataSpec, Sampling
+from core.types import Dataset, DataSpec, Sampling
 
 SPECS: dict[str, DataSpec] = {}  # what spec_of() has read
 
@@ -106,7 +106,7 @@ def spec_of_pairs(run: Run) -> DataSpec:
     try:
         return spec_of(dataclasses.replace(run, data=run.flow_data))
     except ValueError as error:
-        raise ValueError(re.sub(r"\bdata\.", "flow_data.", str(error))) from error
+        raise ValueError(named(str(error), "flow_data")) from error
 
 
 def spec_of_judged(run: Run) -> DataSpec:
@@ -114,8 +114,7 @@ def spec_of_judged(run: Run) -> DataSpec:
     try:
         return spec_of(judged(run))
     except ValueError as error:
-        told = str(error) if run.eval_data is None else re.sub(r"\bdata\.", "eval_data.", str(error))
-        raise ValueError(told) from error
+        raise ValueError(str(error) if run.eval_data is None else named(str(error), "eval_data")) from error
 
 
 def located(run: Run) -> Run:
@@ -133,6 +132,21 @@ def located(run: Run) -> Run:
     return dataclasses.replace(
         run, data=found(run.data), flow_data=run.flow_data and found(run.flow_data), target=found(run.target)
     )
+
+
+def load_split(run: Run, split: str, group: str = "data") -> Dataset:
+    """A split of the run's `data`, `eval_data` or `flow_data`. Raises ConfigError when its files cannot give it."""
+    data = located(dataclasses.replace(run, data=getattr(run, group))).data
+    try:
+        loaded: Dataset = data.load(split, Path(run.runtime.cache))
+    except ValueError as error:
+        raise ConfigError(named(str(error), group)) from error
+    return loaded
+
+
+def named(message: str, group: str) -> str:
+    """What a component of `data` says of its options, said of those of another group."""
+    return re.sub(r"(?<![\w/.])data\.", f"{group}.", message)
 
 
 def judged(run: Run) -> Run:

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from core.config import Run, judged, located
+from core.config import Run
 from core.cost import ENCODING_COSTS
 from core.data.augment import Augment, augment, normalise
 from core.evals.feature_cache import FeatureCache
 from core.evals.features import FrozenFeatures, Used
+from core.fitting import load_split
 from core.phases import Costs, Phase
 from core.types import Dataset, DataSpec, Evaluation, Learner, Look, Tuning, Workshop
 
@@ -29,8 +30,7 @@ def judged_sets(run: Run, train_set: Dataset, test_set: Dataset) -> tuple[Datase
     """The splits that the evaluations are about, where these are not the ones trained on."""
     if run.eval_data is None or not run.evals:
         return train_set, test_set
-    data, cache = located(judged(run)).data, Path(run.runtime.cache)
-    return data.load("train", cache), data.load("test", cache)
+    return load_split(run, "train", "eval_data"), load_split(run, "test", "eval_data")
 
 
 def frozen_features(

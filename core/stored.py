@@ -26,13 +26,13 @@ from core.config import (
     identity,
     judged,
     layered,
-    located,
     options,
     parse,
 )
 from core.cost import encoding_flops
 from core.evals import EVALS
 from core.evals.features import FrozenFeatures
+from core.fitting import load_split
 from core.judging import encoding_costs, frozen_features, judge, judged_sets
 from core.phases import Costs
 from core.trainer import build_learner, choose_device, choose_precision, seen, start_from_weights
@@ -219,7 +219,7 @@ def open_stored(run: Run, folder: Path) -> Stored:
     device = choose_device(run.runtime.device)
     if run.runtime.threads:
         torch.set_num_threads(run.runtime.threads)
-    train_set = located(run).data.load("train", Path(run.runtime.cache))
+    train_set = load_split(run, "train")
     train_set.spec = spec = seen(run, train_set.spec)
     learner = build_learner(run, spec)
     step = 0
@@ -313,7 +313,7 @@ class Judge:
 
     def _sets(self, run: Run) -> tuple[Dataset, Dataset]:
         if run.eval_data is None:
-            return self.stored.train_set, located(run).data.load("test", Path(run.runtime.cache))
+            return self.stored.train_set, load_split(run, "test")
         return judged_sets(run, self.stored.train_set, self.stored.train_set)
 
     def _features_for(self, run: Run) -> FrozenFeatures:

@@ -29,6 +29,7 @@ from core.data.augment import Augment
 from core.evals import EVALS
 from core.optim import Optim
 from core.trainer import train
+from core.types import DataError
 
 USAGE = """usage: python -m core.train [method=...] [scale=...] [seed=...] [key=value ...]
 
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with recorder.progress:
             train(run, recorder)
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, DataError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
         return 2
     if not is_main:

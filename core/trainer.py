@@ -19,6 +19,7 @@ from core.data.augment import normalise
 from core.data.left_out import data_facts
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
+from core.fitting import load_split
 from core.judging import cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
@@ -51,16 +52,18 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     # ---- what to train, on what ------------------------------------------------------------------------------
     start = time.perf_counter()
     check(run)
-    data, flow_data, cache = located(run).data, located(run).flow_data, Path(run.runtime.cache)
+    cache = Path(run.runtime.cache)
     if not where.is_main:
         wait(where)  # the main process fills the cache once
-    train_set, test_set = data.load("train", cache), data.load("test", cache)
+    train_set, test_set = load_split(run, "train"), load_split(run, "test")
     for split in (train_set, test_set):
         split.spec = seen(run, split.spec)
     splits = {"train": train_set, "test": test_set}
     pair_set = train_set if run.objective.num_pairs() else None
-    if flow_data is not None:
-        splits["flow"] = pair_set = flow_data.load("train", cache)
+    if run.flow_data is not None:
+        splits["flow"] = pair_set = load_split(run, "train", "flow_data")
+    # Only the main process judges; data that cannot be judged on is better known before training than after.
+    judged_splits = judged_sets(run, train_set, test_set) if where.is_main else (train_set, test_set)
     spec, config = train_set.spec, identity(flatten(run)) | {"seed": run.seed}
     learner = build_learner(run, spec).to(device)
     if run.optim.steps:
@@ -82,8 +85,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
 
     def features() -> FrozenFeatures:
         """Of the judged encoder as it is now."""
-        sets = judged_sets(run, train_set, test_set)
-        return frozen_features(run, learner, *sets, spec, device, precision, cached=is_trained)
+        return frozen_features(run, learner, *judged_splits, spec, device, precision, cached=is_trained)
 
     # ---- steps -------------------------------------------------------------------------------------------------
     for step, batch, pairs in batches:
@@ -123,7 +125,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         judgements = evaluate(run, judged_on)
         results = results_of(judgements) | mask_shares(run, learner.encoder.grid)
         record.log(run.optim.steps, results)
-        sets = dict(zip(("train", "test"), judged_sets(run, train_set, test_set), strict=True))
+        sets = dict(zip(("train", "test"), judged_splits, strict=True))
         bench = Bench(
             run,
             learner.judged_encoder,

@@ -8,7 +8,7 @@ import torch
 from core.checkpoint import checkpoints
 from core.config import load
 from core.data.left_out import data_facts
-from core.train import print_results
+from core.train import main, print_results
 from core.trainer import train
 from tests.core.data.making_videos import ramp, write_video
 from tests.core.test_trainer import TINY, Notebook, final_weights
@@ -41,7 +41,25 @@ def test_a_run_on_videos_records_the_files_that_it_left_out(videos, tmp_path):
     assert record.outcome == "done" and "ridge/class_top1" in record.results
     named = [name for name in record.facts if name.startswith("excluded_")]
     assert len(named) == 1 and record.facts[f"num_{named[0]}"] == 1
-    assert record.facts[named[0]][0].startswith(f"{videos / 'bee' / '5.avi'}: truncated")
+    assert record.facts[named[0]][0].startswith("bee/5.avi: truncated")
+    assert str(videos) not in repr(record.facts)
+
+
+def test_a_split_without_a_usable_video_ends_the_command_with_one_line(tmp_path, capsys):
+    for split in ("train", "test"):
+        write_video(tmp_path / "videos" / split / "a.avi", ramp(20 if split == "train" else 2, height=32, width=40))
+    words = [
+        *TINY,
+        "method=mae_st",
+        "evals=[]",
+        f"runtime.cache={tmp_path / 'cache'}",
+        f"runtime.dir={tmp_path / 'run'}",
+    ]
+    data = [f"data.path={tmp_path / 'videos'}", "data.size=32", "data.frames=4"]
+    assert main([*words, "data=video_folder", *data]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "error: data.path=" in said and "no video of the test split can be used" in said
+    assert "Traceback" not in said and not (tmp_path / "run" / "result.json").exists()
 
 
 def test_a_preempted_run_records_them_too(videos, tmp_path):

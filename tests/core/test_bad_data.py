@@ -1,0 +1,69 @@
+"""Files that are not what they should be end a run with one line, which names the group that asked for them."""
+
+import numpy as np
+import pytest
+
+from core.config import ConfigError, load
+from core.fitting import named
+from core.train import main
+from core.trainer import train
+from tests.core.data.test_segmentation import ade20k, write_mask
+from tests.core.test_trainer import TINY, Notebook
+
+
+def words(tmp_path, root, group="data"):
+    return [
+        *TINY,
+        "method=mae",
+        f"{group}=ade20k",
+        f"{group}.path={root}",
+        f"{group}.height=32",
+        f"{group}.width=32",
+        "optim.batch_size=2",
+        "runtime.tensorboard=false",
+        f"runtime.cache={tmp_path / 'cache'}",
+        f"runtime.dir={tmp_path / 'run'}",
+    ]
+
+
+def spoiled(tmp_path):
+    """A mask of another size than its image."""
+    root = ade20k(tmp_path / "data")
+    write_mask(root / "annotations" / "training" / "ADE_train_00000001.png", np.ones((9, 9)))
+    return root
+
+
+def test_a_bad_file_ends_the_command_with_one_line(tmp_path, capsys):
+    assert main([*words(tmp_path, spoiled(tmp_path)), "evals=[]"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "error: data.path: " in said and "is of 9 x 9 px, its image" in said and "Traceback" not in said
+
+
+def test_a_file_that_breaks_while_it_is_read_does_too(tmp_path, capsys):
+    root = ade20k(tmp_path / "data")
+    file = root / "images" / "training" / "ADE_train_00000000.jpg"
+    file.write_bytes(file.read_bytes()[:-40])  # its head is whole
+    assert main([*words(tmp_path, root), "evals=[]"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "ADE_train_00000000.jpg cannot be read as an image" in said and "Traceback" not in said
+
+
+def test_data_that_cannot_be_judged_on_is_known_before_training(tmp_path):
+    record = Notebook(tmp_path / "run")
+    run = load([*words(tmp_path, spoiled(tmp_path), "eval_data"), "evals=[collapse]", "data.num_train=8"])
+    with pytest.raises(ConfigError, match=r"^eval_data\.path: .*ADE_train_00000001\.png is of 9 x 9 px"):
+        train(run, record)
+    assert record.points == {} and record.outcome is None
+
+
+def test_only_the_options_in_a_message_are_renamed():
+    message = "data.path=/mnt/data.d/my_data.csv: change data.size, or eval_data.path"
+    assert (
+        named(message, "eval_data")
+        == "eval_data.path=/mnt/data.d/my_data.csv: change eval_data.size, or eval_data.path"
+    )
+
+
+def test_a_list_that_cannot_be_read_is_a_mistake_in_the_command(capsys):
+    assert main(["flow_data.sets=[sintel:path=a]"]) == 2
+    assert "cannot be read as key=value" in capsys.readouterr().err
