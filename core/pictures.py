@@ -9,7 +9,8 @@ masks.npz   `grid` [3]; `context` and `target` [n, V, N] bool, patches of the gr
             `reconstruction` [m, V, T, H, W, C] uint8, the first m clips with each view's target patches as predicted
             and all else as it was (m = 0 where the target says nothing of pixels); `frames` [k], those that it shows.
 
-Where the target is normalised patch by patch, the reconstruction has the mean and scale of the original patch.
+Where the target is normalised patch by patch, the reconstruction has the mean and scale of the original patch. What
+objectives that give flow keep is in `core.motion_pictures`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from core.config import Run
 from core.data.augment import normalise
+from core.motion_pictures import motion
 from core.types import Dataset, DataSpec, Grid, Learner, View, generator_for
 
 Arrays = dict[str, NDArray[Any]]
@@ -34,15 +36,33 @@ RECONSTRUCTION_BYTES = 2**16  # of all reconstructions, which no two runs share:
 
 
 def pictures(
+    run: Run,
+    learner: Learner,
+    test_set: Dataset,
+    device: torch.device,
+    precision: torch.dtype | None,
+    pair_sets: Sequence[Dataset] = (),
+) -> dict[str, bytes]:
+    """The run's files by name; none where its objective hides nothing and gives no flow.
+
+    `pair_sets` are those whose pairs of frames may be shown, the one that the run is judged on first; by default the
+    test split. Leaves `learner` in evaluation mode.
+    """
+    files = hidden(run, learner, test_set, device, precision) if run.mask is not None else {}
+    if "flow" in run.objective.gives:
+        pairs, flow = motion(learner, pair_sets or [test_set], test_set.spec, device)
+        files |= {"pairs.npz": packed(pairs), "flow.npz": packed(flow)}
+    return files
+
+
+def hidden(
     run: Run, learner: Learner, test_set: Dataset, device: torch.device, precision: torch.dtype | None
 ) -> dict[str, bytes]:
-    """The run's files by name; none where its objective hides nothing. Leaves `learner` in evaluation mode.
+    """Clips, the run's masks of them, and what it makes of the rest.
 
     Each clip's masks are drawn by themselves, as a batch of one, so that they differ in all that a mask draws once a
     batch (I-JEPA's block sizes) and none is cut to the length of a batch's poorest.
     """
-    if run.mask is None:
-        return {}
     spec, grid = test_set.spec, learner.encoder.grid
     num_bytes = spec.channels * spec.frames * spec.height * spec.width
     num_clips = min(len(test_set), NUM_CLIPS, max(1, CLIP_BYTES // num_bytes))

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -102,3 +103,58 @@ def test_large_clips_are_fewer(cache):
     _, _, _, arrays = drawn(cache, "method=mae_st", "data.size=128", "data.frames=8", "data.num_test=8")
     assert arrays["clips.npz"]["clips"].shape == (2, 8, 128, 128, 3)
     assert arrays["masks.npz"]["reconstruction"].shape[:2] == (1, 1)
+
+
+# ---- motion
+
+
+def stirred(run, spec, seed=0):
+    """The run's learner with other weights: an untrained one estimates no motion at all."""
+    learner = build_learner(run, spec).eval()
+    for place, parameter in enumerate(learner.parameters()):
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator_for(seed, "stir", place))
+    return learner
+
+
+def test_an_objective_that_gives_flow_keeps_its_estimate_beside_the_truth(cache):
+    run, test_set, _, _ = drawn(cache, "method=m_jepa")
+    learner, samples = stirred(run, test_set.spec), torch.arange(4) * 16
+    files = pictures(run, learner, test_set, CPU, None)
+    pairs, flow = (dict(np.load(io.BytesIO(files[name]))) for name in ("pairs.npz", "flow.npz"))
+    stored, known = test_set.fetch(samples).clips, test_set.flows(samples)
+    assert np.array_equal(pairs["frames"], stored.permute(0, 2, 3, 4, 1).numpy())
+    assert np.abs(pairs["truth"] - known.flow[:, 0].numpy())[known.valid[:, [0, 0]].numpy()].max() <= 1 / 32
+    assert np.array_equal(pairs["valid"], known.valid[:, 0]) and np.array_equal(pairs["occluded"], known.occluded[:, 0])
+    with torch.inference_mode():
+        estimate = learner.flow(normalise(stored, test_set.spec)).numpy()
+    assert estimate.std() > 0.1
+    assert np.abs(flow["flow"] - estimate).max() <= 1 / 32 + np.abs(estimate).max() / 2**11
+
+
+def test_the_pair_shown_is_the_middle_one_of_the_set_whose_flow_is_known(cache):
+    run, test_set, files, arrays = drawn(cache, "method=m_jepa", "data.frames=4")
+    middle = test_set.fetch(torch.tensor([0])).clips[0, :, 1:3].permute(1, 2, 3, 0)
+    assert np.array_equal(arrays["pairs.npz"]["frames"][0], middle)
+    images = load(["scale=smoke", "data=moving_digits"]).data.load("test", cache)
+    again = pictures(run, build_learner(run, test_set.spec), images, CPU, None, [images, test_set])
+    assert again == files
+
+
+def test_clips_whose_flow_nobody_knows_are_shown_without_truth(cache):
+    run, test_set, _, _ = drawn(cache, "method=m_jepa")
+    test_set.spec = dataclasses.replace(test_set.spec, has_flow=False)
+    files = pictures(run, build_learner(run, test_set.spec), test_set, CPU, None)
+    pairs = dict(np.load(io.BytesIO(files["pairs.npz"])))
+    assert not pairs["valid"].any() and not pairs["truth"].any()
+
+
+def test_runs_on_the_same_data_share_the_bytes_of_their_pairs(cache):
+    run, test_set, _, _ = drawn(cache, "method=m_jepa")
+    files = [pictures(run, stirred(run, test_set.spec, seed), test_set, CPU, None) for seed in (0, 1)]
+    assert files[0]["pairs.npz"] == files[1]["pairs.npz"] and files[0]["flow.npz"] != files[1]["flow.npz"]
+    assert sum(map(len, files[0].values())) < 2**16
+
+
+def test_large_frames_are_fewer(cache):
+    _, _, _, arrays = drawn(cache, "method=m_jepa", "data.size=384", "data.num_test=8", "data.num_train=8")
+    assert arrays["pairs.npz"]["frames"].shape == (1, 2, 384, 384, 3)
