@@ -2,7 +2,15 @@
 
 from core.objectives.flow import Flow
 from core.objectives.masked import MaskedPrediction
+from core.objectives.motion_content import MotionContent
 from core.objectives.supervised import Supervised
+from core.objectives.vicreg import Vicreg
 from core.types import Objective
 
-OBJECTIVES: dict[str, type[Objective]] = {"masked": MaskedPrediction, "supervised": Supervised, "flow": Flow}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "masked": MaskedPrediction,
+    "supervised": Supervised,
+    "vicreg": Vicreg,
+    "flow": Flow,
+    "motion_content": MotionContent,
+}

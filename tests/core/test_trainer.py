@@ -20,7 +20,7 @@ TINY = [
     "runtime.checkpoint_every=2",
     "runtime.threads=1",
 ]
-METHODS = ["mae", "mae_st augment.repeats=4", "ijepa", "supervised", "supervised encoder.drop_path=0.5"]
+METHODS = ["mae", "mae_st augment.repeats=4", "ijepa", "supervised", "supervised encoder.drop_path=0.5", "vicreg"]
 
 
 @dataclass

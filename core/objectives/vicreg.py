@@ -1,0 +1,186 @@
+"""VICReg: two views of a picture have the same features, which vary over the batch and do not repeat one another.
+
+`ContentTask` is what MC-JEPA shares with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from core.objectives.gathered import gather, num_processes, own_rows
+from core.objectives.views import ViewOptions, two_views
+from core.types import DataSpec, Encoder, EncoderModule, Learner, Objective, Parts, View, generator_for
+
+EPS = 1e-4  # added to variances
+
+
+class ContentFrame(Enum):
+    """What of a clip the two views show; the same for an image."""
+
+    middle = "middle"
+    drawn = "drawn"  # one of its frames
+    all = "all"  # a view is a clip
+
+
+@dataclass
+class ContentOptions(ViewOptions):
+    """What an objective that learns content from two views can be told.
+
+    Source: VICReg (Bardes et al., 2022, arXiv:2105.04906), section 4.
+    """
+
+    sim_coeff: float = 25.0  # lambda, of the invariance
+    std_coeff: float = 25.0  # mu, of the variance
+    cov_coeff: float = 1.0  # nu, of the covariance
+    expander: list[int] = field(default_factory=lambda: [8192, 8192, 8192])  # widths of its layers
+    content_frame: ContentFrame = ContentFrame.middle
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sim_coeff", "std_coeff", "cov_coeff"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"objective.{name} must be at least 0, got {getattr(self, name)}")
+        if not self.expander or min(self.expander) < 2:
+            raise ValueError(f"objective.expander must be widths of at least 2, got {list(self.expander)}")
+
+    def check_content(self, encoder: Encoder, spec: DataSpec) -> None:
+        """Raise ValueError where such views cannot be made, or not be seen by the encoder."""
+        if spec.channels != 3 and (self.jitter or self.grey):
+            raise ValueError(
+                f"objective.jitter={self.jitter:g} and objective.grey={self.grey:g} need 3 channels, the data has "
+                f"{spec.channels}: set both to 0"
+            )
+        if spec.frames > 1 and self.content_frame is not ContentFrame.all and not encoder.has_pyramid:
+            raise ValueError(
+                f"objective.content_frame={self.content_frame.name}: this encoder takes whole clips of {spec.frames} "
+                "frames; use objective.content_frame=all, or an encoder of single frames"
+            )
+
+
+class Expander(nn.Sequential):
+    """Linear layers with batch norm and ReLU between them; the last one is bare and has no bias."""
+
+    def __init__(self, width: int, widths: Sequence[int], generator: Generator) -> None:
+        layers: list[nn.Module] = []
+        for outputs in widths[:-1]:
+            layers += [_linear(width, outputs, generator), nn.BatchNorm1d(outputs), nn.ReLU()]
+            width = outputs
+        super().__init__(*layers, _linear(width, widths[-1], generator, bias=False))
+
+
+def _linear(inputs: int, outputs: int, generator: Generator, *, bias: bool = True) -> nn.Linear:
+    """torch's own initialisation, uniform in +-1/sqrt(inputs), from `generator`."""
+    layer = nn.Linear(inputs, outputs, bias=bias, device="meta").to_empty(device="cpu")
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
+    return layer
+
+
+def vicreg_loss(
+    one: Tensor, other: Tensor, *, sim_coeff: float, std_coeff: float, cov_coeff: float
+) -> dict[str, Tensor]:
+    """{"loss", "invariance", "variance", "covariance"} of the features of two views, [N, D] each, in float32.
+
+    The convention of the released code, under which the coefficients 25, 25 and 1 hold: the variance term is the mean
+    over the two views, the covariance term their sum; both are over centred features and N - 1.
+
+    Source: VICReg (Bardes et al., 2022, arXiv:2105.04906), Equations 1 to 6 and Algorithm 1.
+    """
+    one, other = one.float(), other.float()
+    invariance = F.mse_loss(one, other)
+    variance, covariance = torch.zeros_like(invariance), torch.zeros_like(invariance)
+    for features in (one, other):
+        centred = features - features.mean(dim=0)
+        variance = variance + F.relu(1 - (centred.var(dim=0) + EPS).sqrt()).mean() / 2
+        matrix = centred.T @ centred / (len(centred) - 1)
+        off_diagonal = matrix.square().sum() - matrix.diagonal().square().sum()
+        covariance = covariance + off_diagonal / features.shape[1]
+    loss = sim_coeff * invariance + std_coeff * variance + cov_coeff * covariance
+    parts = {"invariance": invariance, "variance": variance, "covariance": covariance}
+    return {"loss": loss} | {name: value.detach() for name, value in parts.items()}
+
+
+class ContentTask(nn.Module):
+    """Views, expander and loss. The encoder is given with every call, as it may serve another task too."""
+
+    def __init__(self, options: ContentOptions, width: int, spec: DataSpec, generator: Generator) -> None:
+        super().__init__()
+        self.options = options
+        self.expander = Expander(width, options.expander, generator)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1, 1), persistent=False)
+
+    def losses(self, encoder: EncoderModule, clips: Tensor, draw: Callable[[str], Generator]) -> dict[str, Tensor]:
+        """`vicreg_loss` of clips [B, C, T, H, W], float and normalised, over the batches of all processes together.
+
+        Averaged patch tokens are gathered before the expander: batch norm and covariance see what one process would.
+        """
+        views = self.views(clips, draw)
+        tokens = encoder(views.flatten(0, 1))[:, encoder.num_prefix :]
+        pooled = tokens.float().mean(1).unflatten(0, (2, -1))  # [2, B, D]
+        one, other = (self.expander(gather(view)) for view in pooled)
+        options = self.options
+        with torch.autocast(clips.device.type, enabled=False):  # squared covariances are beyond half precision
+            return vicreg_loss(
+                one, other, sim_coeff=options.sim_coeff, std_coeff=options.std_coeff, cov_coeff=options.cov_coeff
+            )
+
+    @torch.no_grad()
+    def views(self, clips: Tensor, draw: Callable[[str], Generator]) -> Tensor:
+        """Two views of each clip, or of one of its frames (t = 1): [2, B, C, t, H, W], normalised."""
+        generator = draw("views")
+        with torch.autocast(clips.device.type, enabled=False):
+            pictures = self._chosen(clips.float(), generator)
+            pixels = (pictures * self.std + self.mean).clamp_(0, 1)
+            return (two_views(pixels, self.options, generator) - self.mean) / self.std
+
+    def _chosen(self, clips: Tensor, generator: Generator) -> Tensor:
+        num_frames, frame = clips.shape[2], self.options.content_frame
+        if num_frames == 1 or frame is ContentFrame.all:
+            return clips
+        if frame is ContentFrame.middle:
+            return clips[:, :, num_frames // 2 : num_frames // 2 + 1]
+        from_all = torch.rand(len(clips) * num_processes(), generator=generator)
+        first = (own_rows(from_all, len(clips)) * num_frames).long().to(clips.device)
+        return clips[torch.arange(len(clips), device=clips.device), :, first][:, :, None]
+
+
+@dataclass
+class Vicreg(ContentOptions, Objective):
+    """Features of two views of a picture agree (invariance), spread (variance) and are unlike one another (covariance).
+
+    Source: VICReg (Bardes et al., 2022, arXiv:2105.04906).
+    """
+
+    def check(self, encoder: Encoder, spec: DataSpec, pairs: DataSpec | None) -> None:
+        self.check_content(encoder, spec)
+
+    def build(self, parts: Parts, spec: DataSpec, seed: int) -> Learner:
+        encoder = parts.encoder.build(spec, generator_for(seed, "encoder"))
+        return VicregLearner(encoder, ContentTask(self, encoder.width, spec, generator_for(seed, "expander")))
+
+
+class VicregLearner(Learner):
+    """An encoder and its expander."""
+
+    def __init__(self, encoder: EncoderModule, content: ContentTask) -> None:
+        super().__init__()
+        self.encoder, self.content = encoder, content
+        self._draw: Callable[[str], Generator] | None = None
+
+    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int) -> None:
+        self._draw = draw
+
+    def forward(
+        self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View], pairs: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        assert self._draw is not None, "seed_step comes before every step"
+        return self.content.losses(self.encoder, clips, self._draw)

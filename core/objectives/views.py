@@ -1,0 +1,140 @@
+"""Two random views of every picture of a batch, made on the device for all pictures at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from core.objectives.gathered import num_processes, own_rows
+
+NUM_DRAWS = 13  # of each view: area, aspect, corner x 2, flip, jitter or not, its 4 amounts, grey, blur, its width
+SOLARIZE = 13  # and one more
+ASPECT = (3 / 4, 4 / 3)  # width / height of crops
+BLUR = (0.1, 2.0)  # standard deviation, pixels of a picture of 224
+JITTER = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation; hue in turns
+
+# RGB -> luma and two chroma axes (NTSC), in which saturation is a length and hue an angle.
+_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+@dataclass
+class ViewOptions:
+    """How a view is made of a picture. Lists have one number for each of the two views, or one for both.
+
+    A crop of a share of the area in [crop_min, crop_max], enlarged to the whole; mirrored; brightness, contrast,
+    saturation and hue changed by up to `jitter` times (0.4, 0.4, 0.2, 0.1); grey; blurred; bright pixels inverted
+    (solarised). The defaults are VICReg's, whose two views differ in blur and solarisation.
+
+    Three departures that cannot be seen: the changes of colour are one linear map (hue as a rotation in YIQ) in a fixed
+    order, a crop that does not fit is cut to the picture and not drawn anew, and its corner need not be a whole pixel.
+
+    Source: VICReg (Bardes et al., 2022, arXiv:2105.04906), appendix C.1; BYOL (arXiv:2006.07733), Table 6.
+    """
+
+    crop_min: float = 0.08
+    crop_max: float = 1.0
+    flip: bool = True  # mirror left and right with probability 0.5: not for digits
+    jitter: float = 1.0  # strength; 0 = off
+    jitter_share: float = 0.8  # of views whose colours change
+    grey: float = 0.2  # share of views without colour
+    blur: list[float] = field(default_factory=lambda: [1.0, 0.1])  # share of blurred views
+    solarize: list[float] = field(default_factory=lambda: [0.0, 0.2])  # share of solarised views
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_max <= 1:
+            raise ValueError(f"objective.crop_max must be in (0, 1], got {self.crop_max}")
+        if not 0 < self.crop_min <= self.crop_max:
+            raise ValueError(
+                f"objective.crop_min must be in (0, objective.crop_max = {self.crop_max:g}], got {self.crop_min}"
+            )
+        if not 0 <= self.jitter <= 2:
+            raise ValueError(f"objective.jitter must be in [0, 2], got {self.jitter}")
+        for name in ("jitter_share", "grey"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"objective.{name} must be in [0, 1], got {getattr(self, name)}")
+        for name in ("blur", "solarize"):
+            shares = getattr(self, name)
+            if len(shares) not in (1, 2) or not all(0 <= share <= 1 for share in shares):
+                raise ValueError(f"objective.{name} must be one or two numbers in [0, 1], got {list(shares)}")
+
+
+def two_views(pictures: Tensor, options: ViewOptions, generator: Generator) -> Tensor:
+    """float [B, C, T, H, W] in [0, 1] -> two views of each [2, B, C, T, H, W], the same change for all T frames.
+
+    With several processes, B is this one's share of a batch; the numbers of the whole batch are drawn.
+    """
+    num, channels, frames, height = pictures.shape[:4]
+    draws = own_rows(torch.rand(2, num * num_processes(), NUM_DRAWS + 1, generator=generator), num, dim=1)
+    shares = torch.tensor([[_of(options.blur, view), _of(options.solarize, view)] for view in (0, 1)])
+    shares = shares[:, None].expand(2, num, 2).flatten(0, 1)  # [2 * B, 2]
+    draws = draws.flatten(0, 1)
+    views = _cropped(pictures.flatten(1, 2).repeat(2, 1, 1, 1), options, draws)  # [2 * B, C * T, H, W]
+    views = views.view(2 * num, channels, frames, *views.shape[-2:])
+    if options.jitter * options.jitter_share > 0 or options.grey > 0:
+        views = _recoloured(views, options, draws)
+    if max(options.blur) > 0:
+        low, high = BLUR
+        sigma = (low + (high - low) * draws[:, 12]) * (draws[:, 11] < shares[:, 0])
+        views = _blurred(views, sigma * height / 224)
+    if max(options.solarize) > 0:
+        inverted = (draws[:, SOLARIZE] < shares[:, 1]).to(views.device).view(-1, 1, 1, 1, 1)
+        views = torch.where(inverted & (views >= 0.5), 1 - views, views)
+    return views.view(2, num, *views.shape[1:])
+
+
+def _of(shares: list[float], view: int) -> float:
+    return shares[view % len(shares)]
+
+
+def _cropped(pictures: Tensor, options: ViewOptions, draws: Tensor) -> Tensor:
+    """Each picture's crop, mirrored or not, at the size of the picture."""
+    if options.crop_min == 1 and not options.flip:
+        return pictures
+    area = options.crop_min + (options.crop_max - options.crop_min) * draws[:, 0]
+    low, high = (math.log(edge) for edge in ASPECT)
+    aspect = (low + (high - low) * draws[:, 1]).exp() if options.crop_min < 1 else torch.ones_like(area)
+    # A picture of 2:1 is 1 x 1 here: its crops' aspect is in units of its own.
+    aspect = aspect * pictures.shape[-2] / pictures.shape[-1] if options.crop_min < 1 else aspect
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    left, top = draws[:, 2] * (1 - width), draws[:, 3] * (1 - height)
+    sign = torch.where(draws[:, 4] < 0.5, -1.0, 1.0) if options.flip else torch.ones_like(area)
+    zero = torch.zeros_like(area)
+    rows = [torch.stack([width * sign, zero, 2 * left + width - 1], dim=1)]
+    rows.append(torch.stack([zero, height, 2 * top + height - 1], dim=1))
+    grid = F.affine_grid(torch.stack(rows, dim=1).to(pictures.device), list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _recoloured(views: Tensor, options: ViewOptions, draws: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue of some, and some without colour; RGB in [0, 1]."""
+    on = (draws[:, 5] < options.jitter_share)[:, None]
+    amounts = options.jitter * on * (2 * draws[:, 6:10] - 1) * torch.tensor(JITTER)
+    brightness, contrast, saturation = (1 + amounts[:, :3]).clamp(min=0).unbind(1)
+    saturation = saturation * (draws[:, 10] >= options.grey)
+    hue = 2 * math.pi * amounts[:, 3]
+    turn = torch.zeros(len(draws), 3, 3)
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1] = turn[:, 2, 2] = saturation * hue.cos()
+    turn[:, 1, 2], turn[:, 2, 1] = -saturation * hue.sin(), saturation * hue.sin()
+    matrix = (torch.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ) * (brightness * contrast)[:, None, None]
+    # Contrast keeps the view's mean luma, as brightness left it.
+    luma = torch.einsum("c,bcthw->b", _TO_YIQ[0].to(views), views) / views[0, 0].numel()
+    shift = ((1 - contrast) * brightness).to(views) * luma
+    coloured = torch.einsum("bdc,bcthw->bdthw", matrix.to(views), views)
+    return (coloured + shift.view(-1, 1, 1, 1, 1)).clamp(0, 1)
+
+
+def _blurred(views: Tensor, sigma: Tensor) -> Tensor:
+    """A Gaussian of standard deviation `sigma` [B] pixels, 0 = none; what it covers beyond the edge does not count."""
+
+    def weights(size: int) -> Tensor:
+        distance = torch.arange(size)[:, None] - torch.arange(size)
+        near = (-0.5 * (distance / sigma.clamp(min=1e-3)[:, None, None]) ** 2).exp()  # [B, size, size]
+        return (near / near.sum(dim=2, keepdim=True))[:, None, None].to(views)
+
+    height, width = views.shape[-2:]
+    return weights(height) @ views @ weights(width).transpose(-1, -2)
