@@ -1,4 +1,4 @@
-"""docs/data.md: its table names every kind, its command trains, its mixture is Table 7."""
+"""docs/data.md: its table names every kind, its commands train, its mixture is Table 7."""
 
 import re
 
@@ -10,6 +10,7 @@ from core.config import load
 from core.data import DATA
 from core.data.flow_mixture import FlowMixture
 from core.trainer import train
+from tests.core.data import making_flows as making
 from tests.core.data.test_segmentation import voc
 from tests.core.test_trainer import Notebook
 from tests.docs.blocks import DOCS, blocks, commands
@@ -50,14 +51,23 @@ def test_its_mixture_is_table_7():
         assert (member.height, member.width) == size
 
 
-@pytest.mark.parametrize("words", [words for _, words in commands("data.md")])
-def test_its_command_trains_on_such_files(words, tmp_path):
+SMALL = {
+    "method=mae": ["optim.batch_size=4"],
+    "method=m_jepa": ["optim.batch_size=2", "objective.flow_batch=2", "eval_data.height=32", "eval_data.width=64"],
+}
+
+
+@pytest.mark.parametrize("words", [words for _, words in commands("data.md")], ids=list(SMALL))
+def test_its_commands_train_on_such_files(words, tmp_path):
     voc(tmp_path / "voc", num=24)
+    making.sintel(tmp_path / "sintel", height=28, width=60)
+    for number in range(4):
+        making.write_picture(tmp_path / "kitti" / "raw" / f"{number}.png", making.picture(32, 104, seed=number))
     here = [f"runtime.data_root={tmp_path}", f"runtime.cache={tmp_path / 'cache'}", "runtime.threads=1"]
     record = Notebook(tmp_path / "run")
     before = torch.get_num_threads()
     try:
-        train(load([*words, *here, "optim.steps=2", "optim.batch_size=4"]), record)
+        train(load([*words, *here, "optim.steps=2", *SMALL[words[0]]]), record)
     finally:
         torch.set_num_threads(before)
     assert record.outcome == "done" and record.results
