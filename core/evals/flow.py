@@ -53,7 +53,7 @@ class Flow(Evaluation):
         if not spec.has_flow:
             raise ValueError(
                 "evals.flow needs data whose motion is known, and this data's is not; choose eval_data=moving_digits "
-                "with eval_data.frames of at least 2"
+                "with eval_data.frames of at least 2, or sintel, kitti_flow, flying_chairs, flying_things or hd1k"
             )
 
     def metrics(self, spec: DataSpec) -> list[str]:
