@@ -15,6 +15,7 @@ from core.data.augment import Augment, augment, normalise
 from core.evals.feature_cache import FeatureCache
 from core.evals.features import FrozenFeatures, Used
 from core.fitting import load_split
+from core.models.resized import for_frames
 from core.phases import Costs, Phase
 from core.types import Dataset, DataSpec, Evaluation, Learner, Look, Tuning, Workshop
 
@@ -65,6 +66,7 @@ def frozen_features(
         shown_as=repr(run.encoder),
         change=changed,
         estimator=learner if "flow" in run.objective.gives else None,
+        resize=lambda encoder, frames: for_frames(encoder, run.encoder, frames),
     )
 
 

@@ -1,6 +1,7 @@
 """Data sets, by the name that `data=` takes."""
 
 from core.data.array_files import Idx, Npz
+from core.data.davis import Davis
 from core.data.flow_files import FlyingChairs, FlyingThings, Hd1k, KittiFlow, Sintel
 from core.data.flow_mixture import FlowMixture
 from core.data.frame_pairs import FramePairs
@@ -30,4 +31,5 @@ DATA: dict[str, type[Data]] = {
     "voc": Voc,
     "cityscapes": Cityscapes,
     "ade20k": Ade20k,
+    "davis": Davis,
 }

@@ -260,6 +260,9 @@ class MovingDigitsDataset(ArrayDataset):
         masks = self.masks(indices)
         return classes.gather(1, masks.flatten(1)).view_as(masks)
 
+    def num_sequences(self) -> int:
+        return len(self)
+
     def sequence(self, index: int) -> TrackedVideo:
         """A clip with the digit that each pixel shows, 1 = the nearest."""
         indices = torch.tensor([index])

@@ -13,6 +13,7 @@ detect     a linear head on the tokens of given boxes           the papers' dete
 knn        20 nearest neighbours                                no training at all
 collapse   RankMe and feature std                               needs no label
 seg        a linear head on every token, enlarged               the papers' frozen mIoU
+vos        objects followed by the likeness of features         DAVIS's J and F, no training
 flow       end-point error of the objective's estimate          Sintel's and KITTI's numbers
 finetune   everything trained on, with a linear head            the papers' fine-tuned numbers
 ========== ==================================================== =======================================
@@ -33,6 +34,7 @@ from core.evals.low_shot import LowShot
 from core.evals.ridge import Ridge
 from core.evals.seg import Segment
 from core.evals.vissl import Vissl
+from core.evals.vos import Vos
 from core.types import Evaluation
 
 EVALS: dict[str, type[Evaluation]] = {
@@ -47,6 +49,7 @@ EVALS: dict[str, type[Evaluation]] = {
     "finetune": FineTune,
     "flow": Flow,
     "seg": Segment,
+    "vos": Vos,
 }
 
 __all__ = ["EVALS", "FrozenFeatures"]

@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from core.evals.clips import Cut, Plan, encode, num_tokens, plan
 from core.evals.feature_cache import FeatureCache, data_digest, key_of, weights_digest
 from core.evals.flow_frames import estimated
-from core.evals.maps import by_frame, centre, level_of
+from core.evals.maps import by_frame, centre, encoded_frames, fitting, frames_at_once, level_of, resized
 from core.types import (
     Dataset,
     DataSpec,
@@ -30,6 +30,7 @@ from core.types import (
     Regions,
     Sampling,
     Tokens,
+    TrackedVideo,
     generator_for,
 )
 
@@ -59,7 +60,8 @@ class FrozenFeatures:
 
     With a `cache` features are looked for on disk before anything is encoded, and kept there. They are the same bits
     either way: tokens in the half precision that they are used in, averages in float32. `shown_as` are the encoder's
-    options, which its weights alone do not tell (the number of heads). `estimator` is what estimates flow.
+    options, which its weights alone do not tell (the number of heads). `estimator` is what estimates flow, `resize`
+    what makes an encoder one of frames of a given size (`core.models.resized`).
 
     Source: average-pooled patches of the last or the last four layers: I-JEPA (Assran et al., 2023,
     arXiv:2301.08243), appendix A.2.
@@ -82,6 +84,7 @@ class FrozenFeatures:
         shown_as: str = "",
         change: Callable[[Tensor, DataSpec, Look, Generator], Tensor] | None = None,
         estimator: Learner | None = None,
+        resize: Callable[[EncoderModule, DataSpec], EncoderModule] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size of feature extraction must be at least 1, got {batch_size}")
@@ -93,6 +96,8 @@ class FrozenFeatures:
         self._built_for = built_for or train.spec
         self._prepare, self._change = prepare, change
         self._encoder, self._estimator = encoder, estimator
+        self._resize = resize
+        self._resized: dict[tuple[int, int], EncoderModule] = {}
         self._datasets = {"train": train, "test": test}
         self._batch_size = batch_size
         self._autocast_dtype = autocast_dtype
@@ -206,6 +211,32 @@ class FrozenFeatures:
                 )
             found.append(classes.to(torch.int16))
         return torch.cat(found)
+
+    def sequences(self, split: str, max_sequences: int | None = None) -> Iterator[TrackedVideo]:
+        """Videos whose objects are known, one by one; of data that has such."""
+        dataset: Any = self._datasets[split]
+        for index in _subset(dataset.num_sequences(), max_sequences).tolist():
+            yield dataset.sequence(index)
+
+    def frame_maps(self, frames: Tensor, *, level: int = 1) -> Tensor:
+        """Feature maps of a video's frames [C, T, H, W] uint8, one by one and of whatever size: [T, h, w, D] float32.
+
+        Frames are resized to the nearest multiple of the encoder's stride, so that a map covers the whole frame.
+        """
+        size = fitting(frames.shape[2:], self._built_for, self.grid)
+        spec = dataclasses.replace(self._built_for, frames=1, height=size[0], width=size[1])
+        if size not in self._resized:
+            assert self._resize is not None
+            self._resized[size] = self._resize(self._encoder, spec)
+        encoder, found = self._resized[size], []
+        with self._counted(), evaluating(encoder):
+            for part in torch.split(frames.transpose(0, 1), frames_at_once(size)):
+                clips = self._prepare(part[:, :, None].to(self.device), spec)[:, :, 0]
+                with torch.inference_mode(), self._autocast():
+                    maps = encoded_frames(encoder, resized(clips, size), level)
+                found.append(maps.float())
+        self.used = self.used._replace(clips=self.used.clips + frames.shape[1])
+        return _finite(torch.cat(found), "test")
 
     def flows(
         self, split: str, *, max_samples: int | None, batch_size: int, size: tuple[int, int] | None

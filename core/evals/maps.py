@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from core.types import DataSpec, Encoder, Grid
+from core.types import DataSpec, Encoder, EncoderModule, Grid
 
 
 def by_frame(tokens: Tensor, grid: Grid, num_frames: int, frames: Sequence[int]) -> Tensor:
@@ -30,6 +31,35 @@ def centre(frames: Tensor, built_for: DataSpec) -> Tensor:
 
 def _size(spec: DataSpec) -> tuple[int, int]:
     return spec.height, spec.width
+
+
+def fitting(size: Sequence[int], built_for: DataSpec, grid: Grid) -> tuple[int, int]:
+    """The multiple of the encoder's stride that is nearest to frames of `size`, at least one stride."""
+    strides = built_for.height // grid.h, built_for.width // grid.w
+    height, width = (max(1, round(have / stride)) * stride for have, stride in zip(size, strides, strict=True))
+    return height, width
+
+
+def resized(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """Normalised frames [T, C, H, W] of another size."""
+    if tuple(frames.shape[2:]) == size:
+        return frames
+    return F.interpolate(frames, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def frames_at_once(size: tuple[int, int]) -> int:
+    """How many frames are encoded together: as many pixels as keep what a layer makes of them in a few 100 MB."""
+    return max(1, 2**18 // (size[0] * size[1]))
+
+
+def encoded_frames(encoder: EncoderModule, frames: Tensor, level: int) -> Tensor:
+    """Maps [T, h, w, D] of frames [T, C, H, W] that `encoder` takes: the last layer's tokens, or a pyramid's level."""
+    clips = frames[:, :, None]
+    if level > 1:
+        return level_of(encoder.pyramid(clips), level)
+    tokens = encoder.intermediate(clips, 1)[0]
+    height = round((tokens.shape[1] * frames.shape[2] / frames.shape[3]) ** 0.5)
+    return tokens.reshape(len(frames), height, -1, tokens.shape[-1])
 
 
 def check_level(key: str, level: int, encoder: Encoder) -> None:

@@ -80,7 +80,7 @@ class Dataset(Protocol):
     One with boxes (`spec.box_classes`) also has `regions(indices) -> Regions`; one whose pixels have classes
     (`spec.segment_classes`) `segments(indices) -> Tensor`, [B, T, H, W] int64 with -1 = not labelled; one whose
     movement is known (`spec.has_flow`) `flows(indices) -> FlowTruth`; one whose objects are (`spec.has_objects`)
-    `sequence(index: int) -> TrackedVideo`.
+    `num_sequences() -> int` and `sequence(index: int) -> TrackedVideo`.
 
     One that decodes as it is asked (not held in memory) says so by an attribute `is_lazy` = True; the loader then reads
     ahead with worker processes. A method `fingerprint() -> str` stands for every pixel; without one, features of a lazy

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from core.types.data import DataSpec, FlowTruth, Grid, Regions
+from core.types.data import DataSpec, FlowTruth, Grid, Regions, TrackedVideo
 from core.types.training import Encoder, EncoderModule
 
 
@@ -69,6 +69,12 @@ class Features(Protocol):
 
     def segments(self, split: str, frames: Sequence[int], *, max_train: int | None = None) -> Tensor:
         """What each pixel of the frames of `maps` shows, [N, F, H, W] int16, -1 = not labelled."""
+
+    def sequences(self, split: str, max_sequences: int | None = None) -> Iterator[TrackedVideo]:
+        """Videos whose objects are known, of data that has such: all, or a random subset that is always the same."""
+
+    def frame_maps(self, frames: Tensor, *, level: int = 1) -> Tensor:
+        """Feature maps [T, h, w, D] float32 of a video's frames [C, T, H, W] uint8, of whatever size, one by one."""
 
     def flows(
         self, split: str, *, max_samples: int | None, batch_size: int, size: tuple[int, int] | None

@@ -1,0 +1,242 @@
+"""DAVIS: folders of frames with a mask of every object in every frame."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from core.data.arrays import check_split
+from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, to_rgb
+from core.types import Batch, Data, DataSpec, TrackedVideo
+
+FRAMES, MASKS, LISTS = "JPEGImages", "Annotations", "ImageSets"
+SPLITS = {"train": "train.txt", "test": "val.txt"}  # of the lists
+VOID = 255  # of masks with several objects: a pixel that does not count
+
+
+class Sequence(NamedTuple):
+    """The files of a video."""
+
+    name: str
+    frames: list[Path]
+    masks: list[Path]
+
+
+@dataclass
+class Davis(Data):
+    """Videos with the mask of each object in each frame, as DAVIS 2016 and 2017 are laid out.
+
+    `path` holds JPEGImages/<resolution>/<sequence>/*.jpg and Annotations/<resolution>/<sequence>/*.png, or both without
+    the folder of the resolution. The lists ImageSets/<year>/train.txt and val.txt say which sequences are "train" and
+    "test"; without an ImageSets folder every sequence is in both, as nothing is learned of masks here. A mask's values
+    are the objects' numbers and 255 where a pixel does not count, or 0 and 255 for one object (DAVIS 2016).
+
+    Tracked videos are whole, resized to a short side of `size`, masks by the nearest pixel. As clips to train on or to
+    encode, the data gives pieces of `frames` frames in a row that do not overlap, the middle `size` x `width` of the
+    resized frames; they have no labels.
+
+    Source: DAVIS (Perazzi et al., 2016); DAVIS 2017 (Pont-Tuset et al., 2017, arXiv:1704.00675).
+    """
+
+    path: str = ""
+    size: int = 480  # px, short side
+    width: int | None = None  # px, of clips; null = size
+    frames: int = 1  # of a clip
+    max_frames: int | None = None  # of each sequence, its first ones; null = all
+    resolution: str = "480p"  # folder below JPEGImages and Annotations, where there is such a one
+    year: str = "2017"  # folder below ImageSets, where there is one
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 4096:
+            raise ValueError(f"data.size must be in [8, 4096] px, got {self.size}")
+        if self.width is not None and not 8 <= self.width <= 4096:
+            raise ValueError(f"data.width must be in [8, 4096] px, or null for data.size, got {self.width}")
+        if self.frames < 1:
+            raise ValueError(f"data.frames must be at least 1, got {self.frames}")
+        if self.max_frames is not None and self.max_frames < max(2, self.frames):
+            raise ValueError(
+                f"data.max_frames must be at least 2 and data.frames = {self.frames}, or null for all, "
+                f"got {self.max_frames}"
+            )
+
+    def spec(self) -> DataSpec:
+        for split in SPLITS:
+            self.sequences(split)
+        return DataSpec(
+            channels=3,
+            frames=self.frames,
+            height=self.size,
+            width=self.width or self.size,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            has_objects=True,
+        )
+
+    def load(self, split: str, cache: Path) -> DavisDataset:
+        check_split(split)
+        return DavisDataset(self, self.sequences(split))
+
+    def sequences(self, split: str) -> list[Sequence]:
+        """The split's sequences by name, with as many masks as frames.
+
+        Raises ValueError naming the folder, list or sequence that is missing, and the first frame without a mask.
+        """
+        root = Path(self.path)
+        frames, masks = self._folder(root / FRAMES), self._folder(root / MASKS)
+        names = self._listed(root, split) or sorted(folder.name for folder in frames.iterdir() if folder.is_dir())
+        if not names:
+            raise ValueError(f"data.path={self.path}: there is no sequence in {frames}")
+        return [self._sequence(name, frames / name, masks / name) for name in names]
+
+    def _folder(self, folder: Path) -> Path:
+        if not folder.is_dir():
+            raise ValueError(
+                f"data.path must be a folder with {FRAMES} and {MASKS}, got {self.path!r}, where {folder} is missing"
+            )
+        return folder / self.resolution if (folder / self.resolution).is_dir() else folder
+
+    def _listed(self, root: Path, split: str) -> list[str]:
+        if not (root / LISTS).is_dir():
+            return []
+        file = root / LISTS / self.year / SPLITS[split]
+        if not file.is_file():
+            years = sorted(folder.name for folder in (root / LISTS).iterdir() if (folder / SPLITS[split]).is_file())
+            raise ValueError(
+                f"data.year={self.year}: {file} is missing; years with a {SPLITS[split]}: {', '.join(years) or 'none'}"
+            )
+        names = file.read_text(encoding="utf-8").split()
+        # DAVIS 2016's list is of pairs of files: /JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png
+        return list(dict.fromkeys(Path(name).parent.name if "/" in name else name for name in names))
+
+    def _sequence(self, name: str, frames: Path, masks: Path) -> Sequence:
+        for folder, what in ((frames, "frames"), (masks, "annotation")):
+            if not folder.is_dir():
+                raise ValueError(f"data.path={self.path}: the sequence {name} has no {what}, {folder} is missing")
+        found = Sequence(name, _numbered(frames, (".jpg", ".jpeg", ".png")), _numbered(masks, (".png",)))
+        missing = [frame.name for frame in found.frames if frame.stem not in {mask.stem for mask in found.masks}]
+        if missing or len(found.frames) != len(found.masks):
+            which = f"; the first frame without one is {missing[0]}" if missing else ""
+            raise ValueError(
+                f"data.path={self.path}: the sequence {name} has {len(found.frames)} frames and {len(found.masks)} "
+                f"masks{which}"
+            )
+        if len(found.frames) < max(2, self.frames):
+            raise ValueError(
+                f"data.path={self.path}: the sequence {name} has {len(found.frames)} frames; it takes at least 2, and "
+                f"data.frames={self.frames}"
+            )
+        return Sequence(name, found.frames[: self.max_frames], found.masks[: self.max_frames])
+
+
+class DavisDataset:
+    """A split of `Davis`."""
+
+    is_lazy = True
+
+    def __init__(self, options: Davis, sequences: list[Sequence]) -> None:
+        self.options, self.sequences = options, sequences
+        self.spec = options.spec()
+        self._clips = [
+            (number, first)
+            for number, sequence in enumerate(sequences)
+            for first in range(0, len(sequence.frames) - options.frames + 1, options.frames)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def labels(self) -> dict[str, Tensor]:
+        return {}
+
+    def fetch(self, indices: Tensor) -> Batch:
+        return Batch(torch.stack([self._clip(*self._clips[index]) for index in indices.tolist()]), {})
+
+    def _clip(self, number: int, first: int) -> Tensor:
+        options, spec = self.options, self.spec
+        sequence = self.sequences[number]
+        frames = torch.stack(
+            [read_frame(path, options.size) for path in sequence.frames[first : first + options.frames]], dim=1
+        )
+        top, left = (frames.shape[2] - spec.height) // 2, (frames.shape[3] - spec.width) // 2
+        if left < 0 or top < 0:
+            raise ValueError(
+                f"data.width={spec.width}: the frames of {sequence.name} are {frames.shape[2]}x{frames.shape[3]} px at "
+                f"data.size={options.size}"
+            )
+        return frames[:, :, top : top + spec.height, left : left + spec.width]
+
+    def num_sequences(self) -> int:
+        return len(self.sequences)
+
+    def sequence(self, index: int) -> TrackedVideo:
+        """Raises ValueError naming the file: frames of several sizes, a mask of another one or with unknown objects."""
+        sequence = self.sequences[index]
+        frames = [read_frame(path, self.options.size) for path in sequence.frames]
+        for path, frame in zip(sequence.frames, frames, strict=True):
+            if frame.shape != frames[0].shape:
+                raise ValueError(
+                    f"{path} is of another shape than the first frame of its sequence: resized to "
+                    f"{_size(frame)} px, that to {_size(frames[0])}"
+                )
+        shape = frames[0].shape[1], frames[0].shape[2]
+        masks = [read_mask(*paths, shape) for paths in zip(sequence.masks, sequence.frames, strict=True)]
+        if set(torch.unique(masks[0]).tolist()) <= {0, VOID}:  # one object
+            masks = [mask.where(mask != VOID, 1) for mask in masks]
+        else:
+            masks = [mask.where(mask != VOID, -1) for mask in masks]
+        known = set(torch.unique(masks[0]).tolist()) | {0, -1}
+        for path, mask in zip(sequence.masks, masks, strict=True):
+            unknown = sorted(set(torch.unique(mask).tolist()) - known)
+            if unknown:
+                raise ValueError(
+                    f"{path} shows the objects {unknown}, which the sequence's first mask does not: it has "
+                    f"{sorted(known - {0, -1})}"
+                )
+        return TrackedVideo(sequence.name, torch.stack(frames, dim=1), torch.stack(masks))
+
+
+def read_frame(path: Path, size: int) -> Tensor:
+    """[3, H, W] uint8 with a short side of `size`."""
+    with Image.open(path) as image:
+        rgb = to_rgb(image)
+    scale = size / min(rgb.size)
+    shape = round(rgb.width * scale), round(rgb.height * scale)
+    if shape != rgb.size:
+        rgb = rgb.resize(shape, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+
+def read_mask(path: Path, frame: Path, shape: tuple[int, int]) -> Tensor:
+    """The values of a mask [H, W] int64, resized to `shape`.
+
+    Raises ValueError for a mask that is not of its frame's size, and for one that has colours instead of numbers.
+    """
+    with Image.open(path) as image, Image.open(frame) as picture:
+        if image.size != picture.size:
+            raise ValueError(
+                f"{path} is {image.height}x{image.width} px, its frame {frame.name} {picture.height}x{picture.width}"
+            )
+        if image.mode not in ("P", "L"):
+            raise ValueError(
+                f"{path} is an image of the mode {image.mode}; a mask holds the number of an object in each pixel, "
+                "with a palette or as grey values"
+            )
+        resized = np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.NEAREST))
+    return torch.from_numpy(resized.astype(np.int64))
+
+
+def _numbered(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files in `folder` in the order of the numbers in their names."""
+    files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
+    return sorted(files, key=lambda path: [int(part) for part in re.findall(r"\d+", path.stem)] or [-1])
+
+
+def _size(frame: Tensor) -> str:
+    return f"{frame.shape[1]}x{frame.shape[2]}"

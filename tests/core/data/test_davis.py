@@ -1,0 +1,214 @@
+"""DAVIS folders: both layouts, lists, masks of one and of several objects, and every way to be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.data.augment import normalise
+from core.data.davis import Davis
+from core.evals.features import FrozenFeatures
+from core.evals.vos import Vos
+from core.models import ViT
+from core.models.resized import for_frames
+from core.train import main
+from core.types import generator_for
+
+
+def draw(
+    root: Path, name: str, frames: int, *, objects: tuple[int, ...] = (1, 2), size=(16, 24), below: str = ""
+) -> None:
+    """Squares that move by a pixel a frame, on noise, and their masks."""
+    pixels, masks = root / "JPEGImages" / below / name, root / "Annotations" / below / name
+    pixels.mkdir(parents=True), masks.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 60, (*size, 3)).astype(np.uint8)
+    for frame in range(frames):
+        picture, mask = noise.copy(), np.zeros(size, np.uint8)
+        for place, number in enumerate(objects):
+            rows, columns = slice(2 + 7 * place, 7 + 7 * place), slice(2 + frame, 8 + frame)
+            mask[rows, columns], picture[rows, columns] = number, (200, 100 * place, 40)
+        Image.fromarray(picture).save(pixels / f"{frame:05d}.jpg", quality=95)
+        image = Image.fromarray(mask)
+        if max(objects) < 255:
+            image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+        image.save(masks / f"{frame:05d}.png")
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    draw(tmp_path, "cows", 6)
+    draw(tmp_path, "bear", 4, objects=(255,), size=(16, 30))
+    return tmp_path
+
+
+def test_sequences_are_whole_and_differ_in_length_and_size(root) -> None:
+    test = Davis(path=str(root), size=16).load("test", root)
+    assert test.num_sequences() == 2
+    bear, cows = test.sequence(0), test.sequence(1)
+    assert (bear.name, bear.frames.shape, bear.objects.shape) == ("bear", (3, 4, 16, 30), (4, 16, 30))
+    assert (cows.name, cows.frames.shape, cows.objects.shape) == ("cows", (3, 6, 16, 24), (6, 16, 24))
+    assert bear.objects.unique().tolist() == [0, 1] and cows.objects.unique().tolist() == [0, 1, 2]
+    assert (cows.objects[3, 2:7, 5:11] == 1).all() and (cows.frames[0, 3, 3:6, 6:10] > 150).all()
+
+
+def test_frames_and_masks_are_resized_alike(root) -> None:
+    video = Davis(path=str(root), size=32).load("test", root).sequence(1)
+    assert video.frames.shape == (3, 6, 32, 48)
+    assert torch.equal(
+        video.objects[0, 1::2, 1::2], Davis(path=str(root), size=16).load("test", root).sequence(1)[2][0]
+    )
+
+
+def test_the_official_layout_has_resolutions_and_lists(tmp_path) -> None:
+    for name in ("bear", "cows", "dog"):
+        draw(tmp_path, name, 3, below="480p")
+    lists = tmp_path / "ImageSets" / "2017"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("dog\n")
+    (lists / "val.txt").write_text("cows\nbear\n")
+    data = Davis(path=str(tmp_path))
+    assert [sequence.name for sequence in data.sequences("train")] == ["dog"]
+    assert [sequence.name for sequence in data.sequences("test")] == ["cows", "bear"]
+    with pytest.raises(ValueError, match=r"data\.year=2016: .*val\.txt is missing; years with a val\.txt: 2017"):
+        Davis(path=str(tmp_path), year="2016").sequences("test")
+
+
+def test_the_lists_of_2016_name_files(tmp_path) -> None:
+    draw(tmp_path, "bear", 2, below="480p")
+    lists = tmp_path / "ImageSets" / "480p"
+    lists.mkdir(parents=True)
+    for name in ("train", "val"):
+        lines = [f"/JPEGImages/480p/bear/{n:05d}.jpg /Annotations/480p/bear/{n:05d}.png" for n in range(2)]
+        (lists / f"{name}.txt").write_text("\n".join(lines))
+    assert [sequence.name for sequence in Davis(path=str(tmp_path), year="480p").sequences("test")] == ["bear"]
+
+
+def test_max_frames_takes_the_first_ones(root) -> None:
+    assert Davis(path=str(root), max_frames=3).load("test", root).sequence(1).frames.shape[1] == 3
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path) -> None:
+    draw(tmp_path, "bear", 12)
+    for folder in ("JPEGImages", "Annotations"):
+        for path in (tmp_path / folder / "bear").iterdir():
+            path.rename(path.with_name(f"{int(path.stem)}{path.suffix}"))
+    names = [path.stem for path in Davis(path=str(tmp_path)).sequences("test")[0].frames]
+    assert names == [str(number) for number in range(12)]
+
+
+def test_clips_are_pieces_of_the_sequences_cut_to_one_size(root) -> None:
+    data = Davis(path=str(root), size=16, width=20, frames=2)
+    train = data.load("train", root)
+    assert (len(train), train.labels()) == (2 + 3, {})
+    clips = train.fetch(torch.tensor([4, 0])).clips
+    assert clips.shape == (2, 3, 2, 16, 20) and clips.dtype == torch.uint8
+    assert torch.equal(clips[0], train.sequence(1).frames[:, 4:6, :, 2:22])
+    assert torch.equal(clips[1], train.sequence(0).frames[:, :2, :, 5:25])
+
+
+def test_a_void_pixel_does_not_count(root) -> None:
+    path = root / "Annotations" / "cows" / "00002.png"
+    values = np.asarray(Image.open(path)).copy()
+    values[0, :5] = 255
+    Image.fromarray(values).save(path)
+    objects = Davis(path=str(root), size=16).load("test", root).sequence(1).objects
+    assert (objects[2, 0, :5] == -1).all() and (objects != -1)[[0, 1, 3, 4, 5]].all()
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_missing_is_named(root) -> None:
+    with pytest.raises(ValueError, match=r"data\.path must be a folder with JPEGImages and Annotations.*nowhere"):
+        Davis(path=str(root / "nowhere")).spec()
+
+
+def test_a_sequence_without_annotation_is_named(root) -> None:
+    (root / "Annotations" / "cows").rename(root / "elsewhere")
+    with pytest.raises(ValueError, match=r"the sequence cows has no annotation"):
+        Davis(path=str(root)).spec()
+
+
+def test_a_missing_mask_is_named(root) -> None:
+    (root / "Annotations" / "cows" / "00004.png").unlink()
+    with pytest.raises(ValueError, match=r"cows has 6 frames and 5 masks; the first frame without one is 00004\.jpg"):
+        Davis(path=str(root)).spec()
+
+
+def test_a_mask_too_many_is_refused(root) -> None:
+    (root / "JPEGImages" / "bear" / "00003.jpg").unlink()
+    with pytest.raises(ValueError, match=r"bear has 3 frames and 4 masks"):
+        Davis(path=str(root)).spec()
+
+
+def test_unknown_objects_in_a_mask_are_named(root) -> None:
+    Image.fromarray(np.full((16, 24), 7, np.uint8)).save(root / "Annotations" / "cows" / "00003.png")
+    with pytest.raises(ValueError, match=r"cows/00003\.png shows the objects \[7\].*it has \[1, 2\]"):
+        Davis(path=str(root)).load("test", root).sequence(1)
+
+
+def test_a_mask_of_colours_is_refused(root) -> None:
+    Image.fromarray(np.zeros((16, 24, 3), np.uint8)).save(root / "Annotations" / "cows" / "00000.png")
+    with pytest.raises(ValueError, match=r"cows/00000\.png is an image of the mode RGB"):
+        Davis(path=str(root)).load("test", root).sequence(1)
+
+
+def test_a_mask_of_another_size_is_refused(root) -> None:
+    Image.fromarray(np.zeros((8, 12), np.uint8)).save(root / "Annotations" / "cows" / "00001.png")
+    with pytest.raises(ValueError, match=r"cows/00001\.png is 8x12 px, its frame 00001\.jpg 16x24"):
+        Davis(path=str(root)).load("test", root).sequence(1)
+
+
+def test_frames_of_several_sizes_are_refused(root) -> None:
+    Image.new("RGB", (32, 16)).save(root / "JPEGImages" / "cows" / "00005.jpg")
+    with pytest.raises(ValueError, match=r"cows/00005\.jpg is of another shape.*16x32 px, that to 16x24"):
+        Davis(path=str(root), size=16).load("test", root).sequence(1)
+
+
+def test_clips_wider_than_the_frames_are_refused(root) -> None:
+    with pytest.raises(ValueError, match=r"data\.width=28: the frames of cows are 16x24 px at data\.size=16"):
+        Davis(path=str(root), size=16, width=28).load("train", root).fetch(torch.tensor([5]))
+
+
+@pytest.mark.parametrize("name, value", [("size", 0), ("frames", 0), ("width", 0), ("max_frames", 1)])
+def test_numbers_out_of_range_are_refused(name, value) -> None:
+    with pytest.raises(ValueError, match=rf"data\.{name} must be (in|at least)"):
+        Davis(path="x", **{name: value})
+
+
+# ---- what it is for --------------------------------------------------------------------------------------------------
+
+
+def test_a_transformer_of_small_clips_follows_objects_in_it(root) -> None:
+    data = Davis(path=str(root), size=16)
+    options = ViT(width=24, depth=1, heads=2, patch=2, tubelet=2)
+    built_for = data.spec().__class__(3, 4, 8, 8)
+    test = data.load("test", root)
+    features = FrozenFeatures(
+        options.build(built_for, generator_for(0, "init")),
+        test,
+        test,
+        prepare=normalise,
+        device="cpu",
+        batch_size=8,
+        built_for=built_for,
+        resize=lambda encoder, spec: for_frames(encoder, options, spec),
+    )
+    found = Vos().run(features, seed=0)
+    assert found["vos/jf"] > 60  # the squares' colours are all that it takes
+
+
+def test_a_run_is_trained_on_its_frames_and_judged_on_its_sequences(root, tmp_path, capsys) -> None:
+    small = ["scale=smoke", "method=mae", "data=davis", f"data.path={root}", "data.size=16", "optim.steps=2"]
+    small += [
+        "encoder.patch=4",
+        "evals=[vos]",
+        f"runtime.dir={tmp_path / 'run'}",
+        f"runtime.cache={tmp_path / 'cache'}",
+    ]
+    assert main(small) == 0
+    assert "vos/jf" in capsys.readouterr().out
