@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from core.types import Batch, Dataset, generator_for
+from core.types import Batch, DataError, Dataset, generator_for
 
 
 @lru_cache(maxsize=4)
@@ -114,7 +114,10 @@ class StepLoader:
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else it takes its workers' seeds from the global generator
         )
-        yield from zip(self.steps, loader, strict=True)
+        try:
+            yield from zip(self.steps, loader, strict=True)
+        except DataError as error:  # torch has put the worker's traceback before the message
+            raise DataError(str(error).strip().splitlines()[-1].partition("DataError: ")[2]) from error
 
 
 class _Batches(TorchDataset[Batch]):
