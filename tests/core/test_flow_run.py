@@ -5,10 +5,12 @@ import pytest
 from core.config import load
 from core.trainer import train
 from tests.core.data import making_flows as making
+from tests.core.data.making_videos import ramp, write_video
 from tests.core.test_trainer import TINY, Notebook, final_weights
 
 SETS = ["sintel:path=films:height=32:width=48:repeat=3", "frame_pairs:path=drives:height=16:width=64"]
 SETS += ["moving_digits:size=32:frames=4:num_train=8:num_test=2"]
+MIXED = ["flow_data=flow_mixture", f"flow_data.sets={SETS}"]
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +19,13 @@ def root(tmp_path_factory):
     making.sintel(root / "films", height=28, width=44)
     for number in range(4):
         making.write_picture(root / "drives" / "one" / f"{number}.png", making.picture(16, 64, seed=number))
+        making.write_picture(root / "drives" / "two" / f"{number}.png", making.picture(16, 64, seed=9 + number))
+    for number in range(2):
+        write_video(root / "videos" / f"{number}.avi", ramp(8, 32, 40))
     return root
 
 
-def learn(root, folder, *overrides, stop_after=None):
+def learn(root, folder, *overrides, stop_after=None, flow_data=MIXED):
     judged = [
         "eval_data=sintel",
         "eval_data.path=films",
@@ -30,9 +35,8 @@ def learn(root, folder, *overrides, stop_after=None):
     ]
     small = ["method=m_jepa", "optim.batch_size=2", "objective.flow_batch=2", "data.num_train=8", "data.num_test=2"]
     here = [f"runtime.data_root={root}", f"runtime.cache={root / 'cache'}", f"runtime.dir={folder}"]
-    mixed = ["flow_data=flow_mixture", f"flow_data.sets={SETS}"]
     record = Notebook(folder, stop_after)
-    train(load([*TINY, *small, *mixed, *judged, *here, "evals=[flow]", *overrides]), record)
+    train(load([*TINY, *small, *flow_data, *judged, *here, "evals=[flow]", *overrides]), record)
     return record
 
 
@@ -51,3 +55,15 @@ def test_a_resumed_run_on_a_mixture_equals_an_uninterrupted_one_bit_for_bit(root
     second = learn(root, tmp_path / "parts", "runtime.workers=1")
     assert first.outcome == "preempted" and first.points | second.points == whole.points
     assert final_weights(tmp_path / "parts") == final_weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "kind, path", [("video_folder", "videos"), ("frame_folder", "drives"), ("frame_pairs", "drives")]
+)
+def test_unlabelled_videos_are_pairs_to_learn_from(root, tmp_path, kind, path):
+    if kind == "video_folder":
+        pytest.importorskip("decord", reason="decord has no wheel for this machine")
+    size = ["height=16", "width=32"] if kind == "frame_pairs" else ["size=32", "frames=2", "stride=1"]
+    chosen = [f"flow_data={kind}", f"flow_data.path={path}", *(f"flow_data.{option}" for option in size)]
+    record = learn(root, tmp_path, "optim.steps=1", flow_data=chosen)
+    assert record.outcome == "done" and record.points[1]["loss"] > 0
