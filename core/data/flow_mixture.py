@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from core.data.arrays import check_split
+from core.data.davis import Davis
 from core.data.flow_files import FlyingChairs, FlyingThings, Hd1k, KittiFlow, Sintel
 from core.data.frame_pairs import FramePairs
 from core.data.groups import Group, turn
@@ -33,6 +34,7 @@ _MEMBERS: dict[str, type[Data]] = {
     "frame_folder": FrameFolder,
     "video_folder": VideoFolder,
     "video_csv": VideoCsv,
+    "davis": Davis,
     "moving_digits": MovingDigits,
 }
 _OPTION = re.compile(r":(?=[a-z_]+=)")
