@@ -1,14 +1,16 @@
-"""Time the report on a large generated database, beside Optuna's own read of as many trials.
+"""Time the report on a large generated database, beside Optuna's own read of as many trials (and MLflow's of runs).
 
     python -m benchmarks.report [--runs 100000] [--points 100000000] [--studies 25] [--write]
 
 Every run has a config as wide as a real one, four results, an attempt and two series of equal length. The report runs
-in a process of its own, from a cold start of Python, so its memory is its own too.
+in a process of its own, from a cold start of Python, so its memory is its own too. MLflow is in no lock: where it is
+not installed here, `benchmarks.report_mlflow` measures it from an environment of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import platform
 import resource
@@ -234,6 +236,16 @@ def beside_optuna(folder: Path, num_runs: int) -> Iterator[str]:
     yield f"Optuna's load_study().trials_dataframe() of {num_runs:,} trials without series   {best(read, rounds=1)}"
 
 
+def beside_mlflow(folder: Path, num_runs: int) -> Iterator[str]:
+    """As many finished runs with one metric, two parameters and no series."""
+    if importlib.util.find_spec("mlflow") is None:
+        yield "MLflow is not installed: left out (uv pip install 'mlflow>=3', the dependency group bench)"
+        return
+    from benchmarks import report_mlflow  # optional: it imports MLflow
+
+    yield from report_mlflow.measure(folder, num_runs)
+
+
 # ---- all of it -------------------------------------------------------------------------------------------------------
 
 
@@ -260,6 +272,7 @@ def main() -> None:
         )
         yield from report(url, folder / "results")
         yield from beside_optuna(folder, options.runs)
+        yield from beside_mlflow(folder, options.runs)
 
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
