@@ -115,7 +115,7 @@ def _latex_character(character: str) -> str:
 
 
 def latex(table: Table) -> str:
-    """A `table` environment to `\\input`; needs booktabs, textcomp and xcolor. Printed-only rows are grey."""
+    """A `table` environment to `\\input`; needs booktabs, graphicx, textcomp and xcolor. Printed-only rows are grey."""
     lines = []
     for row, line in zip(table.rows, _lines(table), strict=True):
         cells = [escape_latex(text) for text in line]
@@ -131,20 +131,22 @@ def latex(table: Table) -> str:
     header = [table.row_header, *(column.label for column in table.columns)]
     notes = [escape_latex(text) for text in (*table.notes, table.provenance)]
     label = re.sub(r"[^A-Za-z0-9.:-]", "-", table.name)
+    columns = "r" * len(table.columns)
     return "\n".join(
         [
-            r"% \usepackage{booktabs,textcomp,xcolor}",
+            r"% \usepackage{booktabs,graphicx,textcomp,xcolor}",
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{escape_latex(table.caption)}}}",
             rf"\label{{tab:{label}}}",
-            rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+            # A table wider than the page is made as narrow as it.
+            rf"\resizebox{{\ifdim\width>\linewidth\linewidth\else\width\fi}}{{!}}{{\begin{{tabular}}{{l{columns}}}",
             r"\toprule",
             _as_text(" & ".join(escape_latex(text) for text in header)) + r" \\",
             r"\midrule",
             *lines,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
             r"\par\medskip",
             rf"\parbox{{\linewidth}}{{\footnotesize {' '.join(notes)}}}",
             r"\end{table}",

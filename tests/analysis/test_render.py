@@ -14,6 +14,7 @@ from analysis.frame import load
 from analysis.search import table as searched
 from analysis.stats import Estimate
 from tests.analysis.conftest import MAIN, ROWS, Laboratory
+from tests.analysis.latex import assert_latex
 
 HOSTILE = "<script>alert(1)</script> \\input{/etc/passwd} | `x` $y$ & 5% #1 _a_ ~ ^ {z}"
 
@@ -115,34 +116,6 @@ def test_a_label_is_no_argument_of_the_line_break_before_it(laboratory: Laborato
 def test_a_header_is_no_argument_of_the_rule_above_it(laboratory: Laboratory) -> None:
     table = replace(hostile_table(laboratory, "a"), row_header="[2pt] row")
     assert "\\toprule\n{}[2pt] row &" in render.latex(table)
-
-
-def assert_latex(text: str, *, num_columns: int) -> None:
-    """What a build would stop at: an open environment or brace, a cell too many, an active character, a new command."""
-    lines = text.splitlines()
-    assert lines[0].startswith("%") and not any("%" in line.replace(r"\%", "") for line in lines[1:])
-    opened: list[str] = []
-    for verb, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
-        if verb == "begin":
-            opened.append(name)
-        else:
-            assert opened.pop() == name
-    assert not opened
-    plain = re.sub(r"\\[\\{}$&#_%]", "", text)
-    depth = 0
-    for character in plain:
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        assert depth >= 0
-    assert depth == 0
-    assert plain.count("$") % 2 == 0 and "_" not in re.sub(r"\\label\{.*\}", "", plain) and "#" not in plain
-    assert "^" not in re.sub(r"\$[^$]*\$", "", plain)
-    rows = [line for line in lines if line.endswith(r" \\")]
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {num_columns - 1}
-    commands = {"pm", "Delta", "cdot", "textbackslash", "textless", "textgreater", "textasciitilde", "textbar",
-                "textasciicircum", "textasciigrave", "textquotesingle", "texttt", "textcolor", "textbf"}  # fmt: skip
-    layout = {"begin", "end", "centering", "caption", "label", "toprule", "midrule", "bottomrule", "par", "medskip",
-              "parbox", "linewidth", "footnotesize"}  # fmt: skip
-    assert set(re.findall(r"\\([A-Za-z]+)", "\n".join(lines[1:]))) <= commands | layout
 
 
 # ---- CSV
