@@ -25,6 +25,7 @@ from analysis.stats import (
     percentiles,
     shared_differences,
     stratified_bootstrap,
+    widening,
 )
 from analysis.tables import higher_is_better
 
@@ -113,14 +114,16 @@ def _divided(numerator: Numbers, denominator: Numbers) -> Numbers:
 def resampled_means(values: Numbers) -> Numbers:
     """The rows' means [R, k] for resamples of the seeds of `values` [k, n]: every one of n^n, or `NUM_RESAMPLES` drawn.
 
-    All rows take the same seeds: they share data order and initialisation.
+    All rows take the same seeds: they share data order and initialisation. Each resample's distance to the means is
+    `widening` times as long: as they are, resamples of three seeds give less than half the width of a t-interval.
     """
     num_seeds = values.shape[1]
     if num_seeds <= MOST_ENUMERATED:
         draws = np.array(list(itertools.product(range(num_seeds), repeat=num_seeds)))
     else:
         draws = np.random.default_rng(0).integers(0, num_seeds, (NUM_RESAMPLES, num_seeds))
-    return np.asarray(values[:, draws].mean(axis=2).T, dtype=np.float64)
+    means = values.mean(axis=1)
+    return np.asarray(means + widening(num_seeds) * (values[:, draws].mean(axis=2).T - means), dtype=np.float64)
 
 
 # ---- one table -------------------------------------------------------------------------------------------------------
@@ -234,7 +237,8 @@ def recipe(frame: Frame) -> str:
         ("data", "{}"), ("data.size", "{:g} px"), ("data.frames", "{:g} frames"), ("eval_data", "judged on {}"),
         ("encoder.width", "width {:g}"), ("encoder.depth", "depth {:g}"), ("optim.steps", "{:g} steps"),
     ]  # fmt: skip
-    return ", ".join(text.format(config[key]) for key, text in words if key in config)
+    shown = [text.format(config[key]) for key, text in words if key in config]
+    return ", ".join(text.removesuffix("s") if text == "1 frames" else text for text in shown)
 
 
 # ---- over tables -----------------------------------------------------------------------------------------------------
@@ -309,7 +313,8 @@ def markdown(summaries: Sequence[Summary]) -> str:
         return "\n".join([*lines, "", "No table has two rows with all their seeds that the paper prints too.", ""])
     lines += ["", "![rank correlation and agreement of signs, a line a table](../figures/agreement.svg)"]
     for summary in summaries:
-        lines += ["", f"## Scale {summary.scale}", "", *_totals(summary), ""]
+        found = [f"- {text}".replace("τ_b", "τ\\_b") for text in totals(summary)]
+        lines += ["", f"## Scale {summary.scale}", "", *found, ""]
         lines += ["| " + " | ".join(map(escape_markdown, _HEADER)) + " |", "|:--|:--|:--|--:|--:|--:|--:|--:|--:|"]
         lines += [_line(comparison) for comparison in summary.comparisons]
         if summary.not_compared:
@@ -320,38 +325,41 @@ def markdown(summaries: Sequence[Summary]) -> str:
         lines += [f"- {escape_markdown(f'{study}: printed {place}; ours {ours}')}" for study, place, ours in seen]
         digests = dict.fromkeys(f"{c.study} {c.digest}" for c in summary.comparisons)
         lines += ["", f"<sub>database digests: {escape_markdown(', '.join(digests))}</sub>"]
-    return "\n".join([*lines, "", *_NOTES, ""])
+    return "\n".join([*lines, "", "\n\n".join(NOTES).replace("τ_b", "τ\\_b"), ""])
 
 
-_NOTES = (
-    "τ\\_b and ρ compare the order of our rows with the printed one, with the baseline, without the random "
+NOTES = (
+    "τ_b and ρ compare the order of our rows with the printed one, with the baseline, without the random "
     "initialisation: 1 is the same order, −1 the reverse. In brackets the 95 % percentile interval over resamples "
-    "of the seeds, the same for all rows. Three seeds have ten different resamples: the interval is narrower than "
-    "it should be. Two rows have only 1 and −1 and are left out of the mean over tables; rows that lack a number "
-    "are left out and named.",
-    "",
+    "of the seeds, the same for all rows. So few seeds make a bootstrap too narrow: each resample's distance from the "
+    f"means is taken {widening(3):.1f} times for three seeds, as much as a t-interval is wider. There are still only "
+    "ten different resamples, so read the ends as rough. Two rows have only 1 and −1 and are left out of the mean over "
+    "tables; rows that lack a number are left out and named.",
+    "The mean gain over random initialisation has rliable's stratified bootstrap as it is defined, which three seeds a "
+    "recipe make about a fifth too narrow.",
     "Same sign: of the rows that the paper prints above or below its baseline, how many lie on that side here. Of "
     "clear ones: the same among those whose paired 95 % interval excludes zero. By chance alone half would agree.",
 )
 
 
-def _totals(summary: Summary) -> list[str]:
+def totals(summary: Summary) -> list[str]:
+    """What is said over all tables of a scale, in sentences."""
     signs, same = sum(c.num_signs for c in summary.comparisons), sum(c.num_same for c in summary.comparisons)
     clear = sum(c.num_clear for c in summary.comparisons)
     clear_same = sum(c.num_clear_same for c in summary.comparisons)
     lines = [
-        f"- {same} of {signs} differences to the baseline have the printed sign; of the {clear} of ours that are clear "
+        f"{same} of {signs} differences to the baseline have the printed sign; of the {clear} of ours that are clear "
         f"of zero, {clear_same}."
     ]
     if summary.tau:
         lines.append(
-            f"- Interquartile mean of τ\\_b over {summary.tau.num_seeds} tables of {FEWEST_ROWS} rows or more: "
-            f"{_shown(summary.tau.mean, summary.tau.low, summary.tau.high)}."
+            f"Interquartile mean of τ_b over {summary.tau.num_seeds} tables of {FEWEST_ROWS} rows or more: "
+            f"{with_interval(summary.tau.mean, summary.tau.low, summary.tau.high)}."
         )
     if summary.gain:
         gain = summary.gain
         lines.append(
-            f"- Interquartile mean of what pretraining gains over random initialisation, {gain.num_seeds} seeds of "
+            f"Interquartile mean of what pretraining gains over random initialisation, {gain.num_seeds} seeds of "
             f"{summary.num_recipes} default recipes: {gain.mean:.1f} points of top-1 [{gain.low:.1f}, {gain.high:.1f}]."
         )
     return [line.replace("-0.", "−0.") for line in lines]
@@ -366,8 +374,8 @@ def _line(comparison: Comparison) -> str:
         escape_markdown(c.metric),
         escape_markdown(rows),
         str(c.num_seeds),
-        _shown(c.tau, *interval(c, c.taus)),
-        _shown(c.rho, *interval(c, c.rhos)),
+        with_interval(c.tau, *interval(c, c.taus)),
+        with_interval(c.rho, *interval(c, c.rhos)),
         f"{c.num_same} of {c.num_signs}" if c.num_signs else "–",
         f"{c.num_clear_same} of {c.num_clear}" if c.num_clear else "–",
     ]
@@ -380,7 +388,8 @@ def interval(comparison: Comparison, resampled: Numbers) -> tuple[float, float]:
     return percentiles(finite) if comparison.num_seeds > 1 and finite.size else (math.nan, math.nan)
 
 
-def _shown(value: float, low: float, high: float) -> str:
+def with_interval(value: float, low: float, high: float) -> str:
+    """`0.67 [0.33, 1.00]`; a dash where there is no value, no brackets where there is no interval."""
     if not math.isfinite(value):
         return "–"
     text = f"{value:.2f}" + (f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else "")

@@ -17,9 +17,10 @@ from analysis.theme import PALETTE, REFERENCE, png, settings, svg
 WIDTH, LINE_HEIGHT = 9.0, 0.34  # inches
 SAME, OTHER, TAU = PALETTE[0], "#D9D9D9", PALETTE[1]
 _NOTE = (
-    "τ: Kendall's rank correlation of our rows' order with the printed one, with its 95 % bootstrap interval over "
-    f"seeds; hollow: fewer than {FEWEST_ROWS} rows, or one seed. Ours are small encoders on other data than the "
-    "papers'; what differs is listed in tables/agreement.md."
+    "τ: Kendall's rank correlation of our rows' order with the printed one. Lines: 95 % bootstrap interval over seeds, "
+    "widened as a t-interval is for so few; of three seeds, which have ten different resamples, the ends are rough. "
+    f"Hollow: fewer than {FEWEST_ROWS} rows, or one seed. Ours are small encoders on other data than the papers'; what "
+    "differs is listed in tables/agreement.md."
 )
 
 

@@ -89,9 +89,11 @@ def contents(engine: Engine, studies: Sequence[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with drawn_ahead([frames[study] for study in studies]) as images:
         made = {study: table_of(frames[study]) for study in studies}
-        over_all = agreement_files(everything) if frames.keys() == set(studies) else {}
+        summaries = agreement.summarise(everything)
+        drawn = agreement_drawing.images(summaries)
+        over_all = agreement_files(summaries, drawn) if frames.keys() == set(studies) else {}
         pages = [Content(frames[study], table, partial(images, study)) for study, table in made.items()]
-        site = site_files(Site(engine), everything, pages)
+        site = site_files(Site(engine), everything, pages, summaries, drawn)
         for study, table in made.items():
             own = table_files(table) | {
                 f"figures/{study}-{name}.{end}": data
@@ -104,9 +106,8 @@ def contents(engine: Engine, studies: Sequence[str]) -> dict[str, bytes]:
     return found | {"tables/index.md": index(everything).encode()} | over_all | site
 
 
-def agreement_files(frames: Sequence[Frame]) -> dict[str, bytes]:
-    summaries = agreement.summarise(frames)
-    drawn = {f"figures/agreement.{end}": data for end, data in agreement_drawing.images(summaries).items()}
+def agreement_files(summaries: Sequence[agreement.Summary], images: Mapping[str, bytes]) -> dict[str, bytes]:
+    drawn = {f"figures/agreement.{end}": data for end, data in images.items()}
     return {"tables/agreement.md": agreement.markdown(summaries).encode(), **drawn}
 
 

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from analysis import files
+from analysis import agreement, agreement_drawing, files
 from analysis.frame import Frame, load, names
 from analysis.report import pictures, table_of
 from analysis.site import runs
@@ -106,9 +106,12 @@ class Live:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _make(self, path: str, site: Site) -> Answer:
-        if path in ("", "index.html"):
-            known = names(self.engine)
-            return _page(site.index_page([self._frame(name) for name in known]))
+        if path in ("", "index.html", "agreement.html"):
+            frames = [self._frame(name) for name in names(self.engine)]
+            summaries = agreement.summarise(frames)
+            if path == "agreement.html":
+                return _page(site.agreement_page(summaries, agreement_drawing.images(summaries)))
+            return _page(site.index_page(frames, summaries))
         study = re.fullmatch(r"studies/([^/]+)\.html", path)
         if study and study.group(1) in names(self.engine):
             return _page(self._study(site, study.group(1)))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 CONFIDENCE = 0.95
 MOST_FLIPPED = 16  # values: 2^16 sign patterns are enumerated, more are not
@@ -191,6 +191,20 @@ def stratified_bootstrap(
     resampled = np.concatenate(drawn, axis=1)
     low, high = percentiles(np.array([statistic(values) for values in resampled]))
     return Estimate(statistic(np.concatenate(arrays)), low, high, sum(array.size for array in arrays))
+
+
+def widening(num_values: int) -> float:
+    """How much wider a mean's 95 % t-interval is than a bootstrap's normal one: 2.7 for three values, 1.1 for twenty.
+
+    Resamples of n values vary by (n - 1)/n of what they should, and normal quantiles are not t's. 1 for one value.
+
+    Source: Hesterberg (2015), "What Teachers Should Know About the Bootstrap" (arXiv:1411.5279), whose expanded
+    percentile interval moves the percentiles by this factor. Three values have no resamples so far out, so here it is
+    the resamples that are moved.
+    """
+    if num_values < 2:
+        return 1.0
+    return t_quantile(num_values) / float(ndtri(0.5 + CONFIDENCE / 2)) * math.sqrt(num_values / (num_values - 1))
 
 
 def percentiles(resampled: NDArray[np.float64]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ ASSETS = ("style.css", "script.js")
 # What matplotlib draws in, and what stands for it in style.css, so that a figure follows the page's theme.
 _COLORS = {
     "#ffffff": "var(--surface)", "#262626": "var(--ink)", "#333333": "var(--ink)", "#000000": "var(--ink)",
-    "#cccccc": "var(--line)", "#e4e4e4": "var(--line-faint)",
+    "#cccccc": "var(--line)", "#d9d9d9": "var(--line)", "#e4e4e4": "var(--line-faint)",
     **{color.lower(): f"var(--series-{number})" for number, color in enumerate(PALETTE)},
 }  # fmt: skip
 _COLOR = re.compile("|".join(_COLORS))
@@ -34,6 +34,20 @@ def shown(value: Any) -> str:
 
 def number(value: float | None, digits: int = 4) -> str:
     return "not finite" if value is None else f"{value:.{digits}g}".replace("-", "−")
+
+
+def cost(seconds: float) -> str:
+    """As long as it is: `45 s`, `3 h 49 min`; a part of a second is not nothing."""
+    return "0" if seconds == 0 else "< 1 s" if seconds < 1 else duration(seconds)
+
+
+def about(seconds: float) -> str:
+    """An estimate, no finer than it is: `≈ 45 s`, `≈ 18 min`, `≈ 1.4 h`."""
+    if seconds < 1:
+        return cost(seconds)
+    if seconds < 5400:
+        return f"≈ {cost(seconds) if seconds < 60 else f'{seconds / 60:.0f} min'}"
+    return f"≈ {seconds / 3600:.{1 if seconds < 36000 else 0}f} h"
 
 
 def clock(seconds: float | None) -> str:
@@ -73,7 +87,15 @@ def environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    found.filters |= {"shown": shown, "number": number, "clock": clock, "duration": duration, "splits": splits}
+    found.filters |= {
+        "shown": shown,
+        "number": number,
+        "clock": clock,
+        "duration": duration,
+        "splits": splits,
+        "cost": cost,
+        "about": about,
+    }
     return found
 
 

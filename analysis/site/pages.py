@@ -1,8 +1,7 @@
-"""Every page of the site: `site_files` for the static one, `index_page`, `study_page` and `run_page` for a live one."""
+"""Every page of the site: `site_files` for the static one; `index_page`, `agreement_page`, ... for a live one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,9 @@ from typing import Any
 from jinja2 import Environment
 from sqlalchemy import Engine, select
 
-from analysis.agreement import FEWEST_ROWS, Comparison, compare, interval
+from analysis.agreement import FEWEST_ROWS, NOTES, Comparison, compare, interval, with_interval
+from analysis.agreement import Summary as Agreement
+from analysis.agreement import totals as agreement_totals
 from analysis.frame import Frame
 from analysis.site import runs, study_page
 from analysis.site.html import assets, environment, inline_svg
@@ -43,20 +44,34 @@ class Site:
     def templates(self) -> Environment:
         return environment()
 
-    def index_page(self, frames: Sequence[Frame]) -> bytes:
+    def index_page(self, frames: Sequence[Frame], agreements: Sequence[Agreement]) -> bytes:
         """All studies: those of the database, then those that nobody has launched."""
         specs = self._specs()
         launched = [of_frame(frame, specs[frame.name]) for frame in frames]
         studies = launched + not_launched([frame.name for frame in frames], frames)
+        compared = [one for agreement in agreements for one in agreement.comparisons]
         return self._render(
             "index.html",
             root="",
             studies=studies,
             totals=totals(frames, studies),
-            agreement=(found := {frame.name: compare(frame) for frame in frames}),
-            num_signs=sum(one.num_signs for of_study in found.values() for one in of_study),
-            num_same=sum(one.num_same for of_study in found.values() for one in of_study),
+            agreement={frame.name: [one for one in compared if one.study == frame.name] for frame in frames},
+            num_signs=sum(one.num_signs for one in compared),
+            num_same=sum(one.num_same for one in compared),
             fewest_rows=FEWEST_ROWS,
+        )
+
+    def agreement_page(self, agreements: Sequence[Agreement], images: Mapping[str, bytes]) -> bytes:
+        """Our tables beside the printed ones, all of them; `images`: their figure, empty where there is none."""
+        label = "rank correlation and agreement of signs, a line a table; the tables below hold its numbers"
+        return self._render(
+            "agreement.html",
+            root="",
+            summaries=[(one, shown_comparisons(one.comparisons)) for one in agreements],
+            sentences=[agreement_totals(one) for one in agreements],
+            differing=[dict.fromkeys((c.study, c.place, c.differs) for c in one.comparisons) for one in agreements],
+            notes=NOTES,
+            figure=inline_svg(images["svg"], name="agreement", label=label) if images else "",
         )
 
     def study_page(self, content: Content) -> bytes:
@@ -68,8 +83,13 @@ class Site:
             groups, num_not_drawn = study_page.curve_groups(connection, frame)
         listed = study_page.listed_runs(frame, pages)
         table = study_page.side_by_side(content.table)
+        captions = {str(figure["name"]): study_page.caption(frame, figure) for figure in frame.study.figures}
         figures = [
-            (name, inline_svg(ends["svg"], name=f"f{number}", label=f"{frame.study.title}: figure {name}"))
+            (
+                name,
+                inline_svg(ends["svg"], name=f"f{number}", label=f"{frame.study.title}: figure {name}"),
+                captions[name],
+            )
             for number, (name, ends) in enumerate(content.images().items())
         ]
         return self._render(
@@ -78,7 +98,7 @@ class Site:
             summary=of_frame(frame, self._specs()[frame.name]),
             table=table,
             rows=study_page.shown_rows(table, frame),
-            comparisons=[(one, *(correlation(one, name) for name in ("tau", "rho"))) for one in compare(frame)],
+            comparisons=shown_comparisons(compare(frame)),
             figures=figures,
             groups=groups,
             num_not_drawn=num_not_drawn,
@@ -107,14 +127,12 @@ class Site:
         return self.templates.get_template(template).render(live=self.live, **values).encode()
 
 
-def correlation(comparison: Comparison, name: str) -> str:
-    """`0.67 [0.33, 1.00]`: a rank correlation with its interval over resampled seeds, where there is one."""
-    value, resampled = (comparison.tau, comparison.taus) if name == "tau" else (comparison.rho, comparison.rhos)
-    if not math.isfinite(value):
-        return "–"
-    low, high = interval(comparison, resampled)
-    text = f"{value:.2f}" + (f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else "")
-    return text.replace("-", "−")
+def shown_comparisons(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, str, str]]:
+    """Each with its tau and its rho, and their intervals over resampled seeds, in words."""
+    return [
+        (one, with_interval(one.tau, *interval(one, one.taus)), with_interval(one.rho, *interval(one, one.rhos)))
+        for one in comparisons
+    ]
 
 
 def totals(frames: Sequence[Frame], studies: Sequence[Summary]) -> dict[str, Any]:
@@ -136,9 +154,16 @@ def totals(frames: Sequence[Frame], studies: Sequence[Summary]) -> dict[str, Any
     }
 
 
-def site_files(site: Site, frames: Sequence[Frame], contents: Sequence[Content]) -> dict[str, bytes]:
-    """The static site's files under the results folder: the index of all `frames`, the pages of `contents`."""
-    found = {f"{FOLDER}/index.html": site.index_page(frames)}
+def site_files(
+    site: Site,
+    frames: Sequence[Frame],
+    contents: Sequence[Content],
+    agreements: Sequence[Agreement],
+    agreement_images: Mapping[str, bytes],
+) -> dict[str, bytes]:
+    """The static site's files under the results folder: what is said of all `frames`, and the pages of `contents`."""
+    found = {f"{FOLDER}/index.html": site.index_page(frames, agreements)}
+    found[f"{FOLDER}/agreement.html"] = site.agreement_page(agreements, agreement_images)
     found |= {f"{FOLDER}/{name}": content for name, content in assets().items()}
     for content in contents:
         ids = study_page.page_ids(content.frame)

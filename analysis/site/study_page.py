@@ -168,6 +168,30 @@ def _hint(ours: Cell | None, printed: float) -> tuple[str, str]:
     return OPPOSITE, "our difference to the baseline has the opposite sign"
 
 
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+READING = {
+    "line": "Lines: means over seeds, bands: their 95 % t-intervals",
+    "scatter": "Marks: means over seeds, whiskers: their 95 % t-intervals",
+    "bar": "Bars: means over seeds, whiskers: their 95 % t-intervals",
+    "point": "Marks: means over seeds, whiskers: their 95 % t-intervals",
+    "importance": "What each option's choice explains of the finished trials' differences",
+    "contour": "The metric between finished trials, which are marked",
+}
+
+
+def caption(frame: Frame, figure: Mapping[str, Any]) -> str:
+    """How a figure is to be read: what a mark and its interval are, and what else is drawn."""
+    panels = figure.get("panels") or [{}]
+    kinds = dict.fromkeys(str({**figure, **panel}.get("kind", "line")) for panel in panels)
+    words = ". ".join(READING[kind] for kind in kinds)
+    if not kinds.keys() & {"importance", "contour"}:
+        words += "; hollow: some seeds are missing"
+        if frame.cells["is_random_init"].any():
+            words += "; dashed: the randomly initialised encoder"
+    return f"{words}."
+
+
 # ---- runs ------------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from sweeps.study import DEFAULT_SCALE, Study, StudyError, instance_name, is_tri
 LEFT = (MISSING, "queued", "running", "cancelled")  # states of a run that is still to be trained
 WITHOUT = ("failed", "diverged", "pruned")  # ended without a number: an outcome, which launching does not repeat
 NOT_RUN = "not run"
+NO_STEPS, ANY = "no steps", "any method"  # kinds of runs, beside the methods' names
 
 
 @dataclass(frozen=True)
@@ -137,22 +138,23 @@ def _file_seeds(stem: str, scale: str) -> Any:
 
 def not_launched(known: Sequence[str], frames: Sequence[Frame]) -> list[Summary]:
     """The study files that the database has no instance of at the default scale."""
-    per_method = _cost_by_method(frames)
-    return [_of_file(stem, per_method) for stem in names() if stem not in known]
+    per_kind = _cost_by_kind(frames)
+    return [_of_file(stem, per_kind) for stem in names() if stem not in known]
 
 
-def _of_file(stem: str, per_method: Mapping[str, tuple[float, int]]) -> Summary:
+def _of_file(stem: str, per_kind: Mapping[str, tuple[float, int]]) -> Summary:
     study = read(stem)
-    cells = [cell for cell in study.cells(DEFAULT_SCALE) if not cell.is_random_init]
-    num_runs = len(cells) * len(study.seeds(DEFAULT_SCALE))
-    methods = [str(cell.overrides.get("method", "")) for cell in cells]
-    costs = [per_method.get(method) for method in methods]
-    known = [cost for cost in costs if cost is not None]
-    left, basis = None, "nothing like it has been run"
-    if known and len(known) == len(costs):
-        left = sum(seconds for seconds, _ in known) * len(study.seeds(DEFAULT_SCALE))
-        num = sum({method: per_method[method][1] for method in methods}.values())
-        basis = f"rough: as {num} runs of {', '.join(sorted(set(methods)))} in other studies"
+    kinds = [_kind(cell.overrides) for cell in study.cells(DEFAULT_SCALE) if not cell.is_random_init]
+    num_runs = len(kinds) * len(study.seeds(DEFAULT_SCALE))
+    costs = [per_kind.get(kind, per_kind.get(ANY)) for kind in kinds]
+    left = sum(cost[0] for cost in costs if cost is not None) * len(study.seeds(DEFAULT_SCALE))
+    further = ""
+    if (search := study.search(DEFAULT_SCALE)) is not None:
+        # Trials are of the same method; some are stopped early.
+        left, num_runs = left * (1 + search.budget / num_runs), num_runs + search.budget
+    elif (rule := study.seed_rule(DEFAULT_SCALE)) is not None:
+        further = f"; its rule may ask for {len(kinds) * rule.maximum - num_runs} runs more"
+    is_known = all(cost is not None for cost in costs)
     return Summary(
         **_words(study),
         name=stem,
@@ -161,27 +163,41 @@ def _of_file(stem: str, per_method: Mapping[str, tuple[float, int]]) -> Summary:
         counts={MISSING: num_runs},
         cpu_seconds=0.0,
         gpu_seconds=0.0,
-        cost_left=left,
-        cost_basis=basis,
+        cost_left=left if is_known else None,
+        cost_basis=(_basis(kinds, per_kind) if is_known else "nothing has been run yet") + further,
         command=f"python -m sweeps.launch study={stem}",
         has_page=False,
     )
 
 
-def _cost_by_method(frames: Sequence[Frame]) -> dict[str, tuple[float, int]]:
-    """Mean seconds of a done run at the default scale, and how many there are, by the method its study starts from."""
+def _basis(kinds: Sequence[str], per_kind: Mapping[str, tuple[float, int]]) -> str:
+    known = [f"{per_kind[kind][1]} runs of {kind}" for kind in sorted(set(kinds) & per_kind.keys())]
+    other = sorted(set(kinds) - per_kind.keys())
+    if not other:
+        return f"rough: as {', '.join(known)}"
+    return "very rough: " + "; ".join([*(f"as {words}" for words in known), f"{', '.join(other)} as any method"])
+
+
+def _kind(overrides: Mapping[str, Any]) -> str:
+    """What runs cost alike by: the method that they start from, unless they are for pictures only."""
+    return NO_STEPS if overrides.get("optim.steps") == 0 else str(overrides.get("method", "no method"))
+
+
+def _cost_by_kind(frames: Sequence[Frame]) -> dict[str, tuple[float, int]]:
+    """Mean seconds of a done run at the default scale, and how many there are, by `_kind` and of `ANY`."""
     costs: dict[str, list[float]] = {}
     for frame in frames:
         if frame.scale != DEFAULT_SCALE:
             continue
         of_cell = {
-            (cell.row_key, cell.col_key): str(cell.overrides.get("method", ""))
+            (cell.row_key, cell.col_key): _kind(cell.overrides)
             for cell in frame.study.cells(frame.scale)
             if not cell.is_random_init
         }
         runs = frame.runs[frame.runs["state"] == "done"].drop_duplicates("run_id")
         for run in records(runs[["row_key", "col_key", "cpu_seconds", "gpu_seconds"]]):
-            method = of_cell.get((run.row_key, run.col_key))
-            if method and not is_trial(run.row_key):
-                costs.setdefault(method, []).append(max(run.cpu_seconds, run.gpu_seconds))
-    return {method: (sum(found) / len(found), len(found)) for method, found in costs.items()}
+            kind = of_cell.get((run.row_key, run.col_key))
+            if kind is not None and not is_trial(run.row_key):
+                for key in (kind, ANY) if kind != NO_STEPS else (kind,):
+                    costs.setdefault(key, []).append(max(run.cpu_seconds, run.gpu_seconds))
+    return {kind: (sum(found) / len(found), len(found)) for kind, found in costs.items()}

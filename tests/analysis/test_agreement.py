@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from analysis import agreement, agreement_drawing
 from analysis.agreement import Comparison, compare, kendall_tau_b, resampled_means, spearman
 from analysis.frame import Frame, load
+from analysis.stats import widening
 from sweeps.expand import Request, expand
 from sweeps.study import StudyError, names, parse, read
 from tests.analysis.conftest import MAIN, ROWS, Laboratory
@@ -65,7 +66,20 @@ def test_three_seeds_are_resampled_in_all_27_ways_and_rows_take_the_same_ones() 
     means = resampled_means(np.array([[0.0, 3.0, 6.0], [1.0, 4.0, 7.0]]))
     assert means.shape == (27, 2)
     assert np.allclose(means[:, 1] - means[:, 0], 1)
-    assert sorted({round(mean, 9) for mean in means[:, 0]}) == [0, 1, 2, 3, 4, 5, 6]
+    moved = sorted({round(mean, 9) for mean in 3 + (means[:, 0] - 3) / widening(3)})
+    assert moved == [0, 1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5])
+def test_the_interval_of_few_seeds_holds_the_mean_about_as_often_as_it_says(num_seeds: int) -> None:
+    """As for a t-interval of normal values; resamples as they are hold it in three of four."""
+    values = np.random.default_rng(0).normal(size=(400, num_seeds))
+    resampled = resampled_means(values)
+    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+    assert 0.92 < ((low < 0) & (high > 0)).mean() < 0.99
+    means = values.mean(axis=1)
+    low, high = (means + (end - means) / widening(num_seeds) for end in (low, high))
+    assert ((low < 0) & (high > 0)).mean() < 0.88
 
 
 # ---- a table

@@ -48,6 +48,7 @@ def test_index_study_and_run_are_served(port: int) -> None:
         and headers["Content-Type"].startswith("text/html")
     )
     assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert ask(port, "/agreement.html")[0] == 200
     status, study, _ = ask(port, "/studies/ijepa_masking.html")
     assert status == 200 and "71.33 ± 3.79" in study
     run = study.split('href="../runs/')[1].split('"')[0]

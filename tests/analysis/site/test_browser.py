@@ -141,7 +141,13 @@ def test_text_stands_out_from_its_background_in_both_themes(index: Browser) -> N
       return poor;"""
     for scheme in ("light", "dark"):
         index.prefers(scheme)
-        for page in ("", 'a[href="studies/ijepa_masking.html"]', '#run-list a[href^="../runs/"]'):
+        pages = (
+            'a[href="agreement.html"]',
+            "nav a",
+            'a[href="studies/ijepa_masking.html"]',
+            '#run-list a[href^="../runs/"]',
+        )
+        for page in ("", *pages):
             if page:
                 index.click(page)
             assert index.js(contrast) == [], (scheme, page)
@@ -174,7 +180,7 @@ def test_a_column_is_sorted_by_keyboard(index: Browser) -> None:
     assert found == sorted(found, reverse=True)
 
 
-@pytest.mark.parametrize("page", ["", 'a[href="studies/masking_ratio.html"]', "run"])
+@pytest.mark.parametrize("page", ["", 'a[href="agreement.html"]', 'a[href="studies/masking_ratio.html"]', "run"])
 def test_everything_has_a_role_and_a_name(index: Browser, page: str) -> None:
     if page == "run":
         index.click('a[href="studies/masking_ratio.html"]')
@@ -193,10 +199,15 @@ def test_everything_has_a_role_and_a_name(index: Browser, page: str) -> None:
 
 def test_a_narrow_window_scrolls_tables_and_not_the_page(index: Browser) -> None:
     index.resize(390, 800)
-    for page in ("", 'a[href="studies/masking_ratio.html"]', '#run-list a[href^="../runs/"]'):
-        if page:
-            index.click(page)
+    for page in (
+        'a[href="agreement.html"]',
+        "nav a",
+        'a[href="studies/masking_ratio.html"]',
+        '#run-list a[href^="../runs/"]',
+    ):
         assert index.js("return document.documentElement.scrollWidth <= 390"), page
+        index.click(page)
+    assert index.js("return document.documentElement.scrollWidth <= 390")
 
 
 # ---- served ----------------------------------------------------------------------------------------------------------

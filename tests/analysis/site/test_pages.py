@@ -12,12 +12,15 @@ import pytest
 from PIL import Image
 from sqlalchemy.orm import Session
 
+from analysis import agreement, agreement_drawing
 from analysis.frame import load
 from analysis.report import table_of
+from analysis.site.html import about, cost
 from analysis.site.pages import Content, Site
-from analysis.site.study_page import AGREES, OPEN, OPPOSITE, shown_rows
+from analysis.site.study_page import AGREES, OPEN, OPPOSITE, READING, shown_rows
+from analysis.site.summary import not_launched
 from sweeps.db import Artifact, Blob
-from sweeps.study import names
+from sweeps.study import names, read
 from tests.analysis.conftest import MAIN, ROWS
 from tests.analysis.site.conftest import EVIL
 
@@ -103,7 +106,7 @@ def test_the_index_counts_what_is_done_failed_and_missing(pages):
     assert row is not None
     assert "partial" in row.group() and "7 of 12 3 failed 1 diverged" in row.group()
     # The missing run costs what the other run of its config did.
-    assert "≈ 0.0167 h from this study's recorded runs" in row.group()
+    assert "≈ 1 min from this study's recorded runs" in row.group()
 
 
 def test_a_studys_page_shows_ours_and_printed_with_the_difference(pages):
@@ -131,6 +134,74 @@ def hints_of(laboratory, study):
     frame = load(laboratory.engine, study)
     rows = shown_rows(table_of(frame), frame)
     return {row.label: [cell.hint for cell in row.cells if cell.hint] for row in rows}
+
+
+def test_a_study_that_nobody_has_run_says_what_its_estimate_stands_on(laboratory):
+    laboratory.study("rows", {**ROWS, "base": {"method": "ijepa"}})
+    laboratory.run("rows", "block", 0, {MAIN: 40.0})
+    found = {one.name: one for one in not_launched(["rows"], [load(laboratory.engine, "rows")])}
+    assert found["ijepa_context_scale"].cost_basis == "rough: as 1 runs of ijepa"
+    assert found["ijepa_context_scale"].cost_left == pytest.approx(12 * 60)
+    assert found["ijepa_compute"].cost_basis == "very rough: as 1 runs of ijepa; mae as any method"
+    assert found["search_masking"].num_wanted == 1 + 24  # the printed setting and the budget
+    assert found["search_masking"].cost_left == pytest.approx((1 + 24) * 60)
+    assert found["seeds"].cost_basis.endswith("; its rule may ask for 18 runs more")
+    assert found["ijepa_masks"].cost_basis == "very rough: no steps as any method"
+
+
+def test_without_any_run_nothing_tells_what_a_study_costs(laboratory):
+    found = not_launched([], [])
+    assert {(one.cost_left, one.cost_basis.partition(";")[0]) for one in found} == {(None, "nothing has been run yet")}
+
+
+def test_the_page_of_agreement_has_every_table_that_is_compared(laboratory):
+    laboratory.study("rows", ROWS)
+    for seed in range(3):
+        for row, value in (("multiblock", 50.0), ("block", 40.0), ("random", 45.0)):
+            laboratory.run("rows", row, seed, {MAIN: value + seed})
+    summaries = agreement.summarise([load(laboratory.engine, "rows")])
+    page = Site(laboratory.engine).agreement_page(summaries, agreement_drawing.images(summaries)).decode()
+    words = " ".join(re.sub("<[^>]*>", " ", page.replace("<wbr>", "")).split())
+    assert "rows 1 % linear top-1, Table 6 ridge/digit_top1 3 3 0.33 [0.33, 0.33]" in words
+    assert "2 of 2 differences to the baseline have the printed sign" in words
+    assert 'href="studies/rows.html#agreement"' in page and page.count("<svg") == 1
+    assert "So few seeds make a bootstrap too narrow" in words
+
+
+def test_the_index_leads_to_the_page_of_agreement_even_where_there_is_none(laboratory):
+    site = Site(laboratory.engine)
+    assert b'href="agreement.html"' in site.index_page([], [])
+    assert b"No table has two rows" in site.agreement_page([], {})
+
+
+def test_a_figure_says_what_its_marks_and_intervals_are(pages):
+    words = text(pages["studies/masking_ratio.html"])
+    assert (
+        "Lines: means over seeds, bands: their 95 % t-intervals; hollow: some seeds are missing; dashed: the" in words
+    )
+
+
+@pytest.mark.parametrize("stem", names())
+def test_every_kind_of_figure_of_a_study_has_a_caption(stem):
+    for figure in read(stem).figures:
+        kinds = [part.get("kind", figure.get("kind", "line")) for part in figure.get("panels") or [{}]]
+        assert set(kinds) <= READING.keys()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0"), (0.35, "< 1 s"), (45, "45 s"), (230.0, "3 min 50 s"), (13716, "3 h 48 min")],
+)
+def test_a_cost_is_as_people_say_it(seconds, words):
+    assert cost(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0, "0"), (0.3, "< 1 s"), (45, "≈ 45 s"), (1107, "≈ 18 min"), (13716, "≈ 3.8 h"), (1e6, "≈ 278 h")],
+)
+def test_an_estimate_is_no_finer_than_it_is(seconds, words):
+    assert about(seconds) == words
 
 
 def test_a_studys_page_has_the_command_that_gives_it_and_its_figures(pages):
@@ -173,7 +244,7 @@ def test_a_studys_page_says_how_far_its_order_is_the_printed_one(laboratory):
             laboratory.run("rows", row, seed, {MAIN: value + seed})
     frame = load(laboratory.engine, "rows")
     page = Site(laboratory.engine).study_page(Content(frame, table_of(frame))).decode()
-    words = " ".join(re.sub("<[^>]*>", " ", page.split('id="agreement"')[1]).split())
+    words = " ".join(re.sub("<[^>]*>", " ", page.split('id="agreement"')[1].replace("<wbr>", "")).split())
     assert "1 % linear top-1, Table 6 ridge/digit_top1 3 3 0.33 [0.33, 0.33] 0.50 [0.50, 0.50] 2 of 2 2 of 2" in words
 
 
