@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from core.data.arrays import check_split
-from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, to_rgb
-from core.types import Batch, Data, DataSpec, TrackedVideo
+from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, named_faults, to_rgb
+from core.types import Batch, Data, DataError, DataSpec, TrackedVideo
 
 FRAMES, MASKS, LISTS = "JPEGImages", "Annotations", "ImageSets"
 SPLITS = {"train": "train.txt", "test": "val.txt"}  # of the lists
@@ -166,7 +166,7 @@ class DavisDataset:
         )
         top, left = (frames.shape[2] - spec.height) // 2, (frames.shape[3] - spec.width) // 2
         if left < 0 or top < 0:
-            raise ValueError(
+            raise DataError(
                 f"data.width={spec.width}: the frames of {sequence.name} are {frames.shape[2]}x{frames.shape[3]} px at "
                 f"data.size={options.size}"
             )
@@ -176,13 +176,13 @@ class DavisDataset:
         return len(self.sequences)
 
     def sequence(self, index: int) -> TrackedVideo:
-        """Raises ValueError naming the file: frames of several sizes, a mask of another one or with unknown objects."""
+        """Raises DataError naming the file: frames of several sizes, a mask of another one or with unknown objects."""
         sequence = self.sequences[index]
         frames = [read_frame(path, self.options.size) for path in sequence.frames]
         for path, frame in zip(sequence.frames, frames, strict=True):
             if frame.shape != frames[0].shape:
-                raise ValueError(
-                    f"{path} is of another shape than the first frame of its sequence: resized to "
+                raise DataError(
+                    f"data.path: {path} is of another shape than the first frame of its sequence: resized to "
                     f"{_size(frame)} px, that to {_size(frames[0])}"
                 )
         shape = frames[0].shape[1], frames[0].shape[2]
@@ -195,8 +195,8 @@ class DavisDataset:
         for path, mask in zip(sequence.masks, masks, strict=True):
             unknown = sorted(set(torch.unique(mask).tolist()) - known)
             if unknown:
-                raise ValueError(
-                    f"{path} shows the objects {unknown}, which the sequence's first mask does not: it has "
+                raise DataError(
+                    f"data.path: {path} shows the objects {unknown}, which the sequence's first mask does not: it has "
                     f"{sorted(known - {0, -1})}"
                 )
         return TrackedVideo(sequence.name, torch.stack(frames, dim=1), torch.stack(masks))
@@ -204,7 +204,7 @@ class DavisDataset:
 
 def read_frame(path: Path, size: int) -> Tensor:
     """[3, H, W] uint8 with a short side of `size`."""
-    with Image.open(path) as image:
+    with named_faults(path), Image.open(path) as image:
         rgb = to_rgb(image)
     scale = size / min(rgb.size)
     shape = round(rgb.width * scale), round(rgb.height * scale)
@@ -216,17 +216,18 @@ def read_frame(path: Path, size: int) -> Tensor:
 def read_mask(path: Path, frame: Path, shape: tuple[int, int]) -> Tensor:
     """The values of a mask [H, W] int64, resized to `shape`.
 
-    Raises ValueError for a mask that is not of its frame's size, and for one that has colours instead of numbers.
+    Raises DataError for a mask that is not of its frame's size, and for one that has colours instead of numbers.
     """
-    with Image.open(path) as image, Image.open(frame) as picture:
+    with named_faults(path), Image.open(path) as image, Image.open(frame) as picture:
         if image.size != picture.size:
-            raise ValueError(
-                f"{path} is {image.height}x{image.width} px, its frame {frame.name} {picture.height}x{picture.width}"
+            raise DataError(
+                f"data.path: {path} is {image.height}x{image.width} px, its frame {frame.name} "
+                f"{picture.height}x{picture.width}"
             )
         if image.mode not in ("P", "L"):
-            raise ValueError(
-                f"{path} is an image of the mode {image.mode}; a mask holds the number of an object in each pixel, "
-                "with a palette or as grey values"
+            raise DataError(
+                f"data.path: {path} is an image of the mode {image.mode}; a mask holds the number of an object in each "
+                "pixel, with a palette or as grey values"
             )
         resized = np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.NEAREST))
     return torch.from_numpy(resized.astype(np.int64))

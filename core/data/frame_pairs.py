@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.data.arrays import cache_key, cached_folder, check_split
-from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, to_rgb
+from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, named_faults, to_rgb
 from core.data.placing import Fit, placing
 from core.types import Batch, Data, DataError, DataSpec, FlowTruth, generator_for
 
@@ -262,21 +262,14 @@ def folder_in(path: str, name: str, layout: str) -> Path:
 
 def frame_size(file: Path) -> tuple[int, int]:
     """Height and width of an image by its header. Raises DataError."""
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"data.path: {file} cannot be read as an image ({error})") from error
+    with named_faults(file), Image.open(file) as image:
+        return image.height, image.width
 
 
 def read_frame(file: Path) -> Image.Image:
     """Three 8-bit channels. Raises DataError."""
-    try:
-        with Image.open(file) as image:
-            return to_rgb(image)
-    # What Pillow raises depends on the format and on what is wrong; nothing is hidden, the file is named.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise DataError(f"data.path: {file} cannot be read as an image ({error})") from error
+    with named_faults(file), Image.open(file) as image:
+        return to_rgb(image)
 
 
 def require_one_size(pair: Pair, first: tuple[int, int], second: tuple[int, int]) -> None:

@@ -5,14 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from core.types import DataError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of pixels in [0, 1]: the usual choice for photographs
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@contextmanager
+def named_faults(file: Path) -> Iterator[None]:
+    """What Pillow raises for a file that is missing or damaged, as DataError that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    # It depends on the format and on what is wrong: OSError, SyntaxError (bad PNG), ValueError, ...
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
+        raise DataError(f"data.path: {file} cannot be read as an image ({error})") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.data.arrays import cache_key, cached_folder, check_split
 from core.data.frame_pairs import file_facts, folder_in, folder_of, frame_size, read_frame
-from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES
+from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, named_faults
 from core.data.placing import Fit, placing
 from core.types import Batch, Data, DataError, DataSpec
 
@@ -214,13 +214,10 @@ class SegmentedImages:
 
 def read_mask(file: Path, class_of: Mapping[int, int]) -> np.ndarray:
     """[h, w] int64 classes of a mask of ids. Raises DataError: not one channel, or an id that `class_of` has not."""
-    try:
-        with Image.open(file) as image:
-            if image.mode not in ("L", "P", "1", "I", "I;16"):
-                raise DataError(f"data.path: {file} is a picture of mode {image.mode}, not a mask with one id a pixel")
-            ids = np.asarray(image).astype(np.int64)
-    except (OSError, SyntaxError, EOFError) as error:
-        raise DataError(f"data.path: {file} cannot be read as a mask ({error})") from error
+    with named_faults(file), Image.open(file) as image:
+        if image.mode not in ("L", "P", "1", "I", "I;16"):
+            raise DataError(f"data.path: {file} is a picture of mode {image.mode}, not a mask with one id a pixel")
+        ids = np.asarray(image).astype(np.int64)
     unknown = set(np.unique(ids).tolist()) - class_of.keys()
     if unknown:
         row, column = np.argwhere(ids == min(unknown))[0]

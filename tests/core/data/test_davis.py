@@ -16,7 +16,7 @@ from core.evals.vos import Vos
 from core.models import ViT
 from core.models.resized import for_frames
 from core.train import main
-from core.types import generator_for
+from core.types import DataError, generator_for
 
 
 def draw(
@@ -167,6 +167,14 @@ def test_frames_of_several_sizes_are_refused(root) -> None:
     Image.new("RGB", (32, 16)).save(root / "JPEGImages" / "cows" / "00005.jpg")
     with pytest.raises(ValueError, match=r"cows/00005\.jpg is of another shape.*16x32 px, that to 16x24"):
         Davis(path=str(root), size=16).load("test", root).sequence(1)
+
+
+@pytest.mark.parametrize("folder, name", [("JPEGImages", "00002.jpg"), ("Annotations", "00002.png")])
+def test_a_damaged_file_is_named(root, folder, name) -> None:
+    file = root / folder / "cows" / name
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(DataError, match=rf"data\.path: .*{folder}/cows/{name} cannot be read as an image"):
+        Davis(path=str(root)).load("test", root).sequence(1)
 
 
 def test_clips_wider_than_the_frames_are_refused(root) -> None:
