@@ -1,12 +1,13 @@
 """docs/data.md: its table names every kind, its commands train, its mixture is Table 7."""
 
+import math
 import re
 
 import pytest
 import torch
 import yaml
 
-from core.config import load
+from core.config import PRESETS, load
 from core.data import DATA
 from core.data.flow_mixture import FlowMixture
 from core.trainer import train
@@ -71,3 +72,10 @@ def test_its_commands_train_on_such_files(words, tmp_path):
     finally:
         torch.set_num_threads(before)
     assert record.outcome == "done" and record.results
+
+
+def test_m_jepa_s_steps_at_scale_paper_are_a_hundred_epochs_of_table_7():
+    sizes = [40302, 22232, 42382, *2 * [200, 3800, 198, 3762], 27858, 1041, 1041, 1047]
+    pairs = sum(size * repeat for size, repeat in zip(sizes, TABLE_7.values(), strict=True))
+    paper = yaml.safe_load((PRESETS / "m_jepa.yaml").read_text())["scales"]["paper"]
+    assert paper["optim.steps"] == math.ceil(100 * pairs / paper["optim.batch_size"])
