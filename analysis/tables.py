@@ -251,7 +251,7 @@ def _printed_cell(frame: Frame, place: _Place, column: Column) -> Cell:
         return Cell(text=printed.outcomes[place.row_key])
     col_key = column.col_key if column.col_key is not None else (place.col_key or "")
     value = printed.values.get(place.row_key, {}).get(col_key) if printed else None
-    return Cell(text="" if printed is None or value is None else printed.text(value))
+    return Cell(text="" if printed is None or value is None else printed.text(value, col_key))
 
 
 def _printed_only_row(frame: Frame, key: str, label: str, columns: list[Column]) -> Row:

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.evals import EVALS
-from core.fitting import check, is_recorded_later, judged, located, metric_names, spec_of
+from core.fitting import check, is_left_to_others, is_recorded_later, judged, located, metric_names, spec_of
 from core.objectives import OBJECTIVES
 from core.run import (
     DEFAULT_METHOD,
@@ -67,6 +67,7 @@ __all__ = [
     "flatten",
     "from_flat",
     "identity",
+    "is_left_to_others",
     "is_recorded_later",
     "judged",
     "load",

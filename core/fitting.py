@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,12 @@ def metric_names(run: Run) -> list[str]:
     if run.mask is not None:
         names += [f"mask/{name}" for name in SHARES]
     return [*names, *COST_METRICS, *judging_names(run.evals)]
+
+
+def is_left_to_others(metric: str, evals: Collection[str]) -> bool:
+    """Whether an evaluation that exists, but is not among `evals`, gives names that begin like this."""
+    kind, slash, _ = metric.partition("/")
+    return bool(slash) and kind in EVALS and kind not in evals
 
 
 def is_recorded_later(metric: str) -> bool:

@@ -118,7 +118,17 @@ def expand(request: Request) -> Expansion:
     Raises UserError naming the study's file, the cell and what core says is wrong with it.
     """
     # core.config imports torch, 3 s that a finished study's relaunch and every reading command go without.
-    from core.config import ConfigError, flatten, identity, is_recorded_later, judged, load, metric_names, spec_of
+    from core.config import (
+        ConfigError,
+        flatten,
+        identity,
+        is_left_to_others,
+        is_recorded_later,
+        judged,
+        load,
+        metric_names,
+        spec_of,
+    )  # fmt: skip
 
     study, where = request.study, request.study.path
     check_overrides(request)
@@ -140,7 +150,9 @@ def expand(request: Request) -> Expansion:
         if search is not None:
             shown += resolve([search.metric] if search.metric else [], labels, where)
             check_space(search, flatten(run), where)
-        for metric in [*shown, *figure_metrics(study, first(labels))]:
+        # A figure may show what only other scales are judged by; here its panel is empty.
+        drawn = [name for name in figure_metrics(study, first(labels)) if not is_left_to_others(name, run.evals)]
+        for metric in [*shown, *drawn]:
             if metric not in names and not is_recorded_later(metric):
                 raise UserError(
                     f"{where}: unknown metric {metric!r}{close_matches(metric, names)}; "

@@ -72,21 +72,22 @@ class Printed:
 
     `values[row key][column key]`: the column key is one of the study's columns; without columns it names the quantity
     when the paper prints several a row, and is "" when it prints one. `rows` are other people's systems: shown, never
-    trained. `digits` are the paper's decimals (0.50); None writes each number as the file does. `compare` says which of
-    our metrics stands against which printed quantity; without it the first quantity stands against the main metric.
-    `outcomes` are words that the paper prints in place of a row's numbers ("crashed").
+    trained. `digits` are the paper's decimals (0.50), of all numbers or by quantity; None writes them as the file does.
+    `compare` says which of our metrics stands against which printed quantity; without it the first quantity stands
+    against the main metric. `outcomes` are words that the paper prints in place of a row's numbers ("crashed").
     """
 
     metric: str
     source: str
     values: dict[str, dict[str, float]]
     rows: tuple[Level, ...] = ()
-    digits: int | None = None
+    digits: int | dict[str, int] | None = None
     compare: dict[str, str] | None = None  # quantity -> a metric, or what follows its "/" ("motion_top1")
     outcomes: dict[str, str] = field(default_factory=dict)  # row key -> the printed word
 
-    def text(self, value: float) -> str:
-        return str(value) if self.digits is None else f"{value:.{self.digits}f}"
+    def text(self, value: float, quantity: str = "") -> str:
+        digits = self.digits.get(quantity) if isinstance(self.digits, dict) else self.digits
+        return str(value) if digits is None else f"{value:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -377,8 +378,6 @@ class _Reader(Checks):
     def printed(self, value: Any, rows: Sequence[Level], columns: Sequence[Level]) -> Printed:
         printed = self.mapping(value, "printed")
         self.keys(printed, _PRINTED_KEYS, "printed")
-        if "digits" in printed:
-            self.digits(printed["digits"], "printed.digits")
         extra = self.levels(printed["rows"], "printed.rows", "") if "rows" in printed else ()
         row_keys = [row.key for row in (*rows, *extra)]
         col_keys = [column.key for column in columns]
@@ -395,6 +394,12 @@ class _Reader(Checks):
                 if isinstance(number, bool) or not isinstance(number, int | float):
                     raise self.error(f"printed.values.{_key(row)}: must be a number as printed, got {number!r}")
             values[_key(row)] = {column: float(number) for column, number in cells.items()}
+        digits = printed.get("digits")
+        for quantity, number in digits.items() if isinstance(digits, Mapping) else [("", digits)]:
+            if quantity:
+                self.keys({quantity: ""}, [key for cells in values.values() for key in cells], "printed.digits")
+            if quantity or digits is not None:
+                self.digits(number, ".".join(filter(None, ["printed.digits", str(quantity)])))
         outcomes = {
             _key(row): word for row, word in self.mapping(printed.get("outcomes", {}), "printed.outcomes").items()
         }
@@ -415,7 +420,7 @@ class _Reader(Checks):
             source=str(printed.get("source", "")),
             values=values,
             rows=extra,
-            digits=printed.get("digits"),
+            digits=dict(digits) if isinstance(digits, Mapping) else digits,
             compare={str(key): str(metric) for key, metric in compare.items()} or None,
             outcomes=outcomes,
         )

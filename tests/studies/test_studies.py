@@ -8,6 +8,7 @@ from sweeps.cli import UserError
 from sweeps.expand import Request, expand
 from sweeps.launch import main as launch
 from sweeps.study import SCALES, names, read
+from tests.studies import flow_sets
 
 # Retyped from the papers' tables, in their order: I-JEPA Tables 6 to 14. A typo would have to be made twice.
 IJEPA = {
@@ -99,11 +100,62 @@ PRINTED = {
 }
 
 
+# MC-JEPA's Tables 2 to 5 and 11, and the default row that stands for Figure 5.
+_DEFAULT = [2.67, 2.81, 3.51, 67.1, 70.5]
+PRINTED |= {
+    "mc_jepa_flow_data": [
+        *([2.93, 3.23, 3.96, 66.8, 70.0], [3.78, 2.95, 3.61, 66.4, 69.9]),
+        *([2.91, 2.99, 3.70, 67.2, 70.4], [2.88, 2.93, 3.66, 67.1, 70.3], _DEFAULT),
+    ],
+    "mc_jepa_estimator": [
+        *([2.68, 2.88, 3.57, 67.0, 70.2], [6.21, 6.04, 6.99, 53.2, 47.9], [4.55, 4.47, 5.66, 62.3, 63.6], _DEFAULT),
+    ],
+    "mc_jepa_backbone": [[2.66, 2.80, 3.47, 14.8, 10.1], [2.71, 2.85, 3.59, 55.8, 60.1], _DEFAULT],
+    "mc_jepa_sampling": [
+        *([13.52, 13.82, 14.81, 60.1, 65.2], [2.71, 2.82, 3.77, 61.3, 62.3]),
+        *([4.54, 4.91, 5.57, 63.5, 66.9], [2.78, 2.95, 3.62, 67.1, 70.5], _DEFAULT),
+    ],
+    "mc_jepa_variance_covariance": [
+        *([3.41, 3.37, 4.45, 47.3, 37.8], [2.77, 2.88, 3.55, 65.6, 69.2], [2.65, 2.80, 3.48, 66.2, 69.4], _DEFAULT),
+        [2.91, 2.99, 3.78, 62.5, 64.1],
+    ],
+    "mc_jepa_cycle": [_DEFAULT],
+    "mc_jepa_balance": [_DEFAULT],
+    "mc_jepa_flow_start": [_DEFAULT],
+    # Table 1's columns that are filled, then those of Tables 9 and 10.
+    "mc_jepa_main": [
+        [2.98, 3.82, 3.01, 9.4, 2.26, 6.98, 1.54, 23.99, 2.17, 24.68],
+        [13.5, 60.1, 77.8, 59.8, 76.3, 28.6, 41.1, 58.1, 56.4, 59.8],
+        [
+            *(2.81, 5.01, 3.51, 6.12, 2.67, 11.33, 67.1, 79.9, 65.5, 78.4, 30.8, 44.2, 70.5),
+            *(2.08, 6.24, 1.25, 23.82, 1.99, 24.23, 67.0, 74.0),
+        ],
+        [23.71, 24.02, 24.88, 0.5],
+        [2.50, 5.21, 3.39, 6.50, 2.71, 11.13, 7.8, 42.0],
+        [2.79, 4.78, 3.73, 5.89, 2.85, 11.80, 7.9],
+        [2.33, 4.68, 2.67, 5.32, 2.45, 9.38, 8.8],
+        [1.71, 3.15, 2.58, 4.18, 2.00, 6.83, 10.4],
+        [51.2, 68.9],
+        [2.84, 5.68, 3.82, 6.72, 2.81, 11.67, 39.8, 57.9],
+        [11.4, 66.8, 79.7, 64.9, 78.3, 30.6, 44.1, 66.7, 64.5, 68.9],
+        [12.9, 57.1, 75.9, 56.5, 74.0, 23.7, 39.8],
+        [11.8, 65.2, 79.5, 64.8, 78.1, 30.5, 43.5, 69.9, 66.6, 73.1],
+    ],
+}
+
+
 @pytest.mark.parametrize("name", PRINTED)
 def test_the_printed_numbers_stand_in_the_papers_order(name):
     printed = read(name).printed
     assert printed is not None
     assert [list(values.values()) for values in printed.values.values()] == PRINTED[name]
+
+
+def test_the_crashed_row_of_table_3_is_a_printed_outcome():
+    printed = read("mc_jepa_estimator").printed
+    assert printed is not None and printed.outcomes == {"plain_1": "crashed"}
+    row = next(cell for cell in read("mc_jepa_estimator").cells("paper") if cell.row_key == "plain_1")
+    assert [row.overrides[f"objective.estimator_{name}"] for name in ("factor", "norm", "l2")] == [1.0, False, False]
 
 
 def test_our_rows_and_the_best_of_the_others_stand_in_the_tables_of_systems():
@@ -158,7 +210,8 @@ def test_every_study_has_a_baseline_a_free_row_and_a_main_metric_at_every_scale(
     cells = study.cells(scale)
     assert study.baseline in {cell.row_key for cell in cells}
     assert any(cell.is_random_init and cell.overrides["optim.steps"] == 0 for cell in cells)
-    assert "top1" in study.metrics(scale)[0]
+    is_of_flow = name.startswith("mc_jepa")
+    assert study.metrics(scale)[0] == "flow/epe" if is_of_flow else "top1" in study.metrics(scale)[0]
     assert study.seeds(scale)
 
 
@@ -185,6 +238,7 @@ def data_root(tmp_path_factory):
         *("ig_curated_240k", "ig_curated_512k", "ig_curated_1m"),
     ):
         (root / f"{name}.csv").write_text("a.mp4 0\nb.mp4 0\nc.mp4 1\nd.mp4 1\n")
+    flow_sets.make(root)
     return root
 
 
@@ -278,6 +332,22 @@ def test_the_default_row_of_mae_st_s_studies_of_clips_is_one_run_for_all_of_them
     assert config_of(name, row) == config_of("mae_st_sampling", "agnostic")
 
 
+MC_JEPA = [
+    *(("mc_jepa_balance", "0.1"), ("mc_jepa_variance_covariance", "all_1"), ("mc_jepa_flow_start", "10")),
+    *(("mc_jepa_sampling", "combined"), ("mc_jepa_backbone", "convnext_t"), ("mc_jepa_estimator", "norm_2")),
+    *(("mc_jepa_main", "mc_jepa"), ("mc_jepa_loss_weights", "all")),
+]
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+@pytest.mark.parametrize(("name", "row"), MC_JEPA)
+def test_the_default_row_of_mc_jepa_s_studies_is_one_run_for_all_of_them(name, row, scale):
+    default = config_of("mc_jepa_cycle", "0.2", scale)
+    assert config_of(name, row, scale) == default
+    preset = identity(flatten(load(["method=mc_jepa", f"scale={scale}", "evals=[collapse,flow,ridge,seg]"])))
+    assert default == preset
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_figure_5_of_i_jepa_asks_for_no_run_that_table_2_does_not_have(scale, data_root):
     names = ("ijepa_low_shot", "ijepa_compute")
@@ -309,7 +379,7 @@ def test_one_mask_of_two_blocks_is_the_same_mask_in_two_of_v_jepa_s_tables():
     assert masks[0] == masks[1]
 
 
-VIDEO = [name for name in names() if name.startswith(("vjepa_", "mae_st_", "mask_truncation"))]
+VIDEO = [name for name in names() if name.startswith(("vjepa_", "mae_st_", "mc_jepa_", "mask_truncation"))]
 
 
 @pytest.mark.slow

@@ -54,6 +54,14 @@ def test_a_metric_is_named_after_the_data_s_own_label():
     assert expansion.spec["figures"][0]["metric"] == "knn/digit_top1"
 
 
+def test_a_figure_may_show_what_only_another_scale_is_judged_by():
+    asked = study(figures=[{"name": "a", "metric": "seg/miou"}], scales={"cpu": {"evals": ["ridge", "seg"]}})
+    for scale in ("smoke", "cpu"):
+        assert expand(Request(asked, scale)).spec["figures"][0]["metric"] == "seg/miou"
+    with pytest.raises(UserError, match="unknown metric 'seg/mioux'"):
+        expand(Request(study(figures=[{"name": "a", "metric": "seg/mioux"}], base={"evals": ["ridge", "seg"]}), "cpu"))
+
+
 def test_a_metric_of_an_evaluation_made_later_is_known_by_its_kind():
     later = ["ridge/digit_top1", "linear@num_layers=2/digit_top1", "cost/eval_linear@deep_cpu_seconds"]
     assert expand(Request(study(metrics=later), "smoke")).metrics == later

@@ -79,6 +79,13 @@ def test_printed_numbers_are_written_with_the_paper_s_decimals():
     assert [printed.text(0.5) for printed in texts if printed] == ["0.50", "0.5"]
 
 
+def test_printed_numbers_of_one_row_may_have_different_decimals():
+    values = {"a": {"EPE": 2.8, "mIoU": 67.0, "year": 2023}}
+    printed = parse(changed(printed={"values": values, "digits": {"EPE": 2, "mIoU": 1}}), FILE).printed
+    assert printed is not None
+    assert [printed.text(value, name) for name, value in printed.values["a"].items()] == ["2.80", "67.0", "2023.0"]
+
+
 def test_a_word_that_the_paper_prints_for_a_row_is_kept_apart_from_its_numbers():
     printed = parse(changed(printed={"values": {"b": 1.0}, "outcomes": {"a": "crashed"}}), FILE).printed
     assert printed is not None and (printed.outcomes, list(printed.values)) == ({"a": "crashed"}, ["b"])
@@ -113,6 +120,8 @@ def test_a_printed_only_row_may_hold_printed_numbers():
         ({"figures": [{"name": "a", "kind": "pie"}]}, r"figures\[0\].kind must be one of line"),
         ({"printed": {"values": {"c": 1.0}}}, "printed.values: no row 'c'"),
         ({"printed": {"values": {"a": "54.2"}}}, "printed.values.a: must be a number as printed"),
+        ({"printed": {"values": {"a": {"EPE": 1}}, "digits": {"EPE": 9}}}, "printed.digits.EPE must be a whole number"),
+        ({"printed": {"values": {"a": {"EPE": 1}}, "digits": {"EP": 2}}}, r"unknown key printed.digits.EP \(did you m"),
         ({"printed": {"outcomes": {"c": "crashed"}}}, "printed.outcomes: no row 'c'"),
         ({"printed": {"outcomes": {"a": 3}}}, "printed.outcomes.a must be the printed word, such as crashed, got 3"),
         ({"printed": {"values": {"a": 1.0}, "outcomes": {"a": "crashed"}}}, "printed.outcomes.a: the row has printed"),
