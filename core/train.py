@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -184,7 +185,16 @@ def describe(topic: str) -> str:
 def option_lines(title: str, prefix: str, variant: type) -> str:
     summary = (variant.__doc__ or "").strip().splitlines()[0]
     values = vars(variant())
-    return "\n".join([f"{title}: {summary}", *(f"    {prefix}.{name}={value}" for name, value in values.items())])
+    return "\n".join(
+        [f"{title}: {summary}", *(f"    {prefix}.{name}={shown(value)}" for name, value in values.items())]
+    )
+
+
+def shown(value: Any) -> str:
+    """An option's value as it is typed, and the others of a named choice."""
+    if isinstance(value, Enum):
+        return f"{value.name}  (or {', '.join(other.name for other in type(value) if other is not value)})"
+    return "null" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -239,10 +239,10 @@ class FlyingChairs(_FromTorchvision):
 
 @dataclass
 class FlyingThings(_FromTorchvision):
-    """FlyingThings3D: `path`/FlyingThings3D/frames_cleanpass|finalpass/TRAIN/A/0000/left/0006.png, and
-    optical_flow/TRAIN/A/0000/into_future|into_past/left/OpticalFlowIntoFuture_0006_L.pfm.
+    """FlyingThings3D: `path`/FlyingThings3D/frames_cleanpass|frames_finalpass|optical_flow, TRAIN and TEST in each.
 
-    Each two frames make two pairs, one in either direction.
+    Frames are <part>/A/0000/left/0006.png, flow <part>/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm. Each
+    two frames make two pairs, one in either direction.
 
     Source: Mayer et al., CVPR 2016; resolution: MC-JEPA (Bardes et al., 2023, arXiv:2307.12698), Table 6.
     """

@@ -148,10 +148,9 @@ class Cityscapes(Segmented):
 
 @dataclass
 class Ade20k(Segmented):
-    """ADE20k as in the scene parsing challenge: `path`/images/training/*.jpg and annotations/training/*.png, and
-    validation in the place of training.
+    """ADE20k: `path`/images/training|validation/*.jpg and annotations/training|validation/*.png.
 
-    150 classes: id 1 is class 0; id 0 (everything else) is void.
+    As the scene parsing challenge has it, with 150 classes: id 1 is class 0; id 0 (everything else) is void.
 
     Source: Zhou et al., IJCV 2019.
     """
