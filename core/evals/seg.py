@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -30,29 +30,33 @@ class Segment(Evaluation):
     """Mean intersection over union, in percent, of a linear head on frozen feature maps.
 
     The head is a 1 x 1 convolution on the last layer's tokens; its scores are enlarged bilinearly to the frame, and it
-    is trained with a cross-entropy over the pixels that have a class. Features are standardised over the train frames,
-    so that one learning rate serves encoders of any scale. The mean is over the classes that the test split shows or
-    that were answered; a class's intersection and union are summed over all test pixels.
+    is trained with a cross-entropy over the pixels that have a class. Features are standardised over the train frames;
+    the learning rate is the one that does best on held-out train clips, as wide features take a smaller one. The mean
+    is over the classes that the test split shows or that were answered; a class's intersection and union are summed
+    over all test pixels.
 
     Source: the linear frozen evaluation of VICRegL (Bardes et al., 2022, arXiv:2210.01571), section 4, and MC-JEPA
-    (Bardes et al., 2023, arXiv:2307.12698), Table 1: a linear layer on the frozen features. Departure: standardised
-    features.
+    (Bardes et al., 2023, arXiv:2307.12698), Table 1: a linear layer on the frozen features. Departures:
+    standardised features, a learning rate that is chosen.
     """
 
     frames: Frames = Frames.middle
     level: int = 1  # of the pyramid, of encoders that have one; 1 = the last layer's tokens, the lowest resolution
     epochs: int = 10
     batch_size: int = 32  # frames
-    lr: float = 0.01  # of AdamW, falling along half a cosine to 0
+    lrs: list[float] = field(default_factory=lambda: [0.01, 0.1])  # of AdamW, falling along half a cosine to 0
     weight_decay: float = 0.0001
+    heldout: float = 0.1  # fraction of the train clips that the learning rate is chosen by, if there are several
     max_train: int | None = 2000  # clips, a random subset, the same for every run; null = all
 
     def __post_init__(self) -> None:
         for name in ("level", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evals.seg.{name} must be at least 1, got {getattr(self, name)}")
-        if self.lr <= 0:
-            raise ValueError(f"evals.seg.lr must be above 0, got {self.lr}")
+        if not self.lrs or min(self.lrs) <= 0:
+            raise ValueError(f"evals.seg.lrs must be one or more numbers above 0, got {self.lrs}")
+        if not 0 < self.heldout < 1:
+            raise ValueError(f"evals.seg.heldout must be in (0, 1), got {self.heldout}")
         if self.weight_decay < 0:
             raise ValueError(f"evals.seg.weight_decay must be at least 0, got {self.weight_decay}")
         if self.max_train is not None and self.max_train < 1:
@@ -68,47 +72,59 @@ class Segment(Evaluation):
     def run(self, features: Features, seed: int) -> dict[str, float]:
         # An evaluation may be called under inference mode, where nothing can be trained.
         with torch.inference_mode(False), torch.enable_grad():
-            head = self.train(features, seed)
+            head = self.choose(features, seed)
         maps, truth = self._frames(features, "test")
         if not (truth >= 0).any():
             raise ValueError("evals.seg: no test pixel has a class, so there is nothing to be judged on")
-        num_classes = features.spec.segment_classes
-        counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-        with torch.no_grad():
-            for rows in torch.split(torch.arange(len(maps)), 256):
-                scores = head.scores(maps[rows].to(features.device), truth.shape[1:])
-                counts += confusion(scores.argmax(1).cpu(), truth[rows], num_classes)
-        return {"seg/miou": 100 * mean_iou(counts)}
+        return {"seg/miou": 100 * head.mean_iou(maps.flatten(0, 1), truth.flatten(0, 1))}
 
-    def train(self, features: Features, seed: int) -> Head:
-        """The head; reads the train split only. Raises ValueError when no train pixel has a class."""
+    def choose(self, features: Features, seed: int) -> Head:
+        """The head that is best on held-out train clips; reads the train split only.
+
+        Raises ValueError when no train pixel has a class, or every head diverged.
+        """
         maps, truth = self._frames(features, "train")
-        if not (truth >= 0).any():
+        order = torch.randperm(len(maps), generator=generator_for(seed, "seg", "heldout"))
+        num_heldout = 0 if len(self.lrs) == 1 else min(max(1, round(self.heldout * len(maps))), len(maps) - 1)
+        rest = order[num_heldout:].sort().values
+        if not (truth[rest] >= 0).any():
             raise ValueError("evals.seg: no train pixel has a class, so nothing can be learned")
-        head = Head.on(maps, features.spec.segment_classes, features.device)
-        optimizer = torch.optim.AdamW([head.weight, head.bias], lr=self.lr, weight_decay=self.weight_decay)
-        num_steps = self.epochs * math.ceil(len(maps) / self.batch_size)
-        step = 0
+        heads = self.train(maps[rest].flatten(0, 1), truth[rest].flatten(0, 1), features, seed)
+        heads = [head for head in heads if head.weight.isfinite().all()]
+        if not heads:
+            raise ValueError(f"evals.seg.lrs: every head diverged, got {self.lrs}; use smaller ones")
+        if len(heads) == 1:
+            return heads[0]
+        unseen = maps[order[:num_heldout]].flatten(0, 1), truth[order[:num_heldout]].flatten(0, 1)
+        return max(heads, key=lambda head: head.mean_iou(*unseen))
+
+    def train(self, maps: Tensor, truth: Tensor, features: Features, seed: int) -> list[Head]:
+        """One head a learning rate on `maps` [M, h, w, D] and `truth` [M, H, W]; all see the same batches."""
+        heads = [Head.on(maps, features.spec.segment_classes, features.device) for _ in self.lrs]
+        optimizer = torch.optim.AdamW(
+            [{"params": [head.weight, head.bias], "lr": lr} for head, lr in zip(heads, self.lrs, strict=True)],
+            weight_decay=self.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, self.epochs * math.ceil(len(maps) / self.batch_size)
+        )
         for epoch in range(self.epochs):
             order = torch.randperm(len(maps), generator=generator_for(seed, "seg", "order", epoch))
             for rows in torch.split(order, self.batch_size):
-                optimizer.param_groups[0]["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-                step += 1
-                scores = head.scores(maps[rows].to(features.device), truth.shape[1:])
-                loss: Any = pixel_loss(scores, truth[rows].to(features.device))
+                batch, classes = maps[rows].to(features.device), truth[rows].to(features.device)
                 optimizer.zero_grad()
-                loss.backward()
+                for head in heads:  # they share no parameter
+                    loss: Any = pixel_loss(head.scores(batch, truth.shape[1:]), classes)
+                    loss.backward()
                 optimizer.step()
-        if not head.weight.isfinite().all():
-            raise ValueError(f"evals.seg.lr: the head diverged at {self.lr:g}; use a smaller one")
-        return head
+                schedule.step()
+        return heads
 
     def _frames(self, features: Features, split: str) -> tuple[Tensor, Tensor]:
-        """Maps [M, h, w, D] and classes [M, H, W] of single frames."""
+        """Maps [N, F, h, w, D] and classes [N, F, H, W]."""
         frames = self.frames.of(features.spec.frames)
         maps = features.maps(split, frames, level=self.level, max_train=self.max_train)
-        truth = features.segments(split, frames, max_train=self.max_train)
-        return maps.flatten(0, 1), truth.flatten(0, 1)
+        return maps, features.segments(split, frames, max_train=self.max_train)
 
 
 class Head:
@@ -134,6 +150,16 @@ class Head:
         """[M, h, w, D] -> [M, K, H, W]."""
         values = (maps.float() - self.mean) / self.std
         return enlarged((values @ self.weight.T + self.bias).movedim(-1, 1), size)
+
+    @torch.no_grad()
+    def mean_iou(self, maps: Tensor, truth: Tensor) -> float:
+        """Of maps [M, h, w, D] whose pixels show `truth` [M, H, W], in [0, 1]."""
+        num_classes = len(self.bias)
+        counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        for rows in torch.split(torch.arange(len(maps)), 256):
+            scores = self.scores(maps[rows].to(self.mean.device), truth.shape[1:])
+            counts += confusion(scores.argmax(1).cpu(), truth[rows], num_classes)
+        return mean_iou(counts)
 
 
 def enlarged(scores: Tensor, size: torch.Size) -> Tensor:

@@ -86,15 +86,15 @@ def test_the_loss_is_the_mean_over_pixels_that_have_a_class() -> None:
 
 def test_maps_that_say_the_class_give_nearly_every_pixel() -> None:
     # Not all: enlarging is smooth where classes meet.
-    assert 60 < Segment(epochs=20, lr=0.1).run(Scenes(), seed=0)["seg/miou"] < 100
+    assert 60 < Segment(epochs=20, lrs=[0.1]).run(Scenes(), seed=0)["seg/miou"] < 100
 
 
 def test_maps_of_one_place_that_say_the_class_give_100_percent() -> None:
-    assert Segment(lr=0.1).run(clusters(spread=0.02), seed=0) == {"seg/miou": 100.0}
+    assert Segment(lrs=[0.1]).run(clusters(spread=0.02), seed=0) == {"seg/miou": 100.0}
 
 
 def test_noise_costs() -> None:
-    clear, blurred = (Segment(lr=0.1).run(Scenes(noise=noise), seed=0)["seg/miou"] for noise in (0.0, 10.0))
+    clear, blurred = (Segment(lrs=[0.1]).run(Scenes(noise=noise), seed=0)["seg/miou"] for noise in (0.0, 10.0))
     assert blurred < clear - 10
 
 
@@ -120,7 +120,7 @@ def test_poisoned_test_classes_do_not_change_the_head() -> None:
             given = super().maps(split, frames)
             return given if split == "train" else given * torch.nan
 
-    clean, poisoned = (Segment().train(scenes, seed=0) for scenes in (Scenes(), Poisoned()))
+    clean, poisoned = (Segment().choose(scenes, seed=0) for scenes in (Scenes(), Poisoned()))
     assert torch.equal(clean.weight, poisoned.weight) and torch.equal(clean.mean, poisoned.mean)
 
 
@@ -141,13 +141,25 @@ def test_train_pixels_without_a_class_teach_nothing() -> None:
                 given[..., 0, :] = given[..., 0, :].flip(0)
             return given
 
-    a, b = (Segment().train(Partly(turned=turned), seed=0) for turned in (False, True))
-    assert torch.allclose(a.weight, b.weight, atol=1e-5)
+    a, b = (Segment().choose(Partly(turned=turned), seed=0) for turned in (False, True))
+    assert torch.allclose(a.weight, b.weight, atol=1e-3)
     with pytest.raises(ValueError, match=r"evals\.seg: no train pixel has a class"):
         nothing = clusters(spread=0.1)
         Segment().run(dataclasses.replace(nothing, train_labels={"kind": torch.full((200,), -1)}), seed=0)
     with pytest.raises(ValueError, match=r"evals\.seg: no test pixel has a class"):
         Segment().run(dataclasses.replace(nothing, test_labels={"kind": torch.full((120,), -1)}), seed=0)
+
+
+def test_the_learning_rate_with_the_best_held_out_clips_is_taken() -> None:
+    idle, usual = (Segment(lrs=lrs).choose(Scenes(), seed=0) for lrs in ([1e-9, 0.1], [0.1, 1e-9]))
+    assert torch.equal(idle.weight, usual.weight) and idle.weight.abs().max() > 0.1
+
+
+def test_heads_that_diverge_are_refused() -> None:
+    scenes = Scenes()
+    scenes.maps = lambda *_, **options: Scenes.maps(scenes, *_, **options) * torch.inf
+    with pytest.raises(ValueError, match=r"evals\.seg\.lrs: every head diverged"):
+        Segment().run(scenes, seed=0)
 
 
 # ---- maps ------------------------------------------------------------------------------------------------------------
@@ -233,7 +245,17 @@ def test_a_level_is_refused_of_an_encoder_without_a_pyramid() -> None:
 
 @pytest.mark.parametrize(
     "name, value",
-    [("level", 0), ("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("weight_decay", -1.0), ("max_train", 0)],
+    [
+        ("level", 0),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("lrs", []),
+        ("lrs", [0.1, 0.0]),
+        ("heldout", 0.0),
+        ("heldout", 1.0),
+        ("weight_decay", -1.0),
+        ("max_train", 0),
+    ],
 )
 def test_values_out_of_range_are_refused(name, value) -> None:
     with pytest.raises(ValueError, match=rf"evals\.seg\.{name} must be"):
