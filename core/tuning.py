@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor
@@ -26,12 +26,14 @@ from core.evals.clips import plan
 from core.models.adapted import adapted
 from core.optim import Optim, clip_gradients, make_adamw, make_sgd, set_schedule
 from core.types import (
+    SAMPLE,
     Batch,
     Dataset,
     DataSpec,
     EncoderModule,
     Recipe,
     Recorder,
+    Regions,
     Sampling,
     Stopped,
     Tuned,
@@ -82,6 +84,11 @@ class Bench:
         """Of every sample of "train" and "pretrain", of every video of "test"."""
         every = self._splits[split].spec.clips_per_video if split == "test" else 1
         return {name: values[::every] for name, values in self._splits[split].labels().items()}
+
+    def regions(self, split: str) -> Regions:
+        dataset = self._splits[split]
+        found: Regions = cast(Any, dataset).regions(torch.arange(len(dataset)))
+        return found
 
     def encoder(self, split: str, *, drop_path: float, start: EncoderModule | None, tubelet: int) -> EncoderModule:
         source = self._encoder if start is None else start
@@ -234,7 +241,9 @@ class Chosen:
         return len(self._indices)
 
     def fetch(self, indices: Tensor, *draws: Tensor) -> Batch:
-        return self._dataset.fetch(self._indices[indices], *draws)
+        which = self._indices[indices]
+        batch = self._dataset.fetch(which, *draws)
+        return Batch(batch.clips, batch.labels | {SAMPLE: which})
 
     def labels(self) -> dict[str, Tensor]:
         return {name: values[self._indices] for name, values in self._dataset.labels().items()}

@@ -3,20 +3,21 @@
 `FrozenFeatures` encodes the data once. Every evaluation is a function of these features and a seed; it does not see
 the encoder. For each label of the data set it returns top-1 in percent, such as ``ridge/digit_top1``:
 
-========== ==================================================== =======================================
-ridge      least squares in closed form                         the default: fast, without noise of SGD
-linear     softmax regression, grid of settings                 a linear probe in seconds
-vissl      LARS or SGD, layers x norms x settings; low-shot     the papers' linear probe
-attentive  a query reads the patch tokens, grid of settings     V-JEPA's probe of videos
-low_shot   a head on 1 % of the labels                          the papers' ablation tables
-detect     a linear head on the tokens of given boxes           the papers' detection: mAP
-knn        20 nearest neighbours                                no training at all
-collapse   RankMe and feature std                               needs no label
-seg        a linear head on every token, enlarged               the papers' frozen mIoU
-vos        objects followed by the likeness of features         DAVIS's J and F, no training
-flow       end-point error of the objective's estimate          Sintel's and KITTI's numbers
-finetune   everything trained on, with a linear head            the papers' fine-tuned numbers
-========== ==================================================== =======================================
+============ ==================================================== =======================================
+ridge        least squares in closed form                         the default: fast, without noise of SGD
+linear       softmax regression, grid of settings                 a linear probe in seconds
+vissl        LARS or SGD, layers x norms x settings; low-shot     the papers' linear probe
+attentive    a query reads the patch tokens, grid of settings     V-JEPA's probe of videos
+low_shot     a head on 1 % of the labels                          the papers' ablation tables
+detect       a linear head on the tokens of given boxes           the papers' detection: mAP
+knn          20 nearest neighbours                                no training at all
+collapse     RankMe and feature std                               needs no label
+seg          a linear head on every token, enlarged               the papers' frozen mIoU
+vos          objects followed by the likeness of features         DAVIS's J and F, no training
+flow         end-point error of the objective's estimate          Sintel's and KITTI's numbers
+finetune     everything trained on, with a linear head            the papers' fine-tuned numbers
+detect_tuned everything trained on, with the head of `detect`     the papers' fine-tuned detection
+============ ==================================================== =======================================
 
 Whatever is chosen (penalty, head) is chosen on train samples held out for that, never on the test split.
 A new evaluation is one file and one line in `EVALS`.
@@ -25,6 +26,7 @@ A new evaluation is one file and one line in `EVALS`.
 from core.evals.attentive import Attentive
 from core.evals.collapse import Collapse
 from core.evals.detect import Detect
+from core.evals.detect_tuned import DetectTuned
 from core.evals.features import FrozenFeatures
 from core.evals.finetune import FineTune
 from core.evals.flow import Flow
@@ -47,6 +49,7 @@ EVALS: dict[str, type[Evaluation]] = {
     "detect": Detect,
     "collapse": Collapse,
     "finetune": FineTune,
+    "detect_tuned": DetectTuned,
     "flow": Flow,
     "seg": Segment,
     "vos": Vos,

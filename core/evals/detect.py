@@ -16,7 +16,7 @@ from torch import Tensor
 
 from core.evals.clips import plan
 from core.evals.samples import check_layers, check_train
-from core.types import DataSpec, Encoder, Evaluation, Features, Regions, Sampling, generator_for
+from core.types import DataSpec, Encoder, Evaluation, Features, Grid, Regions, Sampling, generator_for
 
 CHUNK = 256  # clips whose tokens are in float32 at once
 
@@ -93,20 +93,7 @@ class Detect(Evaluation):
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.detect.num_layers (with layer_step)", self.span, encoder)
-        if not spec.box_classes:
-            raise ValueError(
-                "evals.detect needs data with boxes, and this data has none; choose eval_data=moving_digits"
-            )
-        if (spec.height, spec.width) != (built_for.height, built_for.width):
-            raise ValueError(
-                f"evals.detect: the data's clips are {spec.height}x{spec.width} px and the encoder's "
-                f"{built_for.height}x{built_for.width}; boxes of clips that are cut have no place: make them equal"
-            )
-        if len(plan(spec, built_for, self.sampling).views[0]) != 1:
-            raise ValueError(
-                f"evals.detect: the data's clips have {spec.frames} frames ({spec.clips_per_video} clips a video), the "
-                f"encoder's {built_for.frames}; a box belongs to one clip: make them equal"
-            )
+        check_boxes("evals.detect", self.sampling, built_for, spec)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return ["detect/map"]
@@ -124,7 +111,7 @@ class Detect(Evaluation):
         Raises ValueError when a class has no train box, or every head diverged.
         """
         train = self.boxed(features, "train")
-        check_train(train.classes, "boxes", _labelled_as_boxes(features.spec))
+        check_train(train.classes, "boxes", labelled_as_boxes(features.spec))
         clips = torch.unique(train.sample)
         if len(clips) < 2:
             raise ValueError("evals.detect.heldout: nothing can be held out to choose by, one train clip has boxes")
@@ -164,38 +151,71 @@ class Detect(Evaluation):
 
     def boxed(self, features: Features, split: str) -> Boxed:
         """Every box of `split` with its features. Raises ValueError for a box outside its clip, or without a class."""
-        # It loads torchvision, 3 s, which runs without this evaluation need not wait for.
-        from torchvision.ops import roi_align
-
         spec, grid = features.spec, features.grid
         regions = refuse_bad_regions(features.regions(split, self.sampling), spec, split)
         tokens = features.tokens(split, self.sampling, self.span).values[:, 0]  # [N, n, span * width]
-        num_slices = tokens.shape[1] // (grid.h * grid.w)
-        middle = slice((spec.frames // 2) * num_slices // spec.frames, None)
         found = []
         for start in range(0, len(tokens), CHUNK):
             here = ((regions.sample >= start) & (regions.sample < start + CHUNK)).nonzero().flatten()
-            maps = self._layers(tokens[start : start + CHUNK]).to(features.device).float()
-            maps = maps.view(len(maps), num_slices, grid.h, grid.w, -1)
-            maps = maps[:, middle][:, 0] if self.moment is Moment.middle else maps.mean(1)
-            rows = (regions.sample[here] - start).float()[:, None]
-            bins = roi_align(
-                maps.permute(0, 3, 1, 2),
-                torch.cat([rows, regions.boxes[here]], dim=1).to(features.device),
-                output_size=self.resolution,
-                spatial_scale=grid.w / spec.width,
-                aligned=True,
+            taken = every_layer(tokens[start : start + CHUNK], self.span, self.layer_step).to(features.device)
+            rows, boxes = (regions.sample[here] - start).to(features.device), regions.boxes[here].to(features.device)
+            pooled = box_features(
+                taken, rows, boxes, spec, grid, moment=self.moment, pool=self.pool, resolution=self.resolution
             )
-            found.append((here, (bins.amax((2, 3)) if self.pool is Pool.max else bins.mean((2, 3))).cpu()))
+            found.append((here, pooled.cpu()))
         order = torch.cat([here for here, _ in found])
         values = torch.cat([value for _, value in found])
         return Boxed(values[order.argsort()], regions.classes, regions.sample)
 
-    def _layers(self, tokens: Tensor) -> Tensor:
-        """Of the last `span` layers side by side, those taken."""
-        if self.layer_step == 1:
-            return tokens
-        return tokens.view(*tokens.shape[:2], self.span, -1)[:, :, :: self.layer_step].flatten(2)
+
+def every_layer(tokens: Tensor, span: int, step: int) -> Tensor:
+    """Of `span` layers side by side [..., span * D], every one of `step`, beginning with the first."""
+    return tokens if step == 1 else tokens.view(*tokens.shape[:-1], span, -1)[..., ::step, :].flatten(-2)
+
+
+def box_features(
+    tokens: Tensor,
+    rows: Tensor,
+    boxes: Tensor,
+    spec: DataSpec,
+    grid: Grid,
+    *,
+    moment: Moment,
+    pool: Pool,
+    resolution: int,
+) -> Tensor:
+    """What lies in each of `boxes` [M, 4], of the clips `rows` [M] of `tokens` [B, n, D]: [M, D] float32."""
+    # It loads torchvision, 3 s, which runs without this evaluation need not wait for.
+    from torchvision.ops import roi_align
+
+    num_slices = tokens.shape[1] // (grid.h * grid.w)
+    maps = tokens.float().view(len(tokens), num_slices, grid.h, grid.w, -1)
+    middle = (spec.frames // 2) * num_slices // spec.frames
+    maps = maps[:, middle] if moment is Moment.middle else maps.mean(1)
+    bins: Tensor = roi_align(
+        maps.permute(0, 3, 1, 2),
+        torch.cat([rows.float()[:, None], boxes], dim=1),
+        output_size=resolution,
+        spatial_scale=grid.w / spec.width,
+        aligned=True,
+    )
+    return bins.amax((2, 3)) if pool is Pool.max else bins.mean((2, 3))
+
+
+def check_boxes(key: str, sampling: Sampling, built_for: DataSpec, spec: DataSpec) -> None:
+    """Raise ValueError where the data like `spec` has no boxes, or they have no place in what the encoder sees."""
+    if not spec.box_classes:
+        raise ValueError(f"{key} needs data with boxes, and this data has none; choose eval_data=moving_digits")
+    if (spec.height, spec.width) != (built_for.height, built_for.width):
+        raise ValueError(
+            f"{key}: the data's clips are {spec.height}x{spec.width} px and the encoder's "
+            f"{built_for.height}x{built_for.width}; boxes of clips that are cut have no place: make them equal"
+        )
+    if len(plan(spec, built_for, sampling).views[0]) != 1:
+        raise ValueError(
+            f"{key}: the data's clips have {spec.frames} frames ({spec.clips_per_video} clips a video), the "
+            f"encoder's {built_for.frames}; a box belongs to one clip: make them equal"
+        )
 
 
 class Head(NamedTuple):
@@ -216,7 +236,7 @@ def rate(epoch: float, epochs: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(epochs - warmup, 1)))
 
 
-def refuse_bad_regions(regions: Regions, spec: DataSpec, split: str) -> Regions:
+def refuse_bad_regions(regions: Regions, spec: DataSpec, split: str, key: str = "evals.detect") -> Regions:
     """Raise ValueError naming the first box that is not a box inside its clip, or whose class is none."""
     left, top, right, bottom = regions.boxes.unbind(1)
     inside = (left >= 0) & (top >= 0) & (right <= spec.width) & (bottom <= spec.height)
@@ -224,14 +244,14 @@ def refuse_bad_regions(regions: Regions, spec: DataSpec, split: str) -> Regions:
     if bad.any():
         first = int(bad.nonzero()[0])
         raise ValueError(
-            f"evals.detect: box {_shown(regions.boxes[first].tolist())} (left, top, right, bottom) of {split} clip "
+            f"{key}: box {_shown(regions.boxes[first].tolist())} (left, top, right, bottom) of {split} clip "
             f"{int(regions.sample[first])} is not inside the frame of {spec.width}x{spec.height} px"
         )
     outside = (regions.classes < 0) | (regions.classes >= spec.box_classes)
     if outside.any():
         first = int(outside.nonzero()[0])
         raise ValueError(
-            f"evals.detect: the box of {split} clip {int(regions.sample[first])} has the class "
+            f"{key}: the box of {split} clip {int(regions.sample[first])} has the class "
             f"{int(regions.classes[first])}; classes are 0 .. {spec.box_classes - 1}"
         )
     return regions
@@ -241,7 +261,7 @@ def _shown(box: Sequence[float]) -> str:
     return "[" + ", ".join(f"{value:g}" for value in box) + "]"
 
 
-def _labelled_as_boxes(spec: DataSpec) -> DataSpec:
+def labelled_as_boxes(spec: DataSpec) -> DataSpec:
     return DataSpec(spec.channels, spec.frames, spec.height, spec.width, {"boxes": spec.box_classes})
 
 

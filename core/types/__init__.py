@@ -13,7 +13,19 @@ import torch
 from torch import Generator
 
 from core.types.data import Batch, Data, DataError, Dataset, DataSpec, FlowTruth, Grid, Regions, TrackedVideo
-from core.types.judging import Evaluation, Features, Look, Recipe, Sampling, Stopped, Tokens, Tuned, Tuning, Workshop
+from core.types.judging import (
+    SAMPLE,
+    Evaluation,
+    Features,
+    Look,
+    Recipe,
+    Sampling,
+    Stopped,
+    Tokens,
+    Tuned,
+    Tuning,
+    Workshop,
+)
 from core.types.training import (
     Encoder,
     EncoderModule,
@@ -32,6 +44,7 @@ from core.types.training import (
 )
 
 __all__ = [
+    "SAMPLE",
     "Batch",
     "Data",
     "DataError",

@@ -85,6 +85,9 @@ class Features(Protocol):
         """
 
 
+SAMPLE = "sample index"  # among a batch's labels when a copy of the encoder is trained: which sample of the data set
+
+
 @dataclass
 class Evaluation:
     """A protocol that turns frozen features into numbers."""
@@ -136,8 +139,8 @@ class Tuned(nn.Module):
     ) -> dict[str, Tensor]:
         """{"loss": scalar, ...} of one batch of float, normalised clips [B, C, T, H, W].
 
-        `draw(purpose)` is this step's generator for that purpose; `progress` goes from 0 at the first step to 1 at the
-        last.
+        `labels` also has `SAMPLE`. `draw(purpose)` is this step's generator for that purpose; `progress` goes from 0 at
+        the first step to 1 at the last.
         """
         raise NotImplementedError
 
@@ -155,6 +158,10 @@ class Workshop(Protocol):
         ...
 
     def labels(self, split: str) -> dict[str, Tensor]: ...
+
+    def regions(self, split: str) -> Regions:
+        """The boxes of all clips of `split`, of data that has boxes."""
+        ...
 
     def encoder(self, split: str, *, drop_path: float, start: EncoderModule | None, tubelet: int) -> EncoderModule:
         """A copy of the judged encoder, or of `start`, for the clips of `split` (see `core.models.adapted`)."""

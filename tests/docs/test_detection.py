@@ -13,7 +13,11 @@ from tests.docs.blocks import commands
 MAIN = {"core.train": train, "core.evaluate": evaluate}
 SMALL = {
     "core.train": ["scale=smoke", "optim.steps=2", "data.num_train=160", "runtime.tensorboard=false"],
-    "core.evaluate": ["evals.detect.epochs=2", "evals.detect.lrs=[0.01]"],
+    "core.evaluate": [],
+}
+OF_KIND = {
+    "evals=[detect]": ["evals.detect.epochs=2", "evals.detect.lrs=[0.01]"],
+    "evals=[detect_tuned]": ["evals.detect_tuned.steps=2", "evals.detect_tuned.batch_size=8"],
 }
 
 
@@ -22,11 +26,13 @@ def test_its_commands_detect_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     before = torch.get_num_threads()
     try:
         for module, words in commands("detection.md"):
-            assert MAIN[module]([*words, *SMALL[module], "runtime.threads=1"]) == 0
+            kind = next(options for word, options in OF_KIND.items() if word in words)
+            small = SMALL[module] + (kind if module == "core.evaluate" else [])
+            assert MAIN[module]([*words, *small, "runtime.threads=1"]) == 0
     finally:
         torch.set_num_threads(before)
     shown = capsys.readouterr().out
-    assert "detect/map" in shown and "detect@" in shown
+    assert "detect/map" in shown and "detect@" in shown and "detect_tuned@" in shown
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "gpu"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.data.moving_digits import MovingDigits
-from core.evals.detect import Detect, Moment, Pool, average_precision, mean_average_precision, rate
+from core.evals.detect import Detect, Moment, Pool, average_precision, every_layer, mean_average_precision, rate
 from core.models import ViT
 from core.types import DataSpec, Grid, Regions, Sampling, Tokens, generator_for
 from tests.core.test_trainer import run_it
@@ -138,7 +138,7 @@ def test_the_middle_moment_is_the_slice_of_the_boxes_frame() -> None:
 def test_every_second_layer_is_taken_from_the_last() -> None:
     tokens = torch.arange(7).repeat_interleave(2).float().expand(1, 4, -1)  # layers 0 to 6, 2 wide
     assert Detect(num_layers=4, layer_step=2).span == 7
-    assert Detect(num_layers=4, layer_step=2)._layers(tokens)[0, 0].tolist() == [0, 0, 2, 2, 4, 4, 6, 6]
+    assert every_layer(tokens, 7, 2)[0, 0].tolist() == [0, 0, 2, 2, 4, 4, 6, 6]
 
 
 # ---- known answers ---------------------------------------------------------------------------------------------------
