@@ -40,31 +40,41 @@ def command(words: Sequence[str]) -> int:
     ids, study = run_ids(arguments.values.get("run")), arguments.values.get("study")
     if ids is None and study is None:
         raise UserError("say which runs: run=12, run=1,2,3 or study=NAME")
-    url = arguments.text("db", cli.DEFAULT_DATABASE)
-    if cli.is_absent(url):
-        raise UserError(f"db={url}: there is no such file; launch a study first or name another db")
-    engine = cli.connect(url, read_only=False)
+    # Nothing is written, and no schema upgraded, for a command that is wrong.
+    reader = cli.open_for_reading(arguments)
+    with reader.connect() as connection:
+        stored = trained_runs(connection, ids=ids, study=study)
+    reader.dispose()
+    runs = [run._replace(config=aliases.migrated(run.config)) for run in stored]
+    errors: dict[int, str] = {}
+    questions = {}
+    for run in runs:
+        try:
+            questions[run.id] = asked_about(run, arguments.overrides, arguments.values.get("as"))
+        except ConfigError as error:
+            errors[run.id] = str(error)
+    if not questions:
+        raise UserError(next(iter(errors.values())))
+    engine = cli.connect(arguments.text("db", cli.DEFAULT_DATABASE), read_only=False)
     try:
         upgrade(engine)
         aliases.apply_to(engine)
     except ValueError as error:
         raise UserError(str(error)) from None
-    with engine.connect() as connection:
-        runs = trained_runs(connection, ids=ids, study=study)
     results_dir = Path(arguments.text("results_dir", "results"))
-    failures = []
     for run in runs:
         try:
-            evaluate(engine, run, arguments.overrides, arguments.values.get("as"), results_dir)
+            evaluate(engine, run, questions.get(run.id, []), results_dir)
         except (UserError, ConfigError, CheckpointError, FloatingPointError) as error:
-            if len(runs) == 1:
-                raise UserError(str(error)) from None
-            failures.append(run.id)
-            print(f"error: {error}", file=sys.stderr)
+            errors[run.id] = str(error)
+        if run.id in errors and len(runs) > 1:
+            print(f"error: {errors[run.id]}", file=sys.stderr)
     engine.dispose()
-    if failures:
-        print(f"{len(runs) - len(failures)} of {len(runs)} runs evaluated; not: {', '.join(map(str, failures))}")
-    return cli.INCOMPLETE if failures else cli.OK
+    if errors and len(runs) == 1:
+        raise UserError(errors[runs[0].id])
+    if errors:
+        print(f"{len(runs) - len(errors)} of {len(runs)} runs evaluated; not: {', '.join(map(str, errors))}")
+    return cli.INCOMPLETE if errors else cli.OK
 
 
 def run_ids(text: str | None) -> list[int] | None:
@@ -76,11 +86,16 @@ def run_ids(text: str | None) -> list[int] | None:
     return [int(part) for part in parts]
 
 
-def evaluate(engine: Engine, run: Trained, overrides: Sequence[str], name: str | None, results_dir: Path) -> None:
+def asked_about(run: Trained, overrides: Sequence[str], name: str | None) -> list[Asked]:
+    """Raises ConfigError for what cannot be asked of the run."""
+    presets = None if run.presets is None else Presets(*run.presets)
+    return asked_of(run.config, run.seed, overrides, name, presets)
+
+
+def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_dir: Path) -> None:
     """Answer what is asked of one run: from the database, or by opening its checkpoint."""
     judge: Judge | None = None
-    presets = None if run.presets is None else Presets(*run.presets)
-    for asked in asked_of(run.config, run.seed, overrides, name, presets):
+    for asked in questions:
         is_own = asked.name == asked.kind and asked.kind in run.config.get("evals", [])
         with engine.connect() as connection:
             found = recorded(connection, run.id, asked.name, asked.is_answered_by, is_own=is_own)

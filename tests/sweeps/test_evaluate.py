@@ -1,8 +1,10 @@
 """Evaluating runs of a database again: recorded with settings, never repeated, never retrained."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,19 @@ from analysis import frame
 from core.evaluate import main
 from sweeps import export, query
 from sweeps.cli import UserError
-from sweeps.db import Attempt, CellRow, EvaluationRow, Result, RunRow, StudyRow, open_database, upgrade
+from sweeps.db import (
+    VERSION_TABLE,
+    Attempt,
+    CellRow,
+    EvaluationRow,
+    Result,
+    RunRow,
+    StudyRow,
+    newest_revision,
+    open_database,
+    revision,
+    upgrade,
+)
 from sweeps.evaluations import Made, record, recorded, trained_runs
 from sweeps.launch import main as launch
 from tests.sweeps.conftest import BOTH
@@ -148,6 +162,35 @@ def test_the_results_are_a_query_away(launched, capsys):
 def test_a_mistake_is_one_line_and_exit_code_2(launched, capsys, words, message):
     code, _, error = go(launched, capsys, *words)
     assert code == 2 and message in error and "Traceback" not in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def older(launched, tmp_path):
+    """Options of a copy of the database as older code left it, and its file."""
+    path = tmp_path / "older.sqlite"
+    with closing(sqlite3.connect(launched[0] / "a.sqlite")) as source, closing(sqlite3.connect(path)) as copy:
+        source.backup(copy)
+        copy.execute("DROP TABLE sw_evaluation")
+        copy.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0002'")
+        copy.commit()
+    return (launched[0], [f"db=sqlite:///{path}", *launched[1][1:]]), path
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["run=99"], ["study=nope"], ["run=1", "evals=[knnn]"], ["run=1,2", "mask.ratio=0.1"], ["run=1", "as=a/b"]],
+)
+def test_a_command_that_is_wrong_leaves_an_older_database_as_it_was(older, capsys, words):
+    where, path = older
+    before = path.read_bytes()
+    assert go(where, capsys, *words)[0] == 2
+    assert path.read_bytes() == before and revision(open_it(where)) == "0002"
+
+
+def test_a_command_that_is_right_upgrades_an_older_database(older, capsys):
+    where, _ = older
+    assert go(where, capsys, "run=1", "evals=[ridge]")[1] == {(1, "ridge/digit_top1"): "recorded"}
+    assert revision(open_it(where)) == newest_revision()
 
 
 def test_a_run_without_its_checkpoint_is_named_with_what_to_do(launched, capsys, tmp_path):
