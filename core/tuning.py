@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from core.cost import encoding_flops
 from core.data.augment import Augment, augment, normalise
 from core.data.loader import StepLoader
 from core.evals.clips import plan
+from core.evals.maps import read_segments
 from core.models.adapted import adapted
 from core.optim import Optim, clip_gradients, make_adamw, make_sgd, set_schedule
 from core.types import (
@@ -89,6 +90,12 @@ class Bench:
         dataset = self._splits[split]
         found: Regions = cast(Any, dataset).regions(torch.arange(len(dataset)))
         return found
+
+    def num_samples(self, split: str) -> int:
+        return len(self._splits[split])
+
+    def segments(self, split: str, samples: Tensor, frames: Sequence[int]) -> Tensor:
+        return read_segments(self._splits[split], split, samples, frames)
 
     def encoder(self, split: str, *, drop_path: float, start: EncoderModule | None, tubelet: int) -> EncoderModule:
         source = self._encoder if start is None else start

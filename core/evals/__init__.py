@@ -17,6 +17,7 @@ vos          objects followed by the likeness of features         DAVIS's J and 
 flow         end-point error of the objective's estimate          Sintel's and KITTI's numbers
 finetune     everything trained on, with a linear head            the papers' fine-tuned numbers
 detect_tuned everything trained on, with the head of `detect`     the papers' fine-tuned detection
+seg_tuned    everything trained on, with the head of `seg`        the papers' fine-tuned mIoU
 ============ ==================================================== =======================================
 
 Whatever is chosen (penalty, head) is chosen on train samples held out for that, never on the test split.
@@ -35,6 +36,7 @@ from core.evals.linear import Linear
 from core.evals.low_shot import LowShot
 from core.evals.ridge import Ridge
 from core.evals.seg import Segment
+from core.evals.seg_tuned import SegmentTuned
 from core.evals.vissl import Vissl
 from core.evals.vos import Vos
 from core.types import Evaluation
@@ -52,6 +54,7 @@ EVALS: dict[str, type[Evaluation]] = {
     "detect_tuned": DetectTuned,
     "flow": Flow,
     "seg": Segment,
+    "seg_tuned": SegmentTuned,
     "vos": Vos,
 }
 

@@ -19,7 +19,16 @@ from torch import Generator, Tensor, nn
 from core.evals.clips import Cut, Plan, encode, num_tokens, plan
 from core.evals.feature_cache import FeatureCache, data_digest, key_of, weights_digest
 from core.evals.flow_frames import estimated
-from core.evals.maps import by_frame, centre, encoded_frames, fitting, frames_at_once, level_of, resized
+from core.evals.maps import (
+    by_frame,
+    centre,
+    encoded_frames,
+    fitting,
+    frames_at_once,
+    level_of,
+    read_segments,
+    resized,
+)
 from core.types import (
     Dataset,
     DataSpec,
@@ -197,20 +206,10 @@ class FrozenFeatures:
 
         Raises ValueError naming the clip for a value that is no class and not -1.
         """
-        videos, found = self._videos_of(split, Sampling(max_train=max_train)), []
-        dataset: Any = self._datasets[split]
-        for part in torch.split(videos, 128):
-            classes = centre(dataset.segments(part)[:, list(frames)], self._built_for)
-            wrong = ((classes < -1) | (classes >= self.spec.segment_classes)).flatten(1)
-            if wrong.any():
-                row = int(wrong.any(1).nonzero()[0])
-                raise ValueError(
-                    f"eval_data: {split} clip {int(part[row])} has a pixel of the class "
-                    f"{int(classes[row].flatten()[wrong[row]][0])}; classes are 0 .. {self.spec.segment_classes - 1}, "
-                    "or -1 for not labelled"
-                )
-            found.append(classes.to(torch.int16))
-        return torch.cat(found)
+        videos = self._videos_of(split, Sampling(max_train=max_train))
+        dataset = self._datasets[split]
+        parts = [read_segments(dataset, split, part, frames) for part in torch.split(videos, 128)]
+        return torch.cat([centre(part, self._built_for) for part in parts])
 
     def sequences(self, split: str, max_sequences: int | None = None) -> Iterator[TrackedVideo]:
         """Videos whose objects are known, one by one; of data that has such."""

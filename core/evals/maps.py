@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,6 +33,23 @@ def centre(frames: Tensor, built_for: DataSpec) -> Tensor:
 
 def _size(spec: DataSpec) -> tuple[int, int]:
     return spec.height, spec.width
+
+
+def read_segments(dataset: Any, split: str, samples: Tensor, frames: Sequence[int]) -> Tensor:
+    """What each pixel of these frames of some samples shows, [B, F, H, W] int16, -1 = not labelled.
+
+    Raises ValueError naming the clip for a value that is no class.
+    """
+    num_classes = dataset.spec.segment_classes
+    classes: Tensor = dataset.segments(samples)[:, list(frames)]
+    wrong = ((classes < -1) | (classes >= num_classes)).flatten(1)
+    if wrong.any():
+        row = int(wrong.any(1).nonzero()[0])
+        raise ValueError(
+            f"eval_data: {split} clip {int(samples[row])} has a pixel of the class "
+            f"{int(classes[row].flatten()[wrong[row]][0])}; classes are 0 .. {num_classes - 1}, or -1 for not labelled"
+        )
+    return classes.to(torch.int16)
 
 
 def fitting(size: Sequence[int], built_for: DataSpec, grid: Grid) -> tuple[int, int]:

@@ -20,14 +20,16 @@ def adapted(
     An encoder of images is inflated for clips: its patch embedding is repeated over `tubelet` frames and divided by
     their number, and a learned embedding of time starts at zero (rotations turn with time at once). An encoder of clips
     is deflated for images: its patch embedding is summed over the frames of a tubelet, and every image is at the first
-    moment. What is new is zero, so that nothing is drawn.
+    moment. What is new is zero, so that nothing is drawn. A convolutional encoder sees frames one by one as ever.
 
     Raises ValueError when the clips differ in more than their length.
 
     Source: MAE-ST (Feichtenhofer et al., 2022, arXiv:2205.09113), appendix A (inflation) and section 5.5 (deflation).
     """
+    if options.has_pyramid:
+        return _rebuilt(encoder, options, spec, drop_path)
     if not isinstance(options, ViT) or not isinstance(encoder, VisionTransformer):
-        raise ValueError("evals.finetune: only encoder=vit can be copied for fine-tuning")
+        raise ValueError("evals.finetune: this encoder cannot be copied for fine-tuning")
     frames = encoder.grid.t * encoder.tubelet
     check_length(frames, spec.frames, tubelet)
     options = dataclasses.replace(options, drop_path=drop_path)
@@ -86,6 +88,17 @@ def _positions_over_time(positions: Positions, num_slices: int) -> dict[str, Ten
     if prefix is not None:
         state["positions.prefix"] = prefix.detach()
     return state
+
+
+@torch.no_grad()
+def _rebuilt(encoder: EncoderModule, options: Encoder, spec: DataSpec, drop_path: float) -> EncoderModule:
+    names = {field.name for field in dataclasses.fields(options)}
+    options = dataclasses.replace(options, **{"drop_path": drop_path} if "drop_path" in names else {})
+    copy = options.build(spec, generator_for(0, "overwritten"))
+    copy.load_state_dict(encoder.state_dict())
+    for parameter in copy.parameters():
+        parameter.requires_grad_(True)
+    return copy.to(next(encoder.parameters()).device)
 
 
 @torch.no_grad()

@@ -1,0 +1,162 @@
+"""Segmentation on fine-tuned features: a copy of the encoder is trained together with the head of `seg`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Generator, Tensor, nn
+
+from core.evals.maps import by_frame
+from core.evals.seg import Frames, check_segments, confusion, enlarged, mean_iou, pixel_loss
+from core.types import (
+    SAMPLE,
+    DataSpec,
+    Encoder,
+    EncoderModule,
+    Features,
+    Recipe,
+    Sampling,
+    Tuned,
+    Tuning,
+    Workshop,
+    generator_for,
+)
+
+KEY = "evals.seg_tuned"
+Truth = Callable[[Tensor], Tensor]  # samples [B] -> what their pixels show, [B, F, H, W]
+
+
+@dataclass
+class SegmentTuned(Tuning):
+    """Mean intersection over union, in percent, after training everything on the classes of the train pixels.
+
+    The head, its loss and the mean are those of `seg`. Clips are whole and not mirrored, and cut at no moment. What is
+    trained is a copy of the encoder that is judged; an encoder of images is inflated for clips.
+
+    Source: the fine-tuned linear evaluation of MC-JEPA (Bardes et al., 2023, arXiv:2307.12698), Table 1. The paper does
+    not print its recipe; AdamW and the defaults are those of `finetune`, shorter and without its augmentations.
+    """
+
+    frames: Frames = Frames.middle
+    steps: int = 1000
+    batch_size: int = 32  # clips
+    lr: float = 0.0005  # the peak
+    lr_start: float = 0.0
+    lr_end: float = 1e-6
+    warmup_share: float = 0.1
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float = 0.0  # largest gradient norm; 0 leaves gradients alone
+    layer_decay: float = 1.0  # learning rate of a block in units of the next one's
+    drop_path: float = 0.1
+    head_std: float = 0.02  # of the head's initial weights
+    tubelet: int = 2  # frames; of an encoder of images that is inflated for clips
+
+    def __post_init__(self) -> None:
+        def require(holds: bool, name: str, allowed: str) -> None:
+            if not holds:
+                raise ValueError(f"{KEY}.{name} must be {allowed}, got {getattr(self, name)}")
+
+        for name in ("steps", "batch_size", "tubelet"):
+            require(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("lr", "head_std"):
+            require(getattr(self, name) > 0, name, "above 0")
+        for name in ("lr_start", "lr_end", "weight_decay", "clip"):
+            require(getattr(self, name) >= 0, name, "at least 0")
+        for name in ("warmup_share", "beta1", "beta2", "drop_path"):
+            require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
+        require(0 < self.layer_decay <= 1, "layer_decay", "in (0, 1]")
+
+    def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
+        check_segments(KEY, built_for, spec)
+        same_frames = spec.frames == built_for.frames or 1 in (spec.frames, built_for.frames)
+        if (spec.height, spec.width) != (built_for.height, built_for.width) or not same_frames:
+            raise ValueError(
+                f"{KEY}: the data's clips are {spec.frames} x {spec.height}x{spec.width} px and the encoder's "
+                f"{built_for.frames} x {built_for.height}x{built_for.width}; pixels of clips that are cut have no "
+                "place: make them equal, or one of them images"
+            )
+        if built_for.frames == 1 < spec.frames and not encoder.has_pyramid and spec.frames % self.tubelet:
+            raise ValueError(f"{KEY}.tubelet must divide the {spec.frames} frames of a clip, got {self.tubelet}")
+
+    def metrics(self, spec: DataSpec) -> list[str]:
+        return ["seg_tuned/miou"]
+
+    def run(self, features: Features, seed: int) -> dict[str, float]:
+        raise ValueError(f"{KEY}: frozen features cannot be fine-tuned; it is run by `tune`")
+
+    def tune(self, workshop: Workshop, seed: int) -> dict[str, float]:
+        spec = workshop.spec("train")
+        frames = self.frames.of(spec.frames)
+        encoder = workshop.encoder("train", drop_path=self.drop_path, start=None, tubelet=self.tubelet)
+        tuned = Segmenter(
+            encoder,
+            spec,
+            frames,
+            lambda samples: workshop.segments("train", samples, frames),
+            head_std=self.head_std,
+            generator=generator_for(seed, "head"),
+        )
+        settings = {name: value.name if isinstance(value, Enum) else value for name, value in vars(self).items()}
+        # An evaluation may be called under inference mode, where nothing can be trained.
+        with torch.inference_mode(False), torch.enable_grad():
+            every = torch.arange(workshop.num_samples("train"))
+            workshop.fit("seg_tuned", tuned, "train", every, self.recipe(), settings, seed)
+        return {"seg_tuned/miou": 100 * self._mean_iou(workshop, tuned, frames)}
+
+    def recipe(self) -> Recipe:
+        """What `Recipe` has and we have too, under the same names but for one. Crops and flips are off."""
+        shared = {name: value for name, value in vars(self).items() if name in Recipe._fields}
+        return Recipe(**shared | {"lr_peak": self.lr})
+
+    @torch.no_grad()
+    def _mean_iou(self, workshop: Workshop, tuned: Segmenter, frames: list[int]) -> float:
+        num_classes = tuned.head.out_features
+        counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        tuned.eval()
+        for rows, _, clips in workshop.views(Sampling(clips=1)):
+            with workshop.autocast():
+                scores = tuned.scores(clips).float()
+            if not scores.isfinite().all():
+                raise FloatingPointError(f"{KEY}: the scores of the test pixels are not finite")
+            truth = workshop.segments("test", torch.arange(rows.start, rows.start + len(clips)), frames)
+            counts += confusion(scores.argmax(1).cpu(), truth.flatten(0, 1), num_classes)
+        if not counts.any():
+            raise ValueError(f"{KEY}: no test pixel has a class, so there is nothing to be judged on")
+        return mean_iou(counts)
+
+
+class Segmenter(Tuned):
+    """An encoder and a linear head on the tokens of some of a clip's frames, enlarged to the frames."""
+
+    def __init__(
+        self,
+        encoder: EncoderModule,
+        spec: DataSpec,
+        frames: list[int],
+        truth: Truth,
+        *,
+        head_std: float,
+        generator: Generator,
+    ) -> None:
+        super().__init__()
+        self.encoder, self._spec, self._frames, self._truth = encoder, spec, frames, truth
+        self.head = nn.Linear(encoder.width, spec.segment_classes, device="meta").to_empty(device="cpu")
+        nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    def scores(self, clips: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> [B * F, K, H, W]."""
+        tokens = self.encoder(clips)[:, self.encoder.num_prefix :]
+        maps = by_frame(tokens, self.encoder.grid, self._spec.frames, self._frames).flatten(0, 1)
+        return enlarged(self.head(maps).movedim(-1, 1), clips.shape[-2:])
+
+    def loss(
+        self, clips: Tensor, labels: Mapping[str, Tensor], draw: Callable[[str], Generator], progress: float
+    ) -> dict[str, Tensor]:
+        truth = self._truth(labels[SAMPLE].cpu()).flatten(0, 1).to(clips.device)
+        return {"loss": pixel_loss(self.scores(clips).float(), truth)}
