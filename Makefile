@@ -53,6 +53,7 @@ bench: setup
 	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python -m benchmarks.step all
 	$(BIN)/python -m benchmarks.evals
+	$(BIN)/python -m benchmarks.finetune
 
 lock:
 	$(BIN)/uv pip compile --quiet pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
