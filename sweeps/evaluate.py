@@ -9,7 +9,10 @@ it is made, so the same command after a kill goes on with what is missing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -19,12 +22,14 @@ from core.config import ConfigError
 from core.stored import Asked, Judge, Presets, asked_of, open_stored
 from sweeps import aliases, cli
 from sweeps.cli import UserError
+from sweeps.database_lock import DatabaseLock
 from sweeps.db import Environment, insert_new, upgrade
 from sweeps.evaluations import Made, Trained, checkpoint_folder, record, recorded, trained_runs
 from sweeps.owner import worker_name
 from sweeps.provenance import attempt_columns, environment
 
 OPTIONS = ("db", "results_dir", "run", "study", "as")
+POLL_S = 0.2
 USAGE = """usage: python -m core.evaluate run=12|run=1,2,3|study=NAME evals=[linear,...] [as=NAME] [key=value ...]
 
 See `python -m core.evaluate help`."""
@@ -95,18 +100,38 @@ def asked_about(run: Trained, overrides: Sequence[str], name: str | None) -> lis
 def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_dir: Path) -> None:
     """Answer what is asked of one run: from the database, or by opening its checkpoint."""
     judge: Judge | None = None
-    for asked in questions:
+
+    def known(asked: Asked) -> dict[str, float | None] | None:
         is_own = asked.name == asked.kind and asked.kind in run.config.get("evals", [])
         with engine.connect() as connection:
-            found = recorded(connection, run.id, asked.name, asked.is_answered_by, is_own=is_own)
-        how = "recorded"
+            return recorded(connection, run.id, asked.name, asked.is_answered_by, is_own=is_own)
+
+    for asked in questions:
+        found, how = known(asked), "recorded"
         if found is None:
-            judge = judge or Judge(open_stored(asked.run, checkpoint_folder(run, results_dir)))
-            print(f"{asked.said} (run {run.id})", flush=True)
-            found, how = make(engine, run, judge, asked), "made"
+            with alone(engine, run, asked):
+                found = known(asked)  # by whoever was waited for
+                if found is None:
+                    judge = judge or Judge(open_stored(asked.run, checkpoint_folder(run, results_dir)))
+                    print(f"{asked.said} (run {run.id})", flush=True)
+                    found, how = make(engine, run, judge, asked), "made"
         for metric, value in sorted(found.items()):
             shown = "not finite" if value is None else f"{value:.3f}"
             print(f"run {run.id:<6d} {metric:48s} {shown:>12s}  {how}", flush=True)
+
+
+@contextmanager
+def alone(engine: Engine, run: Trained, asked: Asked) -> Iterator[None]:
+    """While no other process makes this evaluation of this run. Who is killed at it is not waited for."""
+    lock = DatabaseLock(engine, "evaluation", zlib.crc32(f"{run.id} {asked.name}".encode()) & 0x7FFFFFFF)
+    try:
+        if not lock.take():
+            print(f"{asked.name} (run {run.id}): another process is making it; waiting", flush=True)
+            while not lock.take():
+                time.sleep(POLL_S)
+        yield
+    finally:
+        lock.close(tidy=True)  # two at once would only do the work twice: the first result stays
 
 
 def make(engine: Engine, run: Trained, judge: Judge, asked: Asked) -> dict[str, float | None]:

@@ -28,12 +28,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import optuna_link, queue
 from sweeps.cli import UserError
+from sweeps.database_lock import DatabaseLock
 from sweeps.db import FINAL_STATES, CellRow, Config, Result, RunRow, StudyRow, insert_new
 from sweeps.db import Search as SearchRow
 from sweeps.expand import Request, words
 from sweeps.identity import CODE_EPOCH
 from sweeps.registry import Registered
-from sweeps.search_lock import SearchLock
 from sweeps.search_space import DEFAULT_ROW, TRIAL, parse_search, search_name
 from sweeps.study import merge
 
@@ -73,7 +73,7 @@ class Search:
             default = self._default_config(connection)
         self.spec, self.seed = parse_search(row.spec["search"]), registered.seeds[0]
         self.name = search_name(registered.name, default, self.seed, row.spec["search"], self.spec)
-        self.lock = SearchLock(engine, self.study_id)
+        self.lock = DatabaseLock(engine, "search", self.study_id)
         self._storage: Any = None
         self._study: Any = None
         self._is_over = False

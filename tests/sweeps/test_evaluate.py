@@ -1,9 +1,13 @@
 """Evaluating runs of a database again: recorded with settings, never repeated, never retrained."""
 
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
+import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from analysis import frame
 from core.evaluate import main
 from sweeps import export, query
 from sweeps.cli import UserError
+from sweeps.database_lock import DatabaseLock
 from sweeps.db import (
     VERSION_TABLE,
     Attempt,
@@ -199,6 +204,27 @@ def test_a_run_without_its_checkpoint_is_named_with_what_to_do(launched, capsys,
     assert code == 2 and "run=1" in error and "give the results_dir that it was trained in" in error
 
 
+def test_an_evaluation_that_another_process_makes_is_waited_for_and_not_made_twice(launched, capsys):
+    engine, name = open_it(launched), "knn@k=6"
+    lock = DatabaseLock(engine, "evaluation", zlib.crc32(b"1 knn@k=6") & 0x7FFFFFFF)
+    assert lock.take()
+    words = [*launched[1], "run=1", "evals=[knn]", "evals.knn.k=6"]
+    second = threading.Thread(target=main, args=(words,))
+    second.start()
+    said = ""
+    while "another process is making it; waiting" not in said:
+        time.sleep(0.05)
+        said += capsys.readouterr().out
+        assert second.is_alive(), said
+    settings = {"evals": "knn", "eval_data": None, "evals.knn.k": 6}
+    with engine.begin() as connection:
+        record(connection, 1, name, settings, Made({"knn@k=6/digit_top1": 12.5}, 2, COSTS, {"host": "node1"}))
+    lock.close(tidy=True)
+    second.join()
+    assert re.search(r"knn@k=6/digit_top1 +12.500 +recorded", capsys.readouterr().out)
+    assert not list(launched[0].glob(".*.evaluation-*.lock"))
+
+
 @pytest.mark.slow
 def test_what_was_finished_before_a_kill_is_not_repeated(launched, capsys):
     """The process dies by SIGKILL after its first evaluation, in the middle of a slow second one."""
@@ -220,6 +246,16 @@ def test_what_was_finished_before_a_kill_is_not_repeated(launched, capsys):
 
 def made(value):
     return Made({"knn@k=3/digit_top1": value}, 100, COSTS, {"host": "node1"})
+
+
+@BOTH
+def test_a_lock_is_held_by_one_and_free_when_it_is_closed(engine):
+    first, second, other = (DatabaseLock(engine, "evaluation", number) for number in (7, 7, 8))
+    assert first.take() and first.take() and not second.take() and other.take()
+    first.close()
+    assert second.take()
+    for lock in (second, other):
+        lock.close(tidy=True)
 
 
 @BOTH

@@ -1,4 +1,7 @@
-"""One launcher at a time asks for trials of a search; whoever holds the lock and is killed gives it up."""
+"""What one process at a time does for a database: asking for a search's trials, making an evaluation of a run.
+
+Whoever holds a lock and is killed gives it up.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,15 @@ from typing import IO
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-_SPACE = 0x5357  # tells our advisory locks from those of other programs on the server
+_SPACES = {"search": 0x5357, "evaluation": 0x5358}  # tell our advisory locks from those of other programs
 
 
-class SearchLock:
-    """A lock of the file's host on SQLite, which several hosts cannot share anyway; of the server on PostgreSQL."""
+class DatabaseLock:
+    """Of one thing of a kind. Of the file's host on SQLite, which several hosts cannot share anyway; of the server on
+    PostgreSQL. `number` has 31 bits."""
 
-    def __init__(self, engine: Engine, study_id: int) -> None:
-        self.engine, self.study_id = engine, study_id
+    def __init__(self, engine: Engine, kind: str, number: int) -> None:
+        self.engine, self.kind, self.number = engine, kind, number
         self._file: IO[bytes] | None = None
         self._session: Connection | None = None
 
@@ -29,7 +33,7 @@ class SearchLock:
         if self._file is not None:
             return True
         database = Path(str(self.engine.url.database))
-        file = database.with_name(f".{database.name}.search-{self.study_id}.lock").open("wb")
+        file = database.with_name(f".{database.name}.{self.kind}-{self.number}.lock").open("wb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -47,15 +51,19 @@ class SearchLock:
             except SQLAlchemyError:
                 self.close()
         session = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        wanted = {"space": _SPACE, "study": self.study_id}
-        if session.scalar(text("SELECT pg_try_advisory_lock(:space, :study)"), wanted):
+        wanted = {"space": _SPACES[self.kind], "number": self.number}
+        if session.scalar(text("SELECT pg_try_advisory_lock(:space, :number)"), wanted):
             self._session = session
             return True
         session.close()
         return False
 
-    def close(self) -> None:
+    def close(self, *, tidy: bool = False) -> None:
+        """Give it up. With `tidy` its file goes too: where no harm is done if two hold it for once, one of them having
+        opened the file before it went."""
         if self._file is not None:
+            if tidy:
+                Path(self._file.name).unlink(missing_ok=True)
             self._file.close()
             self._file = None
         if self._session is not None:
