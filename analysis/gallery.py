@@ -6,25 +6,57 @@ Needs neither torch nor the runs' folders: the arrays are in the database. The s
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from analysis import files, gallery_drawing, pictures
-from analysis.pictures import RunPictures
-from analysis.sheets import GALLERY
+from analysis.motion_sheets import flow_fields, propagation
+from analysis.pictures import FlowPictures, Kept, RunPictures, TrackPictures
+from analysis.sheets import Sheet, blocks, reconstructions, samplings
 from sweeps import cli
 from sweeps.cli import Arguments, UserError
 from sweeps.db import mask_url
 from sweeps.study import close_matches
 
 FOLDER = Path("figures") / "gallery"  # under results_dir: apart from the figures of studies
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that can be asked for by name."""
+
+    summary: str
+    build: Callable[[str, Sequence[Any], Sequence[int]], Sheet]  # from runs of `kind`
+    num_clips: int  # shown where `clips=` does not say
+    kind: type[Kept] = RunPictures
+
+
+GALLERY = {
+    "mae_st_reconstructions": Picture(
+        "original, masked, reconstruction at 90 % and 95 % (MAE-ST Figures 2, 3, 7)", reconstructions, 1
+    ),
+    "mae_st_masks": Picture("agnostic, space-only, time-only, block-wise (MAE-ST Figure 4)", samplings, 1),
+    "ijepa_masks": Picture("context and targets of images (I-JEPA Figure 4)", blocks, 5),
+    "vjepa_masks": Picture("short- and long-range masks, blocks of three sizes (V-JEPA Figures 2, 6)", samplings, 1),
+    "mc_jepa_flow": Picture(
+        "flow and truth in colour, the frames, one moved onto the other (MC-JEPA Figures 3, 8)",
+        flow_fields,
+        2,
+        FlowPictures,
+    ),
+    "mc_jepa_segmentation": Picture(
+        "objects of a first frame, followed by frozen features (MC-JEPA Figures 4, 9)", propagation, 1, TrackPictures
+    ),
+}
 _WIDTH = max(map(len, GALLERY)) + 2
 USAGE = f"""usage: python -m analysis.gallery name=NAME [key=value ...]
 
-Draw a picture (SVG, PNG) from the clips, masks and reconstructions that runs kept.
+Draw a picture (SVG, PNG) from the clips, masks, reconstructions, flow and followed objects that runs kept.
 
 {chr(10).join(f"  name={name:{_WIDTH}}{picture.summary}" for name, picture in GALLERY.items())}
   name=all                                each of them
@@ -63,7 +95,7 @@ def contents(engine: Engine, name: str, arguments: Arguments) -> dict[str, bytes
     """The files of one picture by their path under the results folder: a pure function of the database."""
     runs = find(engine, name, arguments)
     picture = GALLERY[name]
-    kept = min(len(run.clips) for run in runs)
+    kept = min(run.num_kept for run in runs)
     clips = whole_numbers(arguments, "clips") or list(range(min(picture.num_clips, kept)))
     for clip in clips:
         if clip >= kept:
@@ -72,7 +104,8 @@ def contents(engine: Engine, name: str, arguments: Arguments) -> dict[str, bytes
     return {str(FOLDER / f"{name}.{suffix}"): content for suffix, content in images.items()}
 
 
-def find(engine: Engine, name: str, arguments: Arguments) -> list[RunPictures]:
+def find(engine: Engine, name: str, arguments: Arguments) -> list[Kept]:
+    kind = GALLERY[name].kind
     results_dir = Path(arguments.text("results_dir", "results"))
     study, cell = arguments.text("study", ""), arguments.text("cell", "")
     run_ids, seeds = whole_numbers(arguments, "run"), whole_numbers(arguments, "seed")
@@ -80,9 +113,11 @@ def find(engine: Engine, name: str, arguments: Arguments) -> list[RunPictures]:
         if run_ids:
             if study or cell:
                 raise UserError(f"run={arguments.text('run', '')}: give run= or study= and cell=, not both")
-            return pictures.of_runs(connection, run_ids, results_dir)
+            return pictures.of_runs(connection, run_ids, results_dir, kind)
         cells = cell.split(",") if cell else []
-        return pictures.of_study(connection, study or name, results_dir, cells=cells, seed=seeds[0] if seeds else None)
+        return pictures.of_study(
+            connection, study or name, results_dir, kind, cells=cells, seed=seeds[0] if seeds else None
+        )
 
 
 def whole_numbers(arguments: Arguments, name: str) -> list[int]:

@@ -58,7 +58,7 @@ def layout(sheet: Sheet) -> Layout:
         tops.append(top)
         top += height + GUTTER
     right = max(lefts[-1] + width, left + 420)
-    bottom = top + LINE_HEIGHT * len(note_lines(sheet, right)) + MARGIN
+    bottom = top + LINE_HEIGHT * len(note_lines(sheet, right - left)) + MARGIN
     return Layout(lefts, tops, (height, width), (bottom, right + MARGIN), zoom)
 
 
@@ -108,7 +108,7 @@ def draw(sheet: Sheet) -> Figure:
     for header, left in zip(sheet.columns, where.lefts, strict=True):
         _words(axes, left + where.tile[1] / 2, where.tops[0] - 6, header, ha="center", va="bottom")
     under = where.tops[-1] + where.tile[0] + GUTTER
-    lines = "\n".join(note_lines(sheet, width - MARGIN))
+    lines = "\n".join(note_lines(sheet, width - MARGIN - where.lefts[0]))
     axes.text(where.lefts[0], under + 2, lines, fontsize=WORDS * 0.8, color="#777777", ha="left", va="top")
     return figure
 

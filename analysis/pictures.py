@@ -1,15 +1,16 @@
 """What a run kept for its pictures, read from the database (or, where it is large, from the results folder).
 
-The arrays are those of `clips.npz` and `masks.npz`, as `core.pictures` documents them.
+Masks and reconstructions are those of `clips.npz` and `masks.npz`, as `core.pictures` documents them; flow is that of
+`pairs.npz` and `flow.npz`, followed objects those of `tracks.npz` and `followed.npz` (`core.motion_pictures`).
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ from sweeps.study import DEFAULT_SCALE, instance_name
 
 Pixels = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
-FILES = ("clips.npz", "masks.npz")
+Flow = NDArray[np.float16]
+Objects = NDArray[np.int8]
 _NEW_SEED = -1  # any that the study does not have
 
 
@@ -30,13 +32,35 @@ class NoPictures(UserError):
 
 
 @dataclass(frozen=True)
-class RunPictures:
-    """One run's arrays. n clips, V views of each, N patches; T H W C frames, pixels and channels."""
+class Kept:
+    """What any picture says of its run."""
+
+    FILES: ClassVar[tuple[str, ...]]
+    WITHOUT: ClassVar[str]  # why a run that is done may lack them
 
     run_id: int
     seed: int
     label: str  # what its study's table calls it
     steps: int
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any], **run: Any) -> Self:
+        """From the arrays of `FILES` together."""
+        return cls(**run, **{part.name: arrays[part.name] for part in fields(cls) if part.name in arrays})
+
+    @property
+    def num_kept(self) -> int:
+        """How many examples can be chosen from."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RunPictures(Kept):
+    """One run's masks. n clips, V views of each, N patches; T H W C frames, pixels and channels."""
+
+    FILES: ClassVar[tuple[str, ...]] = ("clips.npz", "masks.npz")
+    WITHOUT: ClassVar[str] = "hides nothing"
+
     clips: Pixels  # [n, T, H, W, C]
     grid: tuple[int, int, int]
     context: Flags  # [n, V, N]
@@ -45,6 +69,15 @@ class RunPictures:
     shares: list[int]  # [V] the first view with the same context
     reconstruction: Pixels  # [m, V, T, H, W, C], m <= n
     frames: list[int]  # those that the reconstruction shows
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any], **run: Any) -> Self:
+        lists = {name: arrays[name].tolist() for name in ("kind", "shares", "frames")}
+        return super().of({**arrays, **lists, "grid": tuple(arrays["grid"].tolist())}, **run)
+
+    @property
+    def num_kept(self) -> int:
+        return len(self.clips)
 
     @property
     def frames_per_slice(self) -> int:
@@ -55,14 +88,69 @@ class RunPictures:
         return sorted(set(self.shares))
 
 
-def of_runs(connection: Connection, run_ids: Sequence[int], results_dir: Path) -> list[RunPictures]:
+@dataclass(frozen=True)
+class FlowPictures(Kept):
+    """One run's estimate of the flow of n pairs of frames."""
+
+    FILES: ClassVar[tuple[str, ...]] = ("pairs.npz", "flow.npz")
+    WITHOUT: ClassVar[str] = "its objective gives no flow"
+
+    frames: Pixels  # [n, 2, H, W, C]
+    truth: Flow  # [n, 2, H, W] pixels to the right, and down
+    valid: Flags  # [n, H, W] where the truth is known
+    occluded: Flags  # [n, H, W]
+    flow: Flow  # [n, 2, H, W]
+
+    @property
+    def num_kept(self) -> int:
+        return len(self.frames)
+
+    def error(self, pair: int) -> float | None:
+        """Mean end-point error of one pair where the truth is known; None where it is nowhere."""
+        distance = np.hypot(*(self.flow[pair].astype(np.float64) - self.truth[pair]))
+        return float(distance[self.valid[pair]].mean()) if self.valid[pair].any() else None
+
+
+@dataclass(frozen=True)
+class TrackPictures(Kept):
+    """Objects that one run's frozen features followed, video by video; k frames of each, the first among them."""
+
+    FILES: ClassVar[tuple[str, ...]] = ("tracks.npz", "followed.npz")
+    WITHOUT: ClassVar[str] = "it was not judged by evals=[vos]"
+
+    frames: list[Pixels]  # [k, H, W, C]
+    times: list[list[int]]  # their places in the video
+    objects: list[Objects]  # [k, H, W] the truth: 0 background, 1 .. objects, -1 not counted
+    followed: list[Objects]  # [k, H, W]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any], **run: Any) -> Self:
+        count = sum(name.startswith("frames_") for name in arrays)
+        parts = {part: [arrays[f"{part}_{i}"] for i in range(count)] for part in ("frames", "objects", "followed")}
+        return super().of({**parts, "times": [arrays[f"times_{i}"].tolist() for i in range(count)]}, **run)
+
+    @property
+    def num_kept(self) -> int:
+        return len(self.frames)
+
+
+P = TypeVar("P", bound=Kept)
+
+
+def of_runs(connection: Connection, run_ids: Sequence[int], results_dir: Path, kind: type[P]) -> list[P]:
     """The pictures of these runs, in order. Raises NoPictures naming the run that has none."""
-    return [_load(connection, run_id, "", results_dir) for run_id in run_ids]
+    return [_load(connection, run_id, "", results_dir, kind) for run_id in run_ids]
 
 
 def of_study(
-    connection: Connection, name: str, results_dir: Path, *, cells: Sequence[str] = (), seed: int | None = None
-) -> list[RunPictures]:
+    connection: Connection,
+    name: str,
+    results_dir: Path,
+    kind: type[P],
+    *,
+    cells: Sequence[str] = (),
+    seed: int | None = None,
+) -> list[P]:
     """The pictures of a study's cells ("row" or "row/column"; all but the random initialisation), in the study's order.
 
     Of the seed, or of each cell's first that is done. Raises NoPictures with the command that makes what is missing.
@@ -87,7 +175,7 @@ def of_study(
         if run_id is None:
             which = f"seed {seed} of {cell}" if seed is not None else cell
             raise NoPictures(f"study={name}: {which} is not done; make it with: {launch(name, study.spec, seed)}")
-        found.append(_load(connection, run_id, label, results_dir, again=launch(name, study.spec, _NEW_SEED)))
+        found.append(_load(connection, run_id, label, results_dir, kind, again=launch(name, study.spec, _NEW_SEED)))
     return found
 
 
@@ -111,7 +199,7 @@ def _done(connection: Connection, config_id: int, seed: int | None) -> int | Non
     return connection.scalar(query.order_by(RunRow.code_epoch.desc(), RunRow.seed).limit(1))
 
 
-def _load(connection: Connection, run_id: int, label: str, results_dir: Path, again: str = "") -> RunPictures:
+def _load(connection: Connection, run_id: int, label: str, results_dir: Path, kind: type[P], again: str = "") -> P:
     run = connection.execute(
         select(RunRow.seed, RunRow.state, Config.json).join(Config).where(RunRow.id == run_id)
     ).one_or_none()
@@ -120,32 +208,20 @@ def _load(connection: Connection, run_id: int, label: str, results_dir: Path, ag
     rows = connection.execute(
         select(Artifact.name, Artifact.uri, Artifact.sha256, Blob.content)
         .outerjoin(Blob, Blob.sha256 == Artifact.sha256)
-        .where(Artifact.run_id == run_id, Artifact.name.in_(FILES))
+        .where(Artifact.run_id == run_id, Artifact.name.in_(kind.FILES))
     ).all()
     files = {row.name: row for row in rows}
-    if len(files) < len(FILES):
+    if len(files) < len(kind.FILES):
         made = f"; a run of another seed keeps them: {again}" if again else ""
-        reason = (
-            f"it is {run.state}" if run.state != "done" else "it was trained before runs kept them, or hides nothing"
-        )
+        without = f"it was trained before runs kept them, or {kind.WITHOUT}"
+        reason = f"it is {run.state}" if run.state != "done" else without
         raise NoPictures(f"run={run_id} has no pictures: {reason}{made}")
     arrays: dict[str, Any] = {}
-    for name in FILES:
+    for name in kind.FILES:
         with np.load(io.BytesIO(_content(files[name], results_dir))) as stored:
             arrays |= {key: stored[key] for key in stored.files}
-    return RunPictures(
-        run_id=run_id,
-        seed=run.seed,
-        label=label or f"run {run_id}",
-        steps=int(run.json.get("optim.steps", 0)),
-        clips=arrays["clips"],
-        grid=(int(arrays["grid"][0]), int(arrays["grid"][1]), int(arrays["grid"][2])),
-        context=arrays["context"],
-        target=arrays["target"],
-        kind=arrays["kind"].tolist(),
-        shares=arrays["shares"].tolist(),
-        reconstruction=arrays["reconstruction"],
-        frames=arrays["frames"].tolist(),
+    return kind.of(
+        arrays, run_id=run_id, seed=run.seed, label=label or f"run {run_id}", steps=int(run.json.get("optim.steps", 0))
     )
 
 

@@ -6,13 +6,13 @@ lighter. Time runs along the columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.pictures import Flags, Pixels, RunPictures
+from analysis.pictures import Flags, Kept, Pixels, RunPictures
 from sweeps.cli import UserError
 
 HIDDEN, NEITHER, EDGE = (150, 150, 150), (214, 214, 214), (176, 176, 176)
@@ -127,25 +127,6 @@ def reconstructions(name: str, runs: Sequence[RunPictures], clips: Sequence[int]
     return Sheet(name, columns, tuple(lines), note(runs, f"Grey: hidden; {steps}"))
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture that can be asked for by name."""
-
-    summary: str
-    build: Callable[[str, Sequence[RunPictures], Sequence[int]], Sheet]
-    num_clips: int  # shown where `clips=` does not say
-
-
-GALLERY = {
-    "mae_st_reconstructions": Picture(
-        "original, masked, reconstruction at 90 % and 95 % (MAE-ST Figures 2, 3, 7)", reconstructions, 1
-    ),
-    "mae_st_masks": Picture("agnostic, space-only, time-only, block-wise (MAE-ST Figure 4)", samplings, 1),
-    "ijepa_masks": Picture("context and targets of images (I-JEPA Figure 4)", blocks, 5),
-    "vjepa_masks": Picture("short- and long-range masks, blocks of three sizes (V-JEPA Figures 2, 6)", samplings, 1),
-}
-
-
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +174,7 @@ def spread(values: Sequence[int], most: int) -> list[int]:
     return [values[number * len(values) // count] for number in range(count)]
 
 
-def note(runs: Sequence[RunPictures], legend: str) -> str:
+def note(runs: Sequence[Kept], legend: str) -> str:
     numbers = ", ".join(map(str, sorted({run.run_id for run in runs})))
     seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))
     return f"{legend}. Run{'s' if len(runs) > 1 else ''} {numbers}, seed {seeds}."

@@ -4,6 +4,12 @@ pairs.npz   `frames` [n, 2, H, W, C] uint8; `truth` [n, 2, H, W] float16, pixels
             `occluded` [n, H, W] bool, where the truth is known and where the second frame does not show it. `valid` is
             False everywhere of data without flow. The same file for all runs on the same data.
 flow.npz    `flow` [n, 2, H, W] float16, the run's estimate, likewise.
+
+A run that is judged by following objects (evals=[vos]) also keeps, of the first videos that it is judged on, k frames:
+
+tracks.npz  `frames_0` [k, H, W, C] uint8, `times_0` [k] their places in the video, `objects_0` [k, H, W] int8, the true
+            objects (0 background, -1 not counted); `frames_1`, ... of the next video.
+followed.npz `followed_0` [k, H, W] int8, the objects as the features follow them; those of the first frame are given.
 """
 
 from __future__ import annotations
@@ -17,13 +23,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.data.augment import normalise
+from core.evals.features import FrozenFeatures
 from core.evals.flow_frames import estimated
+from core.evals.vos import Vos, objects_of
 from core.types import Dataset, DataSpec, Learner
 
 Arrays = dict[str, NDArray[Any]]
 NUM_PAIRS = 4
 PAIR_BYTES = 2**20  # of all frames together, before compression; there is always one pair
 PARTS = 16.0  # of a pixel that flow is kept to: what cannot be seen would take most of the bytes
+
+
+NUM_VIDEOS = 2
+NUM_FRAMES = 8
+VIDEO_BYTES = 2**19  # of one video's frames, before compression; there are always two
 
 
 def motion(learner: Learner, sets: Sequence[Dataset], spec: DataSpec, device: torch.device) -> tuple[Arrays, Arrays]:
@@ -66,3 +79,25 @@ def truth_of(dataset: Dataset, samples: Tensor, place: int, like: Tensor) -> Arr
 def rounded(flow: Tensor) -> NDArray[np.float16]:
     found: NDArray[np.float16] = ((flow.float() * PARTS).round() / PARTS).cpu().numpy().astype(np.float16)
     return found
+
+
+def tracks(evaluation: Vos, features: FrozenFeatures) -> tuple[Arrays, Arrays]:
+    """The arrays of tracks.npz and followed.npz."""
+    shown: Arrays = {}
+    followed: Arrays = {}
+    for video in features.sequences("test", evaluation.max_sequences):
+        number, objects = len(followed), objects_of(video)
+        if number == NUM_VIDEOS:
+            break
+        if not objects:
+            continue
+        length = len(video.objects)
+        count = min(length, NUM_FRAMES, max(2, VIDEO_BYTES // video.frames[:, 0].numel()))
+        times = torch.arange(count) * length // count
+        answers = evaluation.follow(features, video, objects)
+        answers[0] = video.objects[0]
+        shown[f"frames_{number}"] = video.frames[:, times].permute(1, 2, 3, 0).contiguous().numpy()
+        shown[f"times_{number}"] = times.numpy()
+        shown[f"objects_{number}"] = video.objects[times].numpy().astype(np.int8)
+        followed[f"followed_{number}"] = answers[times].numpy().astype(np.int8)
+    return shown, followed

@@ -26,7 +26,9 @@ from torch import Tensor
 
 from core.config import Run
 from core.data.augment import normalise
-from core.motion_pictures import motion
+from core.evals.features import FrozenFeatures
+from core.evals.vos import Vos
+from core.motion_pictures import motion, tracks
 from core.types import Dataset, DataSpec, Grid, Learner, View, generator_for
 
 Arrays = dict[str, NDArray[Any]]
@@ -42,16 +44,21 @@ def pictures(
     device: torch.device,
     precision: torch.dtype | None,
     pair_sets: Sequence[Dataset] = (),
+    features: FrozenFeatures | None = None,
 ) -> dict[str, bytes]:
-    """The run's files by name; none where its objective hides nothing and gives no flow.
+    """The run's files by name; none where its objective hides nothing and gives no flow, and no object is followed.
 
     `pair_sets` are those whose pairs of frames may be shown, the one that the run is judged on first; by default the
-    test split. Leaves `learner` in evaluation mode.
+    test split. `features` are those that the run is judged by. Leaves `learner` in evaluation mode.
     """
     files = hidden(run, learner, test_set, device, precision) if run.mask is not None else {}
     if "flow" in run.objective.gives:
         pairs, flow = motion(learner, pair_sets or [test_set], test_set.spec, device)
         files |= {"pairs.npz": packed(pairs), "flow.npz": packed(flow)}
+    for evaluation in run.evals.values():
+        if isinstance(evaluation, Vos) and features is not None:
+            shown, followed = tracks(evaluation, features)
+            files |= {"tracks.npz": packed(shown), "followed.npz": packed(followed)}
     return files
 
 

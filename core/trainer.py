@@ -168,7 +168,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     results |= cost_metrics_of(judgements, judged_on, encoding_flops(learner.judged_encoder, spec))
     evaluated = time.perf_counter()
     shown = [sets["test"], test_set, *([pair_set] if pair_set is not None else [])]
-    for name, content in pictures(run, learner, test_set, device, precision, shown).items():
+    for name, content in pictures(run, learner, test_set, device, precision, shown, judged_on).items():
         record.keep(name, "picture", content)
     facts = costs(learner, device, precision) | {
         "train_seconds": window.spent,

@@ -31,7 +31,7 @@ class Sheet:
 
 def sheet(connection: Connection, run_id: int) -> Sheet:
     """Of what the database holds; raises NoPictures where that is nothing."""
-    run = of_runs(connection, [run_id], Path())[0]
+    run = of_runs(connection, [run_id], Path(), RunPictures)[0]
     lines, words = _lines(run)
     pixels = _stack(lines)
     scale = max(1, WIDTH // pixels.shape[1])

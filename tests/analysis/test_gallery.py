@@ -4,15 +4,19 @@ import hashlib
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from analysis import gallery, gallery_drawing, sheets
-from analysis.pictures import NoPictures, of_runs, of_study
+from analysis import gallery, gallery_drawing, motion_sheets, sheets
+from analysis.flow_colour import OUTSIDE, coloured
+from analysis.pictures import FlowPictures, NoPictures, RunPictures, TrackPictures, of_runs, of_study
+from analysis.theme import PALETTE
 from sweeps.cli import Arguments
 from sweeps.db import Artifact, Blob, RunRow
 
@@ -54,9 +58,9 @@ def arrays(ratio, *, views=1, clips=2, shared=False, painted=1):
     return packed(clips=pixels), packed(**masks)
 
 
-def keep(laboratory, run_id, clips, masks, *, inline=True):
+def keep(laboratory, run_id, clips, masks, *, inline=True, **more):
     with Session(laboratory.engine) as session, session.begin():
-        for name, content in (("clips.npz", clips), ("masks.npz", masks)):
+        for name, content in ({"clips.npz": clips, "masks.npz": masks} | more).items():
             digest = hashlib.sha256(content).hexdigest()
             if inline and session.get(Blob, digest) is None:
                 session.add(Blob(sha256=digest, content=content))
@@ -68,6 +72,27 @@ def keep(laboratory, run_id, clips, masks, *, inline=True):
             )
 
 
+def motion(estimate, *, pairs=2):
+    """Pairs of 8 x 12 px whose truth is one px to the right; the estimate is `estimate` px; and two followed videos."""
+    frames = np.random.default_rng(1).integers(0, 255, (pairs, 2, 8, 12, 3), dtype=np.uint8)
+    truth = np.zeros((pairs, 2, 8, 12), np.float16)
+    truth[:, 0] = 1
+    valid = np.ones((pairs, 8, 12), dtype=bool)
+    valid[:, 0] = False
+    objects = np.zeros((3, 8, 12), np.int8)
+    objects[:, 2:4, 2:4], objects[:, 0, 0] = 2, -1
+    videos = {
+        f"{name}_{i}": v for i in range(2) for name, v in (("frames", frames[:1, [0, 1, 0]][0]), ("objects", objects))
+    }
+    times = {f"times_{i}": np.array([0, 5, 10]) for i in range(2)}
+    return {
+        "pairs.npz": packed(frames=frames, truth=truth, valid=valid, occluded=~valid),
+        "flow.npz": packed(flow=(truth * estimate).astype(np.float16)),
+        "tracks.npz": packed(**videos, **times),
+        "followed.npz": packed(**{f"followed_{i}": np.roll(objects, 1, axis=2) for i in range(2)}),
+    }
+
+
 @pytest.fixture
 def filled(laboratory):
     """A study called vjepa_masks with a done run a row, both of seed 0."""
@@ -75,7 +100,7 @@ def filled(laboratory):
     for row, ratio in (("a", 0.5), ("b", 0.75)):
         laboratory.run("vjepa_masks", row, 0, {"mask/context_share": ratio})
     for run_id, ratio in zip(ids(laboratory), (0.5, 0.75), strict=True):
-        keep(laboratory, run_id, *arrays(ratio))
+        keep(laboratory, run_id, *arrays(ratio), **motion(1 + ratio))
     return laboratory
 
 
@@ -88,9 +113,9 @@ def asked(laboratory, tmp_path, *words):
     return gallery.main([f"db={laboratory.engine.url}", f"results_dir={tmp_path / 'results'}", *words])
 
 
-def study_runs(laboratory, **options):
+def study_runs(laboratory, kind=RunPictures, **options):
     with laboratory.engine.connect() as connection:
-        return of_study(connection, "vjepa_masks", Path(), **options)
+        return of_study(connection, "vjepa_masks", Path(), kind, **options)
 
 
 # ---- what is shown -------------------------------------------------------------------------------------------------
@@ -163,7 +188,63 @@ def test_the_border_of_two_patches_leaves_out_the_side_between_them():
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sheets.GALLERY)
+# ---- motion ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_has_a_line_a_run_in_one_scale_of_colours_with_its_error(filled):
+    runs = study_runs(filled, FlowPictures)
+    sheet = motion_sheets.flow_fields("mc_jepa_flow", runs, [0, 1])
+    assert [line.label for line in sheet.lines] == ["half\nEPE 0.50 px", "most\nEPE 0.75 px"] * 2
+    assert [len(line.tiles) for line in sheet.lines] == [6, 5, 5, 5] and sheet.columns[:5] == (
+        *("frame 1", "frame 2", "truth", "flow", "moved"),
+    )
+    first, second, truth, flow, moved, _ = (tile.pixels for tile in sheet.lines[0].tiles)
+    assert np.array_equal(first, runs[0].frames[0, 0]) and np.array_equal(second, runs[0].frames[0, 1])
+    assert (truth[0] == sheets.HIDDEN).all() and np.array_equal(truth[1:], coloured(runs[0].truth[0], 1.0)[1:])
+    assert np.array_equal(flow, coloured(runs[0].flow[0], 1.0))
+    assert (moved[:, -1] == OUTSIDE).all() and "full colour 1 px" in sheet.note
+
+
+def test_without_a_truth_the_colours_scale_is_that_of_the_longest_estimate(filled):
+    runs = [replace(run, valid=np.zeros_like(run.valid)) for run in study_runs(filled, FlowPictures)]
+    sheet = motion_sheets.flow_fields("mc_jepa_flow", runs, [0])
+    assert [line.label for line in sheet.lines] == ["half", "most"] and "full colour 1.8 px" in sheet.note
+    assert (sheet.lines[0].tiles[2].pixels == sheets.HIDDEN).all()
+
+
+def test_followed_objects_stand_below_the_true_ones_in_the_same_colours(filled):
+    runs = study_runs(filled, TrackPictures)
+    sheet = motion_sheets.propagation("mc_jepa_segmentation", runs, [0, 1])
+    assert [line.label for line in sheet.lines] == ["truth", "half", "most"] * 2
+    assert sheet.columns == ("t = 1", "t = 6", "t = 11")
+    truth, ours = (line.tiles[1].pixels for line in sheet.lines[:2])
+    place = runs[0].objects[0][1] == 2
+    frame = runs[0].frames[0][1]
+    colour = 255 * np.array(to_rgb(PALETTE[1]))
+    assert np.abs(truth[place] - (0.4 * frame[place] + 0.6 * colour)).max() <= 0.5
+    assert np.array_equal(truth[4:], frame[4:]) and not np.array_equal(truth[0, 0], frame[0, 0])
+    assert (
+        np.abs(ours[np.roll(place, 1, axis=1)] - (0.4 * frame[np.roll(place, 1, axis=1)] + 0.6 * colour)).max() <= 0.5
+    )
+
+
+@pytest.mark.parametrize(("kind", "name"), [(FlowPictures, "flow"), (TrackPictures, "tracks")])
+def test_a_run_without_such_pictures_says_what_makes_them(filled, kind, name):
+    run_id = ids(filled)[0]
+    with Session(filled.engine) as session, session.begin():
+        session.query(Artifact).filter_by(run_id=run_id, name=f"{name}.npz").delete()
+    with pytest.raises(NoPictures, match=f"run={run_id} has no pictures: it was trained before.*{kind.WITHOUT[:20]}"):
+        study_runs(filled, kind)
+
+
+def test_runs_on_different_frames_are_not_put_into_one_picture(filled):
+    runs = study_runs(filled, FlowPictures)
+    other = replace(runs[1], frames=runs[1].frames[::-1])
+    with pytest.raises(ValueError, match=f"runs {runs[0].run_id} and {runs[1].run_id} are not on the same frames"):
+        motion_sheets.flow_fields("mc_jepa_flow", [runs[0], other], [0])
+
+
+@pytest.mark.parametrize("name", gallery.GALLERY)
 def test_every_picture_is_drawn_twice_alike_and_checked(filled, tmp_path, capsys, name):
     words = [f"name={name}", "study=vjepa_masks", "clips=0"]
     assert asked(filled, tmp_path, *words, "check=true") == 1
@@ -179,7 +260,7 @@ def test_every_picture_is_drawn_twice_alike_and_checked(filled, tmp_path, capsys
 def test_runs_and_clips_can_be_named(filled):
     run_ids = ids(filled)
     with filled.engine.connect() as connection:
-        assert [run.run_id for run in of_runs(connection, run_ids[::-1], Path())] == run_ids[::-1]
+        assert [run.run_id for run in of_runs(connection, run_ids[::-1], Path(), RunPictures)] == run_ids[::-1]
     files = [gallery.contents(filled.engine, "vjepa_masks", Arguments({"clips": clips})) for clips in ("", "0", "1")]
     assert files[0] == files[1] != files[2]
     assert [run.label for run in study_runs(filled, cells=["b"])] == ["most"]
@@ -189,7 +270,10 @@ def test_runs_and_clips_can_be_named(filled):
     ("words", "message"),
     [
         (["name=vjepa_mask"], "no such picture (did you mean vjepa_masks"),
-        ([], "name is missing; allowed: mae_st_reconstructions, mae_st_masks, ijepa_masks, vjepa_masks, all"),
+        (
+            [],
+            "name is missing; allowed: mae_st_reconstructions, mae_st_masks, ijepa_masks, vjepa_masks, mc_jepa_flow, ",
+        ),
         (["name=mae_st_masks"], "make its runs with: python -m sweeps.launch study=mae_st_masks"),
         (["name=vjepa_masks", "cell=c"], "it has: a, b"),
         (["name=vjepa_masks", "seed=1"], "make it with: python -m sweeps.launch study=vjepa_masks seeds=[1]"),
@@ -247,12 +331,12 @@ def test_what_is_too_large_for_the_database_is_read_from_the_results_folder(labo
     keep(laboratory, run_id, clips, masks, inline=False)
     with laboratory.engine.connect() as connection:
         with pytest.raises(NoPictures, match="copy it from where the run was"):
-            of_runs(connection, [run_id], tmp_path)
+            of_runs(connection, [run_id], tmp_path, RunPictures)
         folder = tmp_path / "runs" / str(run_id)
         folder.mkdir(parents=True)
         (folder / "clips.npz").write_bytes(clips)
         (folder / "masks.npz").write_bytes(masks)
-        assert of_runs(connection, [run_id], tmp_path)[0].clips.shape == (2, 4, 8, 8, 3)
+        assert of_runs(connection, [run_id], tmp_path, RunPictures)[0].clips.shape == (2, 4, 8, 8, 3)
 
 
 def test_runs_on_different_clips_are_not_put_into_one_picture(filled):

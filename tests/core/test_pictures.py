@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 from core.config import load
 from core.data.augment import normalise
+from core.evals.vos import objects_of
+from core.judging import frozen_features
 from core.pictures import pictures
 from core.targets.pixels import PixelNorm, PixelTarget, cut_patches, join_patches
 from core.trainer import build_learner
@@ -158,3 +161,23 @@ def test_runs_on_the_same_data_share_the_bytes_of_their_pairs(cache):
 def test_large_frames_are_fewer(cache):
     _, _, _, arrays = drawn(cache, "method=m_jepa", "data.size=384", "data.num_test=8", "data.num_train=8")
     assert arrays["pairs.npz"]["frames"].shape == (1, 2, 384, 384, 3)
+
+
+# ---- followed objects
+
+
+def test_a_run_judged_by_following_objects_keeps_two_videos_and_its_own_answer(cache):
+    run = load(["scale=smoke", "method=mae_st", "data.frames=4", "evals=[vos]", "precision=fp32"])
+    splits = [run.data.load(split, cache) for split in ("train", "test")]
+    learner = build_learner(run, splits[1].spec)
+    features = frozen_features(run, learner, *splits, splits[1].spec, CPU, None, cached=False)
+    files = pictures(run, learner, splits[1], CPU, None, features=features)
+    shown, ours = (dict(np.load(io.BytesIO(files[name]))) for name in ("tracks.npz", "followed.npz"))
+    videos = list(itertools.islice(features.sequences("test"), 2))
+    for number, video in enumerate(videos):
+        assert np.array_equal(shown[f"frames_{number}"], video.frames.permute(1, 2, 3, 0).numpy())
+        assert np.array_equal(shown[f"objects_{number}"], video.objects.numpy())
+        answer = run.evals["vos"].follow(features, video, objects_of(video))
+        assert np.array_equal(ours[f"followed_{number}"][1:], answer[1:].numpy())
+        assert np.array_equal(ours[f"followed_{number}"][0], video.objects[0].numpy())
+    assert shown["times_1"].tolist() == [0, 1, 2, 3] and "frames_2" not in shown

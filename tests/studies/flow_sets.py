@@ -1,6 +1,8 @@
-"""Tiny versions of the folders that MC-JEPA's studies name at scale paper."""
+"""Tiny versions of the folders that MC-JEPA's studies and pictures name at scale paper."""
 
 from pathlib import Path
+
+import numpy as np
 
 from tests.core.data.making_flows import flying_chairs, flying_things, hd1k, kitti, picture, sintel, write_picture
 
@@ -18,7 +20,7 @@ FRAMES = (  # folders of numbered frames without flow
 
 
 def make(root: Path) -> None:
-    """Table 7's sets in `root`, as docs/data.md names them."""
+    """Table 7's sets in `root`, as docs/data.md names them, and DAVIS."""
     flying_things(root / "things")
     flying_chairs(root / "chairs")
     sintel(root / "sintel")
@@ -27,3 +29,8 @@ def make(root: Path) -> None:
     for folder in FRAMES:
         for frame in (10, 11):
             write_picture(root / folder / f"000000_{frame}.png", picture(12, 24, seed=frame))
+    for frame in range(2):
+        write_picture(root / "davis/JPEGImages/480p/bear" / f"{frame:05d}.jpg", picture(12, 24, seed=frame))
+        write_picture(
+            root / "davis/Annotations/480p/bear" / f"{frame:05d}.png", np.full((12, 24), 255 * frame, np.uint8)
+        )
