@@ -61,7 +61,7 @@ class MovingDigits(Data):
     background: float = 0.3  # contrast of the photograph; 1 = as taken, 0 = black
     angle: float = 20.0  # degrees; digits are turned by up to this much, either way
     speed: float = 1.0  # share of its range that a clip's movement covers at most
-    pan: float = 0.0  # px that the photograph moves from frame to frame along each axis at most, as if a camera turned
+    pan: float = 0.0  # px a frame that all of the scene moves along each axis at most, as if a camera turned
     noise: float = 0.0  # standard deviation of each pixel's noise, of the range [0, 1]
     gen_seed: int = 0
 
@@ -180,6 +180,8 @@ class MovingDigits(Data):
         if self.pan > 0:
             scene["pan"] = self.pan * (2 * torch.rand(_CHUNK, 2, generator=generator) - 1)
             clips = self.background * panned(photo, scene["pan"], self.frames, self.size)
+            time = torch.arange(self.frames) - (self.frames - 1) / 2
+            poses[..., :2] += (time[None, :, None] * scene["pan"][:, None])[:, :, None]  # in place: `scene` has it too
         else:
             clips = (self.background * photo)[:, :, None].repeat(1, 1, self.frames, 1, 1)
         for number in reversed(range(num_digits)):
