@@ -108,7 +108,7 @@ def panned(photos: Tensor, velocity: Tensor, frames: int, size: int) -> Tensor:
     grid = (2 * place / photos.shape[-1] - 1).flatten(0, 1)  # [B * T, size, size, 2]
     source = photos.repeat_interleave(frames, dim=0)
     clips = F.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return clips.unflatten(0, (-1, frames)).transpose(1, 2)
+    return clips.view(-1, frames, *clips.shape[1:]).transpose(1, 2)
 
 
 def _fold(phase: Tensor) -> Tensor:

@@ -244,7 +244,7 @@ def test_an_unknown_split_is_refused(tmp_path):
         MovingDigits(num_train=4).load("val", tmp_path)
 
 
-def test_a_pan_moves_the_photograph_by_the_flow_it_tells(tmp_path):
+def test_a_pan_moves_the_scene_by_the_flow_it_tells(tmp_path):
     options = {"size": 32, "frames": 4, "num_train": 16, "background": 1.0}
     still = MovingDigits(**options).load("train", tmp_path)
     moving = MovingDigits(**options, pan=2.0).load("train", tmp_path)
@@ -265,7 +265,7 @@ def test_a_pan_moves_the_photograph_by_the_flow_it_tells(tmp_path):
     unmoved = (then - now).abs().mean(1)
     # Of the middle pixel: digits mix with the photograph at their outlines, and it is looked up between pixels twice.
     assert error[seen].median() < 0.4 * unmoved[seen].median()
-    assert torch.equal(moving.masks(indices), still.masks(indices))
+    assert torch.equal(moving.digits(indices), still.digits(indices))
 
 
 def test_a_still_camera_leaves_every_pixel_and_its_cache_as_they_were(tmp_path):
