@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -14,8 +15,10 @@ from core.data.moving_digits import MovingDigits
 from core.evals.features import FrozenFeatures
 from core.evals.flow import Flow, Total
 from core.evals.flow_frames import edges, estimated
+from core.evaluate import main as evaluate
 from core.types import FlowTruth, Grid, Learner
 from tests.core.evals.test_features import TinyEncoder
+from tests.core.test_trainer import run_it
 
 
 def truth_of(flow: Tensor, *, valid: Tensor | None = None, occluded: Tensor | None = None) -> FlowTruth:
@@ -172,6 +175,16 @@ def test_max_samples_takes_some_of_the_clips(standing) -> None:
 def test_an_estimator_goes_on_as_it_was(standing) -> None:
     Flow().run(standing, seed=0)
     assert standing._estimator.training and standing._estimator.drop.training
+
+
+def test_a_stored_run_is_judged_again_by_the_estimator_that_it_trained(tmp_path) -> None:
+    record = run_it(tmp_path / "cache", tmp_path / "run", "method=m_jepa", "evals=[flow]")
+    assert {name for name in record.results if name.startswith("flow/")} == set(Flow().metrics(MovingDigits().spec()))
+    words = ["evals=[flow]", f"runtime.dir={tmp_path / 'run'}", f"runtime.cache={tmp_path / 'cache'}", "as=again"]
+    assert evaluate([*words, "evals.flow.batch_size=5"]) == 0
+    (entry,) = json.loads((tmp_path / "run" / "evaluations.json").read_text())
+    assert entry["results"]["flow@again/epe"] == pytest.approx(record.results["flow/epe"], rel=1e-4)
+    assert entry["results"]["flow@again/epe"] != pytest.approx(record.results["flow/epe_zero"], rel=1e-2)
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
