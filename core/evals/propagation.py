@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 AT_ONCE = 2**23  # affinities that are held together, 32 MB
+TILE = 8  # smallest side of a tile of places that are treated together
 
 
 def propagated(maps: Tensor, first: Tensor, *, n_context: int, topk: int, radius: int, temperature: float) -> Tensor:
@@ -35,19 +36,33 @@ def propagated(maps: Tensor, first: Tensor, *, n_context: int, topk: int, radius
 def nearest(query: Tensor, keys: Tensor, labels: Tensor, *, topk: int, radius: int, temperature: float) -> Tensor:
     """Labels [h, w, K] of a frame of normalised features `query` [h, w, D], from frames `keys` [n, h, w, D]."""
     height, width, _ = query.shape
-    column = torch.arange(width, device=query.device)
-    is_beside = (column[:, None] - column).abs() <= radius  # [w, w]
-    rows_at_once = max(1, AT_ONCE // (width * width * len(keys) * min(height, 2 * radius + 1)))
-    found = []
-    for top in range(0, height, rows_at_once):
-        rows = torch.arange(top, min(top + rows_at_once, height), device=query.device)
-        near = torch.arange(max(0, top - radius), min(height, int(rows[-1]) + radius + 1), device=query.device)
-        places = keys[:, near].flatten(0, 2)  # [n * r * w, D]
-        affinity = (query[rows].flatten(0, 1) @ places.T).view(len(rows), width, len(keys), len(near), width)
-        is_near = (rows[:, None] - near).abs() <= radius  # [rows, r]
-        is_far = ~(is_near[:, None, :, None] & is_beside[None, :, None, :])  # [rows, w, r, w]
-        affinity = affinity.masked_fill(is_far[:, :, None], -torch.inf).flatten(2)
-        best, place = affinity.topk(min(topk, affinity.shape[-1]), dim=-1)
-        weight = (best / temperature).softmax(dim=-1)  # of places too far away: 0
-        found.append((weight[..., None] * labels[:, near].flatten(0, 2)[place]).sum(2))
-    return torch.cat(found)
+    side = max(TILE, radius)  # of a tile of places, which has all that is near it in common
+    out = labels.new_empty(height, width, labels.shape[-1])
+    for columns, near_columns in _tiles(width, side, radius):
+        beside = _is_near(columns, near_columns, radius)  # [c, u]
+        per_row = len(columns) * len(keys) * min(height, 2 * radius + side) * len(near_columns)
+        for rows, near_rows in _tiles(height, min(side, max(1, AT_ONCE // per_row)), radius):
+            above = _is_near(rows, near_rows, radius)  # [r, v]
+            near = (above[:, None, :, None] & beside[None, :, None, :]).flatten(2).flatten(0, 1)  # [r * c, v * u]
+            box = slice(near_rows.start, near_rows.stop), slice(near_columns.start, near_columns.stop)
+            places = keys[:, box[0], box[1]].flatten(0, 2)  # [n * v * u, D]
+            here = query[rows.start : rows.stop, columns.start : columns.stop].flatten(0, 1)
+            far = torch.where(near, 0.0, -torch.inf).to(
+                here.device
+            )  # added, which takes half the time of a masked fill
+            affinity = (here @ places.T).view(len(here), len(keys), -1).add_(far[:, None]).flatten(1)
+            best, place = affinity.topk(min(topk, affinity.shape[1]), dim=1)
+            weight = (best / temperature).softmax(dim=1)  # of places too far away: 0
+            found = (weight[..., None] * labels[:, box[0], box[1]].flatten(0, 2)[place]).sum(1)
+            out[rows.start : rows.stop, columns.start : columns.stop] = found.view(len(rows), len(columns), -1)
+    return out
+
+
+def _tiles(length: int, side: int, radius: int) -> list[tuple[range, range]]:
+    """Runs of at most `side` places, each with all that is no more than `radius` away from one of them."""
+    runs = [range(start, min(start + side, length)) for start in range(0, length, side)]
+    return [(run, range(max(0, run.start - radius), min(length, run.stop + radius))) for run in runs]
+
+
+def _is_near(places: range, others: range, radius: int) -> Tensor:
+    return (torch.tensor(places)[:, None] - torch.tensor(others)).abs() <= radius

@@ -75,9 +75,10 @@ def by_hand(query, keys, labels, *, topk, radius, temperature) -> Tensor:
 
 
 @pytest.mark.parametrize("topk, radius", [(1, 1), (5, 2), (100, 1), (3, 9)])
-@pytest.mark.parametrize("at_once", [1, 2**23])
-def test_labels_are_those_of_the_most_alike_places_nearby(monkeypatch, topk, radius, at_once) -> None:
+@pytest.mark.parametrize("at_once, tile", [(1, 8), (2**23, 8), (2**23, 2)])
+def test_labels_are_those_of_the_most_alike_places_nearby(monkeypatch, topk, radius, at_once, tile) -> None:
     monkeypatch.setattr(propagation, "AT_ONCE", at_once)
+    monkeypatch.setattr(propagation, "TILE", tile)
     generator = generator_for(0, "features")
     keys = torch.nn.functional.normalize(torch.randn(2, 5, 7, 4, generator=generator), dim=-1)
     query = torch.nn.functional.normalize(torch.randn(5, 7, 4, generator=generator), dim=-1)
