@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 
 from analysis import files, gallery_drawing, pictures
 from analysis.motion_sheets import flow_fields, propagation
-from analysis.pictures import FlowPictures, Kept, RunPictures, TrackPictures
-from analysis.sheets import Sheet, blocks, reconstructions, samplings
+from analysis.pictures import DecodedPictures, FlowPictures, Kept, RunPictures, TrackPictures
+from analysis.sheets import Sheet, blocks, decodings, reconstructions, samplings
 from sweeps import cli
 from sweeps.cli import Arguments, UserError
 from sweeps.db import mask_url
@@ -42,6 +42,9 @@ GALLERY = {
     ),
     "mae_st_masks": Picture("agnostic, space-only, time-only, block-wise (MAE-ST Figure 4)", samplings, 1),
     "ijepa_masks": Picture("context and targets of images (I-JEPA Figure 4)", blocks, 5),
+    "ijepa_rcdm": Picture(
+        "what is decoded of predictions and features (I-JEPA Figures 6, 7)", decodings, 4, DecodedPictures
+    ),
     "vjepa_masks": Picture("short- and long-range masks, blocks of three sizes (V-JEPA Figures 2, 6)", samplings, 1),
     "mc_jepa_flow": Picture(
         "flow and truth in colour, the frames, one moved onto the other (MC-JEPA Figures 3, 8)",

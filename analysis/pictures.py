@@ -89,6 +89,18 @@ class RunPictures(Kept):
 
 
 @dataclass(frozen=True)
+class DecodedPictures(RunPictures):
+    """And samples of decoders of the run's representations, K of each (`core.decoder`)."""
+
+    FILES: ClassVar[tuple[str, ...]] = (*RunPictures.FILES, "decoded.npz")
+    WITHOUT: ClassVar[str] = "nothing was decoded of it yet: python -m sweeps.decode run=ID"
+
+    blocks: Pixels  # [n, V, K, S, S, C]
+    whole: Pixels  # [n, K, S', S', C]
+    explained: NDArray[np.float64]  # [2] shares of the pixels' variance: of blocks, of whole images
+
+
+@dataclass(frozen=True)
 class FlowPictures(Kept):
     """One run's estimate of the flow of n pairs of frames."""
 

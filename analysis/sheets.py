@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.pictures import Flags, Kept, Pixels, RunPictures
+from analysis.pictures import DecodedPictures, Flags, Kept, Pixels, RunPictures
 from sweeps.cli import UserError
 
 HIDDEN, NEITHER, EDGE = (150, 150, 150), (214, 214, 214), (176, 176, 176)
@@ -127,6 +127,29 @@ def reconstructions(name: str, runs: Sequence[RunPictures], clips: Sequence[int]
     return Sheet(name, columns, tuple(lines), note(runs, f"Grey: hidden; {steps}"))
 
 
+def decodings(name: str, runs: Sequence[DecodedPictures], clips: Sequence[int]) -> Sheet:
+    """Of each clip one target block as the predictor's output decodes, and the whole image as the encoder's does."""
+    lines: list[Line] = []
+    shares = []
+    for run in runs:
+        for clip in clips:
+            frame = rgb(run.clips[clip, 0])
+            target = grid_of(run.target[clip, 0], run)[0]
+            context = grid_of(run.context[clip, 0], run)[0]
+            outline = (Outline(target, 0),)
+            seen = masked(frame, context, ~context)
+            blocks = [Tile(filled(seen, target, rgb(sample)), outline) for sample in run.blocks[clip, 0]]
+            lines.append(Line("predictor", (Tile(frame, outline), Tile(seen), *blocks), starts_group=bool(lines)))
+            whole = [Tile(enlarged(rgb(sample), frame.shape[:2])) for sample in run.whole[clip]]
+            lines.append(Line("encoder", (Tile(frame), Tile(np.full_like(frame, 255)), *whole)))
+        shares.append(
+            f"The representation tells {percent(run.explained[0])} of the variance of a block's pixels on test "
+            f"images, {percent(run.explained[1])} of a whole image's"
+        )
+    columns = ("original", "context", *(f"sample {number + 1}" for number in range(runs[0].whole.shape[1])))
+    return Sheet(name, columns, tuple(lines), note(runs, "; ".join(shares)))
+
+
 # ---- parts -----------------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +167,23 @@ def masked(frame: Pixels, context: Flags, target: Flags) -> Pixels:
     edge[::rows], edge[:, ::columns] = True, True
     shown[edge & stretched(~context & target)] = EDGE
     return shown
+
+
+def filled(frame: Pixels, patches: Flags, sample: Pixels) -> Pixels:
+    """`frame` [H, W, 3] with `sample` [S, S, 3] stretched over the smallest box around `patches` [h, w]."""
+    height, width = frame.shape[0] // patches.shape[0], frame.shape[1] // patches.shape[1]
+    rows, columns = np.flatnonzero(patches.any(1)), np.flatnonzero(patches.any(0))
+    box = np.s_[rows[0] * height : (rows[-1] + 1) * height, columns[0] * width : (columns[-1] + 1) * width]
+    shown = frame.copy()
+    shown[box] = enlarged(sample, shown[box].shape[:2])
+    return shown
+
+
+def enlarged(image: Pixels, size: tuple[int, ...]) -> Pixels:
+    """[S, S', 3] at another size, each place with its nearest pixel's colour."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, image.shape[:2], strict=True))
+    found: Pixels = image[rows[:, None], columns]
+    return found
 
 
 def at(run: RunPictures, clip: int, view: int, place: int) -> tuple[Flags, Flags]:

@@ -68,6 +68,8 @@ def is_allowed(name: str, target: str) -> bool:
         is_worker = name == "sweeps.worker" and target in ("core.trainer", "core.types")
         # So does whatever evaluates a trained run: it opens its checkpoint and asks core to judge it.
         is_judge = name == "sweeps.evaluate" and target in ("core.stored", "core.checkpoint")
+        # And whatever decodes its representations.
+        is_judge |= name == "sweeps.decode" and target in ("core.stored", "core.checkpoint", "core.decoder")
         # And whatever writes a trained run's encoder to a file.
         is_writer = name == "sweeps.export_encoder" and target in (
             "core.stored", "core.checkpoint", "core.weights.writing",

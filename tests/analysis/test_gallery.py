@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from analysis import gallery, gallery_drawing, motion_sheets, sheets
 from analysis.flow_colour import OUTSIDE, coloured
-from analysis.pictures import FlowPictures, NoPictures, RunPictures, TrackPictures, of_runs, of_study
+from analysis.pictures import DecodedPictures, FlowPictures, NoPictures, RunPictures, TrackPictures, of_runs, of_study
 from analysis.theme import PALETTE
 from sweeps.cli import Arguments
 from sweeps.db import Artifact, Blob, RunRow
@@ -93,6 +93,13 @@ def motion(estimate, *, pairs=2):
     }
 
 
+def samples(*, clips=2, views=2):
+    """Three samples of every block, all of grey 9, and of every whole image, a ramp; half and a quarter explained."""
+    whole = np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4, 1).repeat(clips, 0).repeat(3, 1).repeat(3, 4)
+    blocks = np.full((clips, views, 3, 4, 4, 3), 9, np.uint8)
+    return {"decoded.npz": packed(blocks=blocks, whole=whole, explained=np.array([0.5, 0.25]))}
+
+
 @pytest.fixture
 def filled(laboratory):
     """A study called vjepa_masks with a done run a row, both of seed 0."""
@@ -100,7 +107,7 @@ def filled(laboratory):
     for row, ratio in (("a", 0.5), ("b", 0.75)):
         laboratory.run("vjepa_masks", row, 0, {"mask/context_share": ratio})
     for run_id, ratio in zip(ids(laboratory), (0.5, 0.75), strict=True):
-        keep(laboratory, run_id, *arrays(ratio), **motion(1 + ratio))
+        keep(laboratory, run_id, *arrays(ratio), **motion(1 + ratio), **samples())
     return laboratory
 
 
@@ -167,6 +174,27 @@ def test_a_reconstruction_stands_below_what_the_model_saw(filled):
     ]  # fmt: skip
     assert [line.starts_group for line in lines] == [False, False, False, True, False, False]
     assert all((tile.pixels == 7).all() for tile in lines[2].tiles) and len(lines[2].tiles) == 4
+
+
+def test_a_decoded_block_stands_in_its_context_and_a_whole_image_below(filled):
+    run = study_runs(filled, DecodedPictures)[0]
+    sheet = sheets.decodings("ijepa_rcdm", [run], [1])
+    assert sheet.columns == ("original", "context", "sample 1", "sample 2", "sample 3")
+    block, whole = (line.tiles for line in sheet.lines)
+    target = run.target[1, 0].reshape(GRID)[0]
+    rows, columns = target.any(1).repeat(4), target.any(0).repeat(4)
+    assert (block[2].pixels[np.ix_(rows, columns)] == 9).all()
+    assert np.array_equal(block[2].outlines[0].patches, target)
+    assert np.array_equal(whole[2].pixels[::2, ::2, 0], np.arange(16).reshape(4, 4))
+    assert "tells 50 % of the variance of a block's pixels on test images, 25 % of a whole image's" in sheet.note
+
+
+def test_a_run_of_which_nothing_was_decoded_says_which_command_does(laboratory):
+    laboratory.study("vjepa_masks", STUDY)
+    laboratory.run("vjepa_masks", "a", 0, {"mask/context_share": 0.5})
+    keep(laboratory, 1, *arrays(0.5))
+    with pytest.raises(NoPictures, match=r"python -m sweeps\.decode run=ID"):
+        study_runs(laboratory, DecodedPictures)
 
 
 def test_the_canvas_has_every_tile_in_whole_pixels(filled):
@@ -272,7 +300,7 @@ def test_runs_and_clips_can_be_named(filled):
         (["name=vjepa_mask"], "no such picture (did you mean vjepa_masks"),
         (
             [],
-            "name is missing; allowed: mae_st_reconstructions, mae_st_masks, ijepa_masks, vjepa_masks, mc_jepa_flow, ",
+            "name is missing; allowed: mae_st_reconstructions, mae_st_masks, ijepa_masks, ijepa_rcdm, vjepa_masks, ",
         ),
         (["name=mae_st_masks"], "make its runs with: python -m sweeps.launch study=mae_st_masks"),
         (["name=vjepa_masks", "cell=c"], "it has: a, b"),

@@ -5,16 +5,23 @@ import pytest
 from PIL import Image
 
 from analysis import gallery
-from sweeps import launch, status
+from sweeps import decode, launch, status
 from tests.docs.blocks import commands
 
-MAINS = {"sweeps.launch": launch.main, "sweeps.status": status.main, "analysis.gallery": gallery.main}
+MAINS = {
+    "sweeps.launch": launch.main,
+    "sweeps.decode": decode.main,
+    "sweeps.status": status.main,
+    "analysis.gallery": gallery.main,
+}
 
 
 def at_smoke(module, words):
     """A smoke launch is called study@smoke, where it is not given a name."""
     if module == "sweeps.launch":
         return [*words, "scale=smoke", "seeds=[0]", "executor=inline"]
+    if module == "sweeps.decode":
+        return [*(f"{word}@smoke" for word in words), "steps=3", "runtime.threads=1"]
     if module == "analysis.gallery" and not any(word.startswith("study=") for word in words):
         return [*words, f"study={words[0].removeprefix('name=')}@smoke"]
     return [f"{word}@smoke" if word == "study=masking_ratio" else word for word in words]
@@ -32,7 +39,7 @@ def test_the_commands_of_the_page_draw_their_pictures(tmp_path, monkeypatch, cap
     for module, words in commands("gallery.md"):
         assert MAINS[module](at_smoke(module, words)) == 0, (module, words, capsys.readouterr().err)
     names = {path.name for path in (tmp_path / "results" / "figures" / "gallery").iterdir()}
-    masks = ("ijepa_masks", "vjepa_masks", "mae_st_masks", "mae_st_reconstructions")
+    masks = ("ijepa_masks", "ijepa_rcdm", "vjepa_masks", "mae_st_masks", "mae_st_reconstructions")
     stems = (*masks, "mc_jepa_flow", "mc_jepa_segmentation")
     assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("svg", "png")}
     assert "masks.npz" in capsys.readouterr().out
