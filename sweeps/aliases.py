@@ -87,6 +87,17 @@ MIGRATIONS: tuple[Migration, ...] = (
     added("2026-11-21 weights", "weights", None, when={}, beside="augment.flip"),  # drawn at random
     added("2026-11-21 target.tokenizer", "target.tokenizer", "code_book", when={"target": "tokens"}),
     added("2026-11-21 flow_data", "flow_data", None, when={}, beside="augment.flip"),  # there were no pairs of frames
+    added("2026-11-21 data.pan", "data.pan", 0.0, when={"data": "moving_digits"}),
+    added("2026-11-21 eval_data.pan", "eval_data.pan", 0.0, when={"eval_data": "moving_digits"}),
+    *(
+        added(f"2026-11-21 {name} of {objective}", f"objective.{name}", value, when={"objective": objective})
+        for objective in ("flow", "motion_content")
+        for name, value in (
+            ("estimator_match", False),
+            ("reconstruction_visible", False),
+            ("reconstruction_levels", "last"),
+        )
+    ),
 )
 
 

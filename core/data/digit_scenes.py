@@ -96,6 +96,21 @@ def crop_backgrounds(backgrounds: list[Tensor], batch_size: int, size: int, gene
     return crops
 
 
+def panned(photos: Tensor, velocity: Tensor, frames: int, size: int) -> Tensor:
+    """Clips [B, 3, frames, size, size] of photographs [B, 3, s, s] that move by `velocity` [B, 2] px a frame.
+
+    In the middle of the clip the photograph's centre is in the middle of the frame. Bilinear between pixels.
+    """
+    time = torch.arange(frames) - (frames - 1) / 2
+    place = pixel_centres(size) + (photos.shape[-1] - size) / 2  # [size, size, 2]
+    shift = time[None, :, None] * velocity[:, None]  # [B, T, 2]
+    place = place - shift[:, :, None, None]  # where in the photograph each pixel of the frame is
+    grid = (2 * place / photos.shape[-1] - 1).flatten(0, 1)  # [B * T, size, size, 2]
+    source = photos.repeat_interleave(frames, dim=0)
+    clips = F.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return clips.view(-1, frames, *clips.shape[1:]).transpose(1, 2)
+
+
 def _fold(phase: Tensor) -> Tensor:
     """[0, 1) by reflection at the ends; uniform if the phase is uniform on a circle of length 2."""
     return 1 - (phase % 2 - 1).abs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from core.data.digit_scenes import (
     load_glyphs,
     opacity,
     opacity_at,
+    panned,
     pixel_centres,
     point_flow,
 )
@@ -59,6 +61,7 @@ class MovingDigits(Data):
     background: float = 0.3  # contrast of the photograph; 1 = as taken, 0 = black
     angle: float = 20.0  # degrees; digits are turned by up to this much, either way
     speed: float = 1.0  # share of its range that a clip's movement covers at most
+    pan: float = 0.0  # px a frame that all of the scene moves along each axis at most, as if a camera turned
     noise: float = 0.0  # standard deviation of each pixel's noise, of the range [0, 1]
     gen_seed: int = 0
 
@@ -77,6 +80,8 @@ class MovingDigits(Data):
         require(0 <= self.angle <= 180, "angle", "in [0, 180] degrees")
         require(0 < self.speed <= 2, "speed", "in (0, 2]")
         require(0 <= self.noise <= 1, "noise", "in [0, 1]")
+        most = self.size / 4 / max(self.frames - 1, 1)  # the smallest photograph is a quarter larger than the frame
+        require(0 <= self.pan <= most, "pan", f"in [0, data.size / 4 / (data.frames - 1) = {most:g}] px")
         smallest, largest = self.digit_range
         require(4 <= smallest <= largest, "digit_min", f"in [4, data.digit_max = {largest:g}] px")
         require(largest <= self.size, "digit_max", f"in [data.digit_min, data.size = {self.size}] px")
@@ -122,6 +127,8 @@ class MovingDigits(Data):
         # A split's pixels depend on its own length only.
         length = facts.pop(f"num_{split}")
         del facts["num_test" if split == "train" else "num_train"], facts["digit_min"], facts["digit_max"]
+        if self.pan == 0:
+            del facts["pan"]  # the folders of before there was one hold the same pixels
         folder = cache / "moving_digits" / f"{split}-{cache_key(facts | {'length': length})}"
         with _one_thread():
             cached_folder(folder, lambda draft: self._write(split, length, draft))
@@ -168,8 +175,15 @@ class MovingDigits(Data):
         scene = {"motion": motion, "count": count, "glyph": glyph, "poses": poses}
 
         # ---- pixels ------------------------------------------------------------------------------
-        photo = crop_backgrounds(load_backgrounds(split, self.size), _CHUNK, self.size, generator)
-        clips = (self.background * photo)[:, :, None].repeat(1, 1, self.frames, 1, 1)
+        border = math.ceil(self.pan * (self.frames - 1) / 2)
+        photo = crop_backgrounds(load_backgrounds(split, self.size), _CHUNK, self.size + 2 * border, generator)
+        if self.pan > 0:
+            scene["pan"] = self.pan * (2 * torch.rand(_CHUNK, 2, generator=generator) - 1)
+            clips = self.background * panned(photo, scene["pan"], self.frames, self.size)
+            time = torch.arange(self.frames) - (self.frames - 1) / 2
+            poses[..., :2] += (time[None, :, None] * scene["pan"][:, None])[:, :, None]  # in place: `scene` has it too
+        else:
+            clips = (self.background * photo)[:, :, None].repeat(1, 1, self.frames, 1, 1)
         for number in reversed(range(num_digits)):
             cover = self.cover(glyphs, scene, number)[:, None]  # [B, 1, T, H, W]
             clips += cover * (1 - clips)  # white ink
@@ -291,11 +305,15 @@ class MovingDigitsDataset(ArrayDataset):
         return Regions(*(torch.cat(columns) for columns in zip(*found, strict=True)))
 
     def flow(self, indices: Tensor) -> Tensor:
-        """How far each pixel's content moves to the next frame: [B, T - 1, 2, H, W] px, (right, down); the photograph
-        stands still. A pixel belongs to the digit that `masks` names."""
+        """How far each pixel's content moves to the next frame: [B, T - 1, 2, H, W] px, (right, down).
+
+        A pixel belongs to the digit that `masks` names, or to the photograph, which moves by the clip's pan.
+        """
         masks = self.masks(indices)[:, :-1]  # [B, T - 1, H, W]
         poses = self._scenes["poses"][indices]
         flow = torch.zeros(*masks.shape[:2], 2, *masks.shape[2:])
+        if self.options.pan > 0:
+            flow += self._scenes["pan"][indices][:, None, :, None, None]
         for number in range(self.options.num_digits_max):
             now, then = poses[:, :-1, number].flatten(0, 1), poses[:, 1:, number].flatten(0, 1)
             moved = point_flow(now, then, self.spec.height).view_as(flow)

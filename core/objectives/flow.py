@@ -8,6 +8,7 @@ from enum import Enum
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from core.objectives import flow_losses
@@ -21,6 +22,13 @@ class VarCov(Enum):
 
     none = "none"
     last = "last"  # the encoder's output, level 1
+    all = "all"
+
+
+class Levels(Enum):
+    """Which levels' flows must reconstruct the image."""
+
+    last = "last"
     all = "all"
 
 
@@ -39,10 +47,15 @@ class FlowOptions:
     estimator_radius: int = 4  # of the correlation, pixels of a level
     estimator_dense: bool = True  # PWC-Net's dense connections
     estimator_context: bool = True  # PWC-Net's dilated convolutions on the finest flow
+    estimator_match: bool = (
+        False  # the network corrects the correlation's soft maximum, which few steps do not teach it
+    )
     flow_clip: float = 256.0  # largest flow, pixels
     flow_coeffs: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0, 1.0, 0.1, 0.01])  # of regression and cycle
     regression_coeff: float = 1.0
     reconstruction_coeff: float = 1.0
+    reconstruction_visible: bool = False  # of visible pixels only, as the two flows tell; false: of all, as printed
+    reconstruction_levels: Levels = Levels.last  # last: the final flow alone, as printed; all: every level's as well
     l1_coeff: float = 0.15  # l1, l2 and SSIM: of the reconstruction, not printed; ARFlow's (arXiv:2003.13045)
     l2_coeff: float = 0.0
     ssim_coeff: float = 0.85
@@ -113,6 +126,7 @@ class FlowTask(nn.Module):
             l2=options.estimator_l2,
             radius=options.estimator_radius,
             dense=options.estimator_dense,
+            match=options.estimator_match,
             context=options.estimator_context,
             clip=options.flow_clip,
         )
@@ -182,14 +196,12 @@ class FlowTask(nn.Module):
                 total = total + options.regression_coeff * parts["regression"]
             final = resize_flow(flows[-1], height, width)
             if options.reconstruction_coeff:
-                # Of all pixels, as printed: were those that leave the frame left out, leaving it would cost nothing.
-                parts["reconstruction"] = flow_losses.reconstruction(
-                    image,
-                    warp(exchange(image), final),
-                    l1=options.l1_coeff,
-                    l2=options.l2_coeff,
-                    ssim=options.ssim_coeff,
-                )
+                parts["reconstruction"] = self._reconstruction(image, final)
+                if options.reconstruction_levels is Levels.all:
+                    each = [
+                        self._reconstruction(F.interpolate(image, flow.shape[-2:], mode="area"), flow) for flow in flows
+                    ]
+                    parts["reconstruction"] = parts["reconstruction"] + self._weighted(each)
                 total = total + options.reconstruction_coeff * parts["reconstruction"]
             if options.smooth_coeff:
                 parts["smoothness"] = flow_losses.smoothness(final, image, options.smooth_edge)
@@ -199,6 +211,17 @@ class FlowTask(nn.Module):
                 parts["cycle"] = self._weighted(each)
                 total = total + options.cycle_coeff * parts["cycle"]
         return {"flow": total} | {name: value.detach() for name, value in parts.items()}
+
+    def _reconstruction(self, image: Tensor, flow: Tensor) -> Tensor:
+        options = self.options
+        return flow_losses.reconstruction(
+            image,
+            warp(exchange(image), flow),
+            l1=options.l1_coeff,
+            l2=options.l2_coeff,
+            ssim=options.ssim_coeff,
+            seen=visible(flow, exchange(flow)) if options.reconstruction_visible else None,
+        )
 
     def _weighted(self, each: Sequence[Tensor]) -> Tensor:
         return torch.stack([c * value for c, value in zip(self.flow_coeffs, each, strict=True)]).sum()

@@ -14,6 +14,7 @@ from core.objectives.warp import correlate, resize_flow, warp
 FILTERS = (128, 128, 96, 64, 32)
 CONTEXT = ((128, 1), (128, 2), (128, 4), (96, 8), (64, 16), (32, 1))  # filters and dilation
 FEATURES = 32  # of each frame that the estimator sees, for factor 1
+SHARPNESS = 10.0  # of `favoured` at first; correlations are cosines
 SLOPE = 0.1  # of the leaky rectifiers
 
 
@@ -26,6 +27,7 @@ class Shape:
     l2: bool  # unit length of the features before the last convolution
     radius: int  # of the correlation, pixels of each level
     dense: bool  # every convolution also sees what those before it saw
+    match: bool  # the residual is a correction of the displacement that the correlation favours
     context: bool  # dilated convolutions that correct the finest flow
     clip: float  # largest flow along an axis, pixels of the frame
 
@@ -56,6 +58,7 @@ class FlowEstimator(nn.Module):
             self.norms.append(ChannelNorm(filters) if shape.norm else nn.Identity())
             inputs = inputs + filters if shape.dense else filters
         self.last = make_conv(inputs, 2)
+        self.sharpness = nn.Parameter(torch.tensor(SHARPNESS).log()) if shape.match else None
         self.context: nn.ModuleList | None = None
         if shape.context:
             self.context, self.context_norms, inputs = nn.ModuleList(), nn.ModuleList(), inputs + 2
@@ -104,7 +107,9 @@ class FlowEstimator(nn.Module):
     def residual(self, level: int, near: Tensor, warped: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """What to add to `flow`, and the features that it was made of."""
         with torch.autocast(near.device.type, enabled=False):
-            volume = F.leaky_relu(correlate(standard(near), standard(warped), self.shape.radius), SLOPE)
+            volume = correlate(standard(near), standard(warped), self.shape.radius)
+            best = None if self.sharpness is None else favoured(volume * self.sharpness.exp(), self.shape.radius)
+            volume = F.leaky_relu(volume, SLOPE)
         reduce = self.reduce[level]
         x = torch.cat([volume, reduce(near).float(), reduce(warped).float(), flow], dim=1)
         for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -112,7 +117,8 @@ class FlowEstimator(nn.Module):
             x = torch.cat([y, x.to(y.dtype)], dim=1) if self.shape.dense else y
         if self.shape.l2:
             x = F.normalize(x.float(), dim=1)
-        return self.last(x).float(), x
+        moved = self.last(x).float()
+        return (moved if best is None else moved + best), x
 
     def correction(self, seen: Tensor, flow: Tensor) -> Tensor:
         assert self.context is not None
@@ -143,8 +149,16 @@ def standard(maps: Tensor) -> Tensor:
     from correlations.
     """
     maps = maps.float()
-    variance, mean = torch.var_mean(maps, dim=(1, 2, 3), keepdim=True, correction=0)
-    return (maps - mean) * (variance + 1e-6).rsqrt()
+    maps = maps - maps.mean(dim=(2, 3), keepdim=True)
+    return maps * (maps.square().mean(dim=1, keepdim=True) + 1e-6).rsqrt()
+
+
+def favoured(volume: Tensor, radius: int) -> Tensor:
+    """The displacement that a correlation [B, (2 radius + 1)^2, h, w] speaks for, in the mean: [B, 2, h, w]."""
+    side = torch.arange(-radius, radius + 1, device=volume.device, dtype=volume.dtype)
+    down, right = torch.meshgrid(side, side, indexing="ij")
+    ways = torch.stack([right.flatten(), down.flatten()])  # [2, (2 radius + 1)^2]
+    return torch.einsum("bkhw,ck->bchw", volume.softmax(dim=1), ways)
 
 
 def scaled(filters: int, factor: float) -> int:

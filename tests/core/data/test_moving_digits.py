@@ -242,3 +242,39 @@ def test_an_option_out_of_range_is_refused_by_name(options, message):
 def test_an_unknown_split_is_refused(tmp_path):
     with pytest.raises(ValueError, match="split must be one of train, test, got 'val'"):
         MovingDigits(num_train=4).load("val", tmp_path)
+
+
+def test_a_pan_moves_the_scene_by_the_flow_it_tells(tmp_path):
+    options = {"size": 32, "frames": 4, "num_train": 16, "background": 1.0}
+    still = MovingDigits(**options).load("train", tmp_path)
+    moving = MovingDigits(**options, pan=2.0).load("train", tmp_path)
+    indices = torch.arange(16)
+    clips, truth = moving.fetch(indices).clips.float() / 255, moving.flows(indices)
+    shown = moving.masks(indices)[:, :-1] == 0
+    flow = truth.flow
+    assert flow.abs().amax() > 1 and not torch.equal(flow[:, :, 0][shown], torch.zeros(int(shown.sum())))
+    # The next frame, looked up where each pixel goes, is this one, wherever the pixel is seen in both.
+    goes_to = flow.movedim(2, -1) + torch.stack(
+        torch.meshgrid(torch.arange(32) + 0.5, torch.arange(32) + 0.5, indexing="xy"), -1
+    )
+    then = clips[:, :, 1:].transpose(1, 2).flatten(0, 1)
+    warped = torch.nn.functional.grid_sample(then, (goes_to / 16 - 1).flatten(0, 1), align_corners=False)
+    now = clips[:, :, :-1].transpose(1, 2).flatten(0, 1)
+    seen = (shown & ~truth.occluded).flatten(0, 1)
+    error = (warped - now).abs().mean(1)
+    unmoved = (then - now).abs().mean(1)
+    # Of the middle pixel: digits mix with the photograph at their outlines, and it is looked up between pixels twice.
+    assert error[seen].median() < 0.4 * unmoved[seen].median()
+    assert torch.equal(moving.digits(indices), still.digits(indices))
+
+
+def test_a_still_camera_leaves_every_pixel_and_its_cache_as_they_were(tmp_path):
+    MovingDigits(num_train=8, frames=2, pan=0.0).load("train", tmp_path)
+    folders = {path.name for path in (tmp_path / "moving_digits").iterdir()}
+    MovingDigits(num_train=8, frames=2).load("train", tmp_path)
+    assert {path.name for path in (tmp_path / "moving_digits").iterdir()} == folders
+
+
+def test_a_pan_that_would_leave_the_photograph_is_refused():
+    with pytest.raises(ValueError, match=r"data\.pan must be in \[0, data\.size / 4 / \(data\.frames - 1\) = 2\.66"):
+        MovingDigits(frames=4, pan=3.0)
