@@ -143,10 +143,10 @@ class ChannelNorm(nn.Module):
 
 
 def standard(maps: Tensor) -> Tensor:
-    """[B, C, h, w] with mean 0 and variance 1 over all channels and pixels of a frame, float32.
+    """[B, C, h, w] with each channel's mean over the frame taken off and every pixel of length sqrt(C), float32.
 
-    Source: UFlow (Jonschkowski et al., 2020, arXiv:2006.04902), section 3.1: without it unsupervised flow hardly learns
-    from correlations.
+    The correlation of two such maps is a cosine: a match is 1, whatever the contrast. UFlow (Jonschkowski et al., 2020,
+    arXiv:2006.04902, section 3.1) normalises for the same reason, by one mean and variance of all features.
     """
     maps = maps.float()
     maps = maps - maps.mean(dim=(2, 3), keepdim=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 from core.config import ConfigError, load
 from core.models.pwc import PWC
 from core.objectives.flow import Flow, FlowLearner, VarCov
+from core.objectives.flow_estimator import favoured
 from core.types import DataSpec, Parts, generator_for
 
 SPEC = DataSpec(channels=3, frames=2, height=32, width=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -39,6 +40,27 @@ def shifted_pair(right: int, down: int) -> Tensor:
 
 def losses(learner: FlowLearner, pairs: Tensor | None = None) -> dict[str, Tensor]:
     return learner(torch.zeros(0), {}, [], shifted_pair(2, 1) if pairs is None else pairs)
+
+
+def test_two_frames_shifted_by_a_whole_number_of_pixels_give_that_shift():
+    learner = build(var_cov=VarCov.none, cycle_coeff=0.0, regression_coeff=0.0, estimator_dense=False)
+    pair = shifted_pair(3, -2)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=3e-4)
+    for _ in range(80):
+        optimizer.zero_grad()
+        losses(learner, pair)["loss"].backward()
+        optimizer.step()
+    with torch.no_grad():
+        flow = learner.flow(pair)[0, :, 4:-4, 4:-4]
+    error = (flow - torch.tensor([3.0, -2.0]).view(2, 1, 1)).norm(dim=0)
+    assert error.mean() < 0.25, f"{error.mean():.2f} px on average, {error.max():.2f} at most"
+
+
+def test_the_correlations_soft_maximum_is_the_displacement_of_the_only_match():
+    volume = torch.zeros(1, 25, 3, 3)
+    volume[:, 1 * 5 + 4] = 100.0  # 1 up and 2 to the right
+    assert torch.allclose(favoured(volume, 2), torch.tensor([2.0, -1.0]).view(1, 2, 1, 1).expand(1, 2, 3, 3))
+    assert favoured(torch.zeros(1, 25, 3, 3), 2).abs().max() < 1e-6
 
 
 def test_before_training_nothing_moves():
