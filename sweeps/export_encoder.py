@@ -55,7 +55,10 @@ def command(words: Sequence[str]) -> int:
         step=stored.step,
         is_timms=is_timms(stored.encoder),
     )
-    write(folder, stored, card)
+    try:
+        write(folder, stored, card)
+    except ValueError as error:
+        raise UserError(f"run={run_id}: {error}") from None
     print(f"run {run_id} -> {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return cli.OK
 

@@ -125,3 +125,16 @@ def test_the_command_of_the_document_exports_a_run(launched, monkeypatch: pytest
     said = [f"run={launched.ids[1]}" if word.startswith("run=") else word for word in words]
     assert main([*said, *launched.words]) == 0
     assert (launched.folder / "encoders" / "masking" / "model.safetensors").exists()
+
+
+def test_a_convolutional_encoder_is_refused_in_one_line(tmp_path, capsys):
+    study = STUDY.replace("method: ijepa", "method: m_jepa").replace(
+        "mask.num_targets: 2", "objective.cycle_coeff: 0.2"
+    )
+    (tmp_path / "flows.yaml").write_text(study.replace("seeds: [0, 1]", "seeds: [0]"), encoding="utf-8")
+    where = [f"db=sqlite:///{tmp_path / 'a.sqlite'}", f"results_dir={tmp_path / 'results'}"]
+    words = [*where, f"runtime.cache={tmp_path / 'cache'}"]
+    assert launch([f"study={tmp_path / 'flows.yaml'}", "scale=smoke", "executor=inline", *words]) == 0
+    assert main(["run=1", f"to={tmp_path / 'encoder'}", *words]) == 2
+    assert "run=1: only encoder=vit has timm's names, this run has a ConvNeXtModule" in capsys.readouterr().err
+    assert not (tmp_path / "encoder").exists()
