@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["mae", "ijepa"])
+@pytest.mark.parametrize("method", ["mae", "ijepa", "vicreg"])
 def test_two_processes_train_as_one_does(tmp_path, method):
     # target.norm=batch would standardise each process's half by itself, as batch norm does.
     overrides = [f"method={method}", *(["target.norm=layer"] if method == "ijepa" else [])]
