@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Engine, and_, func, select
 from sweeps.cli import UserError
 from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow
 from sweeps.study import DEFAULT_SCALE, Study, further_seeds, parse
+from sweeps.study import names as study_files
 
 MISSING = "missing"  # the state of a run that nobody has asked for yet
 _NOT_GIVEN = (MISSING, "queued", "cancelled")  # another study's, where it is a seed this one has not spent
@@ -116,7 +117,9 @@ def load(engine: Engine, study_name: str) -> Frame:
         ).one_or_none()
         if row is None:
             known = ", ".join(names(engine)) or "none yet; launch one first"
-            raise UserError(f"study={study_name}: the database has no such study; it has: {known}")
+            is_file = study_name in study_files()
+            made = f"make its runs with: python -m sweeps.launch study={study_name}; " if is_file else ""
+            raise UserError(f"study={study_name}: the database has no such study; {made}it has: {known}")
         study, scale, seeds, metrics = _instance(study_name, row.spec)
         further = further_seeds(study.seeds_spec(scale))
         wanted = list(dict.fromkeys([*metrics, *figure_metrics(study)]))

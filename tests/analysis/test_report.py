@@ -160,6 +160,11 @@ def test_a_new_run_changes_the_table(laboratory: Laboratory, tmp_path: Path) -> 
         ),
         ("all", "'all' is not of the form key=value; options: study, db, results_dir, check, check_paper"),
         ("check=yes", "check must be one of true, false, got 'yes'"),
+        (
+            "study=ijepa_targets",
+            "study=ijepa_targets: the database has no such study; make its runs with: python -m sweeps.launch "
+            "study=ijepa_targets; it has: ijepa_masking, masking_ratio",
+        ),
         ("study=nothing", "study=nothing: the database has no such study; it has: ijepa_masking, masking_ratio"),
     ],
 )
