@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import multiprocessing
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.clip_cache import FrameCache
 from core.data.loader import StepLoader
 from core.data.video_clips import VideoClips, start_of
 from core.data.video_reader import DecordReader
@@ -253,14 +251,6 @@ class CountingReader(DecordReader):
     def read(self, path, facts, numbers, size, crop):
         self.asked.append(list(numbers))
         return super().read(path, facts, numbers, size, crop)
-
-
-def test_a_cache_sent_to_another_process_opens_its_own_files(tmp_path):
-    cache = FrameCache(tmp_path)
-    frames = np.arange(2 * 3 * 8 * 8, dtype=np.uint8).reshape(2, 3, 8, 8)
-    cache.get("key", 2, 8, lambda: [frames])
-    copy = pickle.loads(pickle.dumps(cache))
-    assert (copy.get("key", 2, 8, lambda: []) == frames).all()
 
 
 def test_videos_are_decoded_once_and_again_when_they_changed(tmp_path):
