@@ -57,7 +57,8 @@ USAGE = """usage: python -m sweeps.export to=FILE [study=NAME|all] [series=true]
 
 Tables from a capsule alone: python -m analysis.report db=sqlite:///capsule.sqlite results_dir=offline
 Merging never changes what is there: finished runs stay, runs being trained are left alone, and a study that differs
-keeps the destination's cells. Pictures' arrays go with their runs; checkpoints are files and stay where they are."""
+keeps the destination's cells. Evaluations and pictures made later of a finished run are added to it. Pictures' arrays
+go with their runs; checkpoints are files and stay where they are."""
 
 OPTIONS = ("to", "from", "study", "series", "db")
 NUM_PER_BATCH = 200  # runs copied at once: their curves are held in memory
@@ -73,6 +74,7 @@ class Merged:
     runs: int = 0
     known: int = 0  # ended in the destination already
     evaluations: int = 0  # made later, of runs that the destination had
+    pictures: int = 0  # likewise
     running: list[int] | None = None  # being trained in the destination: left alone
     differing: list[str] | None = None  # studies of which the destination has another version
 
@@ -80,6 +82,8 @@ class Merged:
         parts = [f"{self.studies} new studies, {self.runs} new runs; {self.known} runs were there already"]
         if self.evaluations:
             parts.append(f"{self.evaluations} later evaluations of these")
+        if self.pictures:
+            parts.append(f"{self.pictures} later pictures of these")
         if self.running:
             parts.append(f"left alone, as they are being trained: runs {', '.join(map(str, self.running))}")
         if self.differing:
@@ -244,6 +248,7 @@ def _copy_runs(
             done.known += 1
             if known.state == run.state == "done":
                 done.evaluations += _copy_evaluations(source, destination, run.id, known)
+                done.pictures += _copy_pictures(source, destination, run.id, known)
     done.runs += len(moved)
     attempts = source.execute(select(Attempt).where(Attempt.run_id.in_(moved))).all()
     environments = {attempt.env_hash for attempt in attempts if attempt.env_hash}
@@ -256,10 +261,14 @@ def _copy_runs(
         rows = source.execute(select(table).where(table.run_id.in_(moved))).all()
         insert_new(destination, table, [_moved(row, moved, "attempt") for row in rows])
     files = source.execute(select(Artifact).where(Artifact.run_id.in_(moved))).all()
+    _copy_contents(source, destination, files)
+    insert_new(destination, Artifact, [_moved(row, moved, "attempt") for row in files])
+
+
+def _copy_contents(source: Connection, destination: Connection, files: Sequence[Any]) -> None:
     for digest in sorted({file.sha256 for file in files if file.sha256}):
         for content in source.scalars(select(Blob.content).where(Blob.sha256 == digest)):
             insert_new(destination, Blob, [{"sha256": digest, "content": content}])
-    insert_new(destination, Artifact, [_moved(row, moved, "attempt") for row in files])
 
 
 def _copy_evaluations(source: Connection, destination: Connection, run_id: int, known: Any) -> int:
@@ -272,6 +281,15 @@ def _copy_evaluations(source: Connection, destination: Connection, run_id: int, 
         insert_new(destination, EvaluationRow, [_values(row) | {"run_id": known.id}])
         found = source.execute(select(Result).where(Result.run_id == run_id, Result.metric.in_(row.metrics))).all()
         insert_new(destination, Result, [_values(f) | {"run_id": known.id, "attempt": known.attempt} for f in found])
+    return len(new)
+
+
+def _copy_pictures(source: Connection, destination: Connection, run_id: int, known: Any) -> int:
+    """What was drawn later of a run that both have: those names that the destination does not have."""
+    names = set(destination.scalars(select(Artifact.name).where(Artifact.run_id == known.id)))
+    new = source.execute(select(Artifact).where(Artifact.run_id == run_id, Artifact.name.not_in(names))).all()
+    _copy_contents(source, destination, new)
+    insert_new(destination, Artifact, [_values(row) | {"run_id": known.id, "attempt": known.attempt} for row in new])
     return len(new)
 
 

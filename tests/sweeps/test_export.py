@@ -83,6 +83,26 @@ def test_a_capsule_carries_the_pictures_of_its_runs_and_what_they_share_once(eng
         assert sorted(there.execute(select(Artifact)).all()) == sorted(here.execute(select(Artifact)).all())
 
 
+def test_pictures_drawn_after_a_run_was_copied_follow_it(engine, other, tmp_path):
+    finish_all(engine, [60.0, 61.0])
+    keep(engine, Kept("masks.npz", "picture", "runs/1/masks.npz", b"of training"))
+    export.write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"])
+    export.read_capsule(tmp_path / "capsule.sqlite", other)
+    keep(engine, Kept("decoded.npz", "picture", "runs/1/decoded.npz", b"later"))
+    merged = export.write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"])
+    assert merged.sentence() == "0 new studies, 0 new runs; 2 runs were there already; 1 later pictures of these"
+    assert export.read_capsule(tmp_path / "capsule.sqlite", other).pictures == 1
+    assert export.read_capsule(tmp_path / "capsule.sqlite", other).pictures == 0
+    with engine.connect() as here, other.connect() as there:
+        assert sorted(there.scalars(select(Blob.content))) == [b"later", b"of training"]
+        assert sorted(there.execute(select(Artifact)).all()) == sorted(here.execute(select(Artifact)).all())
+
+
+def keep(engine, picture: Kept) -> None:
+    with engine.begin() as connection:
+        artifacts.store(connection, 1, 1, [picture])
+
+
 def test_reading_a_capsule_twice_changes_nothing(engine, other, tmp_path):
     finish_all(engine, [60.0, 61.0])
     export.write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"])
