@@ -24,11 +24,11 @@ def format_estimate(estimate: Estimate, *, digits: int, signed: bool = False) ->
     return f"{mean} ± {estimate.half_width:.{digits}f}" if estimate.has_interval else mean
 
 
-def cell_text(cell: Cell, column: Column, *, digits: int) -> str:
+def cell_text(cell: Cell, column: Column) -> str:
     """The words of one cell, not yet escaped."""
     text = cell.text
     if cell.estimate is not None:
-        text = format_estimate(cell.estimate, digits=digits, signed=column.kind is Kind.difference)
+        text = format_estimate(cell.estimate, digits=column.digits, signed=column.kind is Kind.difference)
         text += " *" if cell.is_significant else ""
     return f"{text} ({cell.note})" if cell.note else text
 
@@ -40,8 +40,7 @@ def row_label(row: Row) -> str:
 
 def _lines(table: Table) -> list[list[str]]:
     return [
-        [row_label(row)]
-        + [cell_text(cell, column, digits=table.digits) for cell, column in zip(row.cells, table.columns, strict=True)]
+        [row_label(row)] + [cell_text(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
         for row in table.rows
     ]
 

@@ -75,7 +75,9 @@ def table(frame: Frame) -> Table:
     """The best trials with what they chose, then the setting that was not searched and the random initialisation."""
     spec = spec_of(frame)
     tidy = frame.tidy()
-    columns = [Column(metric, metric, Kind.value, metric) for metric in frame.metrics]
+    columns = [
+        Column(metric, metric, Kind.value, metric, digits=frame.study.decimals(metric)) for metric in frame.metrics
+    ]
     columns += [Column(key, key, Kind.setting) for key in spec.space]
     found = trials(frame, spec.metric)
     done = found.dropna(subset="value").sort_values("value", ascending=spec.direction == "minimize", kind="stable")
@@ -86,7 +88,6 @@ def table(frame: Frame) -> Table:
         name=frame.name,
         title=frame.study.title,
         caption=str(frame.study.table.get("caption") or frame.study.title),
-        digits=frame.study.table["digits"],
         row_header="trial",
         columns=tuple(columns),
         rows=tuple(_row(by_row[key], columns, is_baseline=key == frame.study.baseline) for key in [*shown, *others]),

@@ -47,6 +47,7 @@ class Column:
     kind: Kind
     metric: str = ""
     col_key: str | None = None  # None: the row's own column key (or the table has no second axis)
+    digits: int = 1  # decimals of its numbers
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,6 @@ class Table:
     name: str
     title: str
     caption: str
-    digits: int
     row_header: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -114,6 +114,7 @@ def build(frame: Frame) -> Table:
     by_level = bool(frame.study.columns) and frame.study.table.get("columns", "columns") == "columns"
     places = _places(frame, by_level)
     columns = _columns(frame, places, by_level)
+    columns = [replace(column, digits=frame.study.decimals(column.metric)) for column in columns]
     rows = [_trained_row(frame, place, columns) for place in places]
     if frame.study.printed:
         rows += [_printed_only_row(frame, level.key, level.label, columns) for level in frame.study.printed.rows]
@@ -122,7 +123,6 @@ def build(frame: Frame) -> Table:
         name=frame.name,
         title=frame.study.title,
         caption=str(frame.study.table.get("caption") or frame.study.title),
-        digits=frame.study.table["digits"],
         row_header=frame.study.row_axis or "row",
         columns=tuple(columns),
         rows=tuple(rows),

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,11 @@ class Study:
         metrics: list[str] = self._scale(scale).get("metrics", self.spec["metrics"])
         return list(metrics)
 
+    def decimals(self, metric: str) -> int:
+        """How many the table shows of a metric's numbers: the first of `table.digits` that fits, else 1."""
+        fitting = (n for name, n in self.table["digits"].items() if fnmatch(metric, re.sub(r"{labels?}", "*", name)))
+        return next(fitting, 1)
+
     def cells(self, scale: str = DEFAULT_SCALE) -> list[Cell]:
         """Every place of the table, row by row, then the random initialisation of the baseline row.
 
@@ -242,7 +248,10 @@ class _Reader(Checks):
             col_axis=col_axis,
             baseline=baseline,
             random_init=spec.get("random_init", True),
-            table=self.table(spec.get("table", {})),
+            table=self.table(
+                spec.get("table", {}),
+                [m for part in (spec, *spec["scales"].values()) for m in part.get("metrics", [])],
+            ),
             figures=self.figures(spec.get("figures", []), has_search="search" in spec),
             printed=self.printed(spec["printed"], rows, columns) if "printed" in spec else None,
             notes=str(spec.get("notes", "")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,13 +55,18 @@ class Checks:
         self.keys(source, _SOURCE_KEYS, "source")
         return {key: str(text) for key, text in source.items()}
 
-    def table(self, value: Any) -> dict[str, Any]:
+    def table(self, value: Any, metrics: Sequence[str]) -> dict[str, Any]:
+        """`digits` are decimals of every metric's numbers, or by name or pattern ({"*_seconds": 3}), else 1."""
         table = self.mapping(value, "table")
         self.keys(table, _TABLE_KEYS, "table")
         if table.get("columns", "metrics") not in ("metrics", "columns"):
             raise self.error(f"table.columns must be metrics or columns, got {table['columns']!r}")
-        self.digits(table.get("digits", 1), "table.digits")
-        return {"digits": 1, **table}
+        digits = table.get("digits", {})
+        for metric, number in digits.items() if isinstance(digits, Mapping) else [("", digits)]:
+            self.digits(number, ".".join(filter(None, ["table.digits", str(metric)])))
+            if metric != "" and not fnmatch.filter(metrics, str(metric)):
+                raise self.error(f"table.digits: {metric!r} is none of the metrics {', '.join(dict.fromkeys(metrics))}")
+        return {**table, "digits": dict(digits) if isinstance(digits, Mapping) else {"*": digits}}
 
     def digits(self, value: Any, where: str) -> None:
         if type(value) is not int or not 0 <= value <= 6:

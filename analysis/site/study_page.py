@@ -52,13 +52,16 @@ class ShownRow:
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A line in a study's list of runs; `key` is empty where it has no page."""
+    """A line in a study's list of runs: every metric, its value and how that is written.
+
+    `key` is empty where it has no page.
+    """
 
     row: str
     column: str
     seed: int
     state: str
-    values: tuple[tuple[str, float | None], ...]
+    values: tuple[tuple[str, float | None, str], ...]
     seconds: float | None
     error: str
     key: str
@@ -125,7 +128,7 @@ def compared_columns(frame: Frame) -> set[str | None]:
 def _shown(
     table: Table, row: Row, baseline: Row | None, cell: Cell, column: Column, compared: Collection[str | None]
 ) -> ShownCell:
-    text = cell_text(cell, column, digits=table.digits)
+    text = cell_text(cell, column)
     if cell.estimate is not None:
         return ShownCell(text, column.kind.value, cell.estimate.mean, is_best=cell.is_best)
     order = _number(cell.text) if column.kind is not Kind.value else None
@@ -213,10 +216,10 @@ def listed_runs(frame: Frame, pages: Mapping[int, str]) -> list[ListedRun]:
     found: dict[tuple[str, int, int], list[Any]] = {}
     for row in records(rows):
         found.setdefault((row.row_key, row.config_id, row.seed), []).append(row)
-    return [_listed(group, pages) for group in found.values()]
+    return [_listed(frame, group, pages) for group in found.values()]
 
 
-def _listed(group: Sequence[Any], pages: Mapping[int, str]) -> ListedRun:
+def _listed(frame: Frame, group: Sequence[Any], pages: Mapping[int, str]) -> ListedRun:
     """One run from its rows: a row a metric and column."""
     first = group[0]
     is_run = first.run_id == first.run_id  # not NaN
@@ -227,7 +230,10 @@ def _listed(group: Sequence[Any], pages: Mapping[int, str]) -> ListedRun:
         column=", ".join(dict.fromkeys(row.col_label for row in group)),
         seed=int(first.seed),
         state=first.state,
-        values=tuple(values.items()),
+        values=tuple(
+            (metric, value, "–" if value is None else f"{value:.{frame.study.decimals(metric)}f}")
+            for metric, value in values.items()
+        ),
         seconds=max(seconds, default=0.0) if is_run else None,
         error=first.error if isinstance(first.error, str) else "",
         key=pages.get(int(first.run_id), "") if is_run else "",

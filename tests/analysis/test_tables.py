@@ -14,7 +14,7 @@ from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory, grid_value
 def text(table: Table, row: str, column: str) -> str:
     number = [c.label for c in table.columns].index(column)
     cells = next(r.cells for r in table.rows if r.key == row)
-    return cell_text(cells[number], table.columns[number], digits=table.digits)
+    return cell_text(cells[number], table.columns[number])
 
 
 @pytest.fixture

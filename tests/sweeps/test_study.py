@@ -86,6 +86,16 @@ def test_printed_numbers_of_one_row_may_have_different_decimals():
     assert [printed.text(value, name) for name, value in printed.values["a"].items()] == ["2.80", "67.0", "2023.0"]
 
 
+def test_a_metric_s_decimals_are_those_of_the_first_name_or_pattern_that_fits():
+    metrics = ["ridge/{labels}_top1", "flow/epe", "flow/epe_occ", "cost/seconds"]
+    digits = {"flow/epe": 3, "flow/*": 2, "ridge/{labels}_top1": 0}
+    study = parse(changed(metrics=metrics, table={"digits": digits}), FILE)
+    shown = ["flow/epe", "flow/epe_occ", "ridge/digit_top1", "cost/seconds"]
+    assert [study.decimals(metric) for metric in shown] == [3, 2, 0, 1]
+    everywhere = parse(changed(metrics=metrics, table={"digits": 0}), FILE)
+    assert {everywhere.decimals(metric) for metric in shown} == {0}
+
+
 def test_a_word_that_the_paper_prints_for_a_row_is_kept_apart_from_its_numbers():
     printed = parse(changed(printed={"values": {"b": 1.0}, "outcomes": {"a": "crashed"}}), FILE).printed
     assert printed is not None and (printed.outcomes, list(printed.values)) == ({"a": "crashed"}, ["b"])
@@ -116,6 +126,8 @@ def test_a_printed_only_row_may_hold_printed_numbers():
         ({"seeds": [0.5]}, "seeds must be a list of different whole numbers"),
         ({"metrics": "ridge"}, "metrics must be a list of names"),
         ({"table": {"digits": "one"}}, "table.digits must be a whole number"),
+        ({"table": {"digits": {"ridge*": 9}}}, r"table.digits.ridge\* must be a whole number from 0 to 6, got 9"),
+        ({"table": {"digits": {"ridg/*": 2}}}, r"table.digits: 'ridg/\*' is none of the metrics ridge/"),
         ({"figures": [{"name": "a b"}]}, r"figures\[0\].name must be a word"),
         ({"figures": [{"name": "a", "kind": "pie"}]}, r"figures\[0\].kind must be one of line"),
         ({"printed": {"values": {"c": 1.0}}}, "printed.values: no row 'c'"),
