@@ -24,6 +24,7 @@ DPI = 160  # of analysis.theme.png: one canvas pixel is one pixel of the file
 GUTTER, GROUP_GAP, MARGIN = 6, 22, 10  # px
 MIN_TILE = 96  # px: smaller pictures are enlarged, each pixel to a square
 LETTER, LINE_HEIGHT = 9.6, 19  # px of the words' size, 8 points
+CAPITAL = 1.25  # letters
 WORDS = 8.0  # points
 
 
@@ -49,7 +50,7 @@ def layout(sheet: Sheet) -> Layout:
     height, width = sheet.lines[0].tiles[0].pixels.shape[:2]
     zoom = max(1, -(-MIN_TILE // max(height, width)))
     height, width = height * zoom, width * zoom
-    longest = max(len(part) for line in sheet.lines for part in line.label.split("\n"))
+    longest = max(_letters(part) for line in sheet.lines for part in line.label.split("\n"))
     left = MARGIN + (round(longest * LETTER) + GUTTER if longest else 0)
     lefts = [left + number * (width + GUTTER) for number in range(len(sheet.columns))]
     top, tops = MARGIN + (LINE_HEIGHT + 4 if any(sheet.columns) else 0), []
@@ -60,6 +61,11 @@ def layout(sheet: Sheet) -> Layout:
     right = max(lefts[-1] + width, left + 420)
     bottom = top + LINE_HEIGHT * len(note_lines(sheet, right - left)) + MARGIN
     return Layout(lefts, tops, (height, width), (bottom, right + MARGIN), zoom)
+
+
+def _letters(text: str) -> float:
+    """How wide words are, in letters: capitals are wider."""
+    return sum(CAPITAL if letter.isupper() else 1 for letter in text)
 
 
 def note_lines(sheet: Sheet, width: int) -> list[str]:
