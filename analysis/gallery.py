@@ -43,7 +43,7 @@ GALLERY = {
     "mae_st_masks": Picture("agnostic, space-only, time-only, block-wise (MAE-ST Figure 4)", samplings, 1),
     "ijepa_masks": Picture("context and targets of images (I-JEPA Figure 4)", blocks, 5),
     "ijepa_rcdm": Picture(
-        "what is decoded of predictions and features (I-JEPA Figures 6, 7)", decodings, 4, DecodedPictures
+        "what is decoded of predictions and features (I-JEPA Figures 6 to 8)", decodings, 4, DecodedPictures
     ),
     "vjepa_masks": Picture("short- and long-range masks, blocks of three sizes (V-JEPA Figures 2, 6)", samplings, 1),
     "mc_jepa_flow": Picture(

@@ -89,15 +89,29 @@ class RunPictures(Kept):
 
 
 @dataclass(frozen=True)
-class DecodedPictures(RunPictures):
-    """And samples of decoders of the run's representations, K of each (`core.decoder`)."""
+class DecodedPictures(Kept):
+    """Samples of decoders of one run's representations, K of each (`core.decoder`). n images; m = n, or 0 where the
+    run predicts nothing."""
 
-    FILES: ClassVar[tuple[str, ...]] = (*RunPictures.FILES, "decoded.npz")
+    FILES: ClassVar[tuple[str, ...]] = ("decoded.npz",)
     WITHOUT: ClassVar[str] = "nothing was decoded of it yet: python -m sweeps.decode run=ID"
 
-    blocks: Pixels  # [n, V, K, S, S, C]
+    originals: Pixels  # [n, H, W, C]
+    context: Flags  # [m, h, w]
+    target: Flags  # [m, h, w]
+    blocks: Pixels  # [m, K, S, S, C]
     whole: Pixels  # [n, K, S', S', C]
     explained: NDArray[np.float64]  # [2] shares of the pixels' variance: of blocks, of whole images
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any], **run: Any) -> Self:
+        if "originals" not in arrays:
+            raise NoPictures(f"run={run['run_id']} was decoded by an older version: repeat sweeps.decode")
+        return super().of(arrays, **run)
+
+    @property
+    def num_kept(self) -> int:
+        return len(self.originals)
 
 
 @dataclass(frozen=True)

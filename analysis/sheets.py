@@ -128,26 +128,33 @@ def reconstructions(name: str, runs: Sequence[RunPictures], clips: Sequence[int]
 
 
 def decodings(name: str, runs: Sequence[DecodedPictures], clips: Sequence[int]) -> Sheet:
-    """Of each clip one target block as the predictor's output decodes, and the whole image as the encoder's does."""
+    """Of each image one target block as the predictor's output decodes, and the whole image as each encoder's does."""
     lines: list[Line] = []
-    shares = []
-    for run in runs:
-        for clip in clips:
-            frame = rgb(run.clips[clip, 0])
-            target = grid_of(run.target[clip, 0], run)[0]
-            context = grid_of(run.context[clip, 0], run)[0]
-            outline = (Outline(target, 0),)
-            seen = masked(frame, context, ~context)
-            blocks = [Tile(filled(seen, target, rgb(sample)), outline) for sample in run.blocks[clip, 0]]
-            lines.append(Line("predictor", (Tile(frame, outline), Tile(seen), *blocks), starts_group=bool(lines)))
+    for clip in clips:
+        starts_group = bool(lines)
+        for run in runs:
+            name_of = f"{run.label}\n" if len(runs) > 1 else ""
+            frame = rgb(run.originals[clip])
+            if len(run.blocks):
+                target, context = run.target[clip], run.context[clip]
+                outline, seen = (Outline(target, 0),), masked(frame, context, ~context)
+                blocks = [Tile(filled(seen, target, rgb(sample)), outline) for sample in run.blocks[clip]]
+                tiles = (Tile(frame, outline), Tile(seen), *blocks)
+                lines.append(Line(f"{name_of}predictor", tiles, starts_group=starts_group))
+                starts_group = False
             whole = [Tile(enlarged(rgb(sample), frame.shape[:2])) for sample in run.whole[clip]]
-            lines.append(Line("encoder", (Tile(frame), Tile(np.full_like(frame, 255)), *whole)))
-        shares.append(
-            f"The representation tells {percent(run.explained[0])} of the variance of a block's pixels on test "
-            f"images, {percent(run.explained[1])} of a whole image's"
-        )
+            tiles = (Tile(frame), Tile(np.full_like(frame, 255)), *whole)
+            lines.append(Line(f"{name_of}encoder", tiles, starts_group=starts_group))
+            starts_group = False
+    shares = [_told(run, name=len(runs) > 1) for run in runs]
     columns = ("original", "context", *(f"sample {number + 1}" for number in range(runs[0].whole.shape[1])))
     return Sheet(name, columns, tuple(lines), note(runs, "; ".join(shares)))
+
+
+def _told(run: DecodedPictures, *, name: bool) -> str:
+    whose = f"{run.label}'s" if name else "The"
+    blocks = f" and {percent(run.explained[0])} of a block's" if len(run.blocks) else ""
+    return f"{whose} representation tells {percent(run.explained[1])} of the variance of a test image's pixels{blocks}"
 
 
 # ---- parts -----------------------------------------------------------------------------------------------------------

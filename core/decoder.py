@@ -1,16 +1,20 @@
 """What a trained run's representations hold of the pixels: a small generative decoder of them, for pictures.
 
 Encoder and predictor are frozen. One decoder turns the average of the predictor's output for a target block back into
-the block's pixels, another the average of the judged encoder's tokens of a whole image into the image. Each is sampled
-several times: what the samples share is in the representation, what varies is not.
+the block's pixels, another the average of the judged encoder's tokens of a whole image into the image; an objective
+without a predictor has the second only. Each is sampled several times: what the samples share is in the representation,
+what varies is not.
 
-decoded.npz   for the clips of `clips.npz`, in their order, and the views of `masks.npz`:
-              `blocks` [n, V, K, S, S, C] uint8, K samples of each target block, squeezed to S x S pixels;
+decoded.npz   `originals` [n, H, W, C] uint8, images of the test split;
+              `context` and `target` [n, h, w] bool, patches that the first view of each shows and hides;
+              `blocks` [n, K, S, S, C] uint8, K samples of that target block, squeezed to S x S pixels; these three have
+              n = 0 where nothing is predicted;
               `whole` [n, K, S', S', C] uint8, K samples of each whole image, S' = S or larger;
               `explained` [2]: of the pixels' variance on the test split, what the blocks' and the whole images'
-              decoders tell from the representation: 0 for nothing (they know the mean picture only) and 1 for all.
+              decoders tell from the representation: 0 for nothing (they know the mean picture only), 1 for all, NaN
+              where there is no decoder.
 
-Source: I-JEPA (Assran et al., 2023, arXiv:2301.08243), section 8 and appendix E, Figures 6 and 7; RCDM (Bordes et al.,
+Source: I-JEPA (Assran et al., 2023, arXiv:2301.08243), section 8 and appendix E, Figures 6 to 8; RCDM (Bordes et al.,
 2022, arXiv:2112.09164). There the decoder is a diffusion model of 300,000 iterations at 128 px; here it is a perceptron
 of two hidden layers that takes the noise out of 16 px blocks, trained in seconds.
 """
@@ -19,7 +23,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,11 +32,10 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-from core.config import flatten
 from core.data.augment import normalise
 from core.fitting import load_split
 from core.objectives.masked import MaskedLearner
-from core.pictures import NUM_CLIPS, on_device, packed, pixels
+from core.pictures import NUM_CLIPS, masks, on_device, packed, pixels
 from core.stored import Stored
 from core.types import Dataset, DataSpec, Grid, View, generator_for
 
@@ -58,37 +61,47 @@ class Pairs(NamedTuple):
 def decoded(stored: Stored, *, steps: int = STEPS) -> dict[str, bytes]:
     """The file ``decoded.npz`` of a stored run, by decoders of `steps` steps. On a CPU it always has the same bytes.
 
-    Raises ValueError where there is nothing to decode: an objective that hides nothing, or clips of several frames.
+    Raises ValueError for clips of several frames.
     """
     run, spec = stored.run, stored.spec
-    if not isinstance(stored.learner, MaskedLearner) or run.mask is None:
-        objective = flatten(run)["objective"]
-        raise ValueError(f"objective={objective}: only what predicts hidden patches can be decoded")
     if spec.frames != 1:
         raise ValueError(f"data.frames={spec.frames}: pictures of predictions are of images; train on data.frames=1")
     test_set = load_split(run, "test")
     shown = torch.arange(min(len(test_set), NUM_CLIPS)) * len(test_set) // min(len(test_set), NUM_CLIPS)
-    blocks, blocks_explained = _decoded_blocks(stored, test_set, shown, steps)
+    originals = pixels(_clips(stored, test_set, shown), spec)[:, 0]
+    blocks, blocks_explained = _no_blocks(stored), math.nan
+    if isinstance(stored.learner, MaskedLearner) and run.mask is not None:
+        blocks, blocks_explained = _decoded_blocks(stored, test_set, shown, steps)
     whole, whole_explained = _decoded_whole(stored, test_set, shown, steps)
-    arrays = {"blocks": blocks, "whole": whole, "explained": np.array([blocks_explained, whole_explained])}
-    return {"decoded.npz": packed(arrays)}
+    explained = np.array([blocks_explained, whole_explained])
+    return {"decoded.npz": packed({"originals": originals, **blocks, "whole": whole, "explained": explained})}
 
 
 # ---- representations ---------------------------------------------------------------------------------------------
 
 
-def _decoded_blocks(stored: Stored, test_set: Dataset, shown: Tensor, steps: int) -> tuple[Pictures, float]:
+def _no_blocks(stored: Stored) -> dict[str, NDArray[Any]]:
+    spec, nowhere = stored.spec, np.zeros((0, 1, 1), dtype=bool)
+    samples = np.zeros((0, NUM_SAMPLES, BLOCK_SIDE, BLOCK_SIDE, spec.channels), dtype=np.uint8)
+    return {"context": nowhere, "target": nowhere, "blocks": samples}
+
+
+def _decoded_blocks(
+    stored: Stored, test_set: Dataset, shown: Tensor, steps: int
+) -> tuple[dict[str, NDArray[Any]], float]:
     run, grid = stored.run, stored.learner.encoder.grid
     train = _block_pairs(stored, stored.train_set, MOST_IMAGES, "train")
     test = _block_pairs(stored, test_set, MOST_IMAGES // 4, "test")
     decoder = Decoder.fitted(train, steps, generator_for(run.seed, "decoder", 0))
+    # The masks of core.pictures, each drawn by itself.
+    drawn = [run.mask.sample(grid, 1, generator_for(run.seed, "pictures", number)) for number in range(len(shown))]
+    views = [of_one[:1] for of_one in drawn]
     found = []
     for number, index in enumerate(shown.tolist()):
-        # The masks of core.pictures, each drawn by itself.
-        views = run.mask.sample(grid, 1, generator_for(run.seed, "pictures", number))
-        states = _block_states(stored, _clips(stored, test_set, torch.tensor([index])), views).states  # [V, D]
-        found.append(_samples(decoder, states, stored.spec, generator_for(run.seed, "decoder", 2 + number)))
-    return np.stack(found), decoder.explained(test, generator_for(run.seed, "decoder", 1))
+        states = _block_states(stored, _clips(stored, test_set, torch.tensor([index])), views[number]).states  # [1, D]
+        found.append(_samples(decoder, states, stored.spec, generator_for(run.seed, "decoder", 2 + number))[0])
+    flags = {part: masks(views, grid)[part].reshape(-1, grid.h, grid.w) for part in ("context", "target")}
+    return flags | {"blocks": np.stack(found)}, decoder.explained(test, generator_for(run.seed, "decoder", 1))
 
 
 def _decoded_whole(stored: Stored, test_set: Dataset, shown: Tensor, steps: int) -> tuple[Pictures, float]:

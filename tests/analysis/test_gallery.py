@@ -93,11 +93,14 @@ def motion(estimate, *, pairs=2):
     }
 
 
-def samples(*, clips=2, views=2):
+def samples(*, images=2, predicts=True):
     """Three samples of every block, all of grey 9, and of every whole image, a ramp; half and a quarter explained."""
-    whole = np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4, 1).repeat(clips, 0).repeat(3, 1).repeat(3, 4)
-    blocks = np.full((clips, views, 3, 4, 4, 3), 9, np.uint8)
-    return {"decoded.npz": packed(blocks=blocks, whole=whole, explained=np.array([0.5, 0.25]))}
+    whole = np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4, 1).repeat(images, 0).repeat(3, 1).repeat(3, 4)
+    context = np.tile(np.eye(2, dtype=bool), (images if predicts else 0, 1, 1))
+    blocks = np.full((len(context), 3, 4, 4, 3), 9, np.uint8)
+    parts = {"context": context, "target": ~context, "blocks": blocks, "whole": whole}
+    explained = np.array([0.5 if predicts else np.nan, 0.25])
+    return {"decoded.npz": packed(originals=np.full((images, 8, 8, 3), 5, np.uint8), **parts, explained=explained)}
 
 
 @pytest.fixture
@@ -181,12 +184,32 @@ def test_a_decoded_block_stands_in_its_context_and_a_whole_image_below(filled):
     sheet = sheets.decodings("ijepa_rcdm", [run], [1])
     assert sheet.columns == ("original", "context", "sample 1", "sample 2", "sample 3")
     block, whole = (line.tiles for line in sheet.lines)
-    target = run.target[1, 0].reshape(GRID)[0]
-    rows, columns = target.any(1).repeat(4), target.any(0).repeat(4)
-    assert (block[2].pixels[np.ix_(rows, columns)] == 9).all()
+    target = ~np.eye(2, dtype=bool)
+    assert (block[2].pixels == 9).all()  # the smallest box around the two patches is the whole image
     assert np.array_equal(block[2].outlines[0].patches, target)
     assert np.array_equal(whole[2].pixels[::2, ::2, 0], np.arange(16).reshape(4, 4))
-    assert "tells 50 % of the variance of a block's pixels on test images, 25 % of a whole image's" in sheet.note
+    assert "tells 25 % of the variance of a test image's pixels and 50 % of a block's" in sheet.note
+
+
+def test_of_a_run_that_predicts_nothing_only_whole_images_are_drawn_below_the_others_of_that_image(laboratory):
+    laboratory.study("vjepa_masks", STUDY)
+    for row, predicts in (("a", True), ("b", False)):
+        laboratory.run("vjepa_masks", row, 0, {"mask/context_share": 0.5})
+        keep(laboratory, ids(laboratory)[-1], *arrays(0.5), **samples(predicts=predicts))
+    sheet = sheets.decodings("ijepa_rcdm", study_runs(laboratory, DecodedPictures), [0, 1])
+    of_one_image = ["half\npredictor", "half\nencoder", "most\nencoder"]
+    assert [line.label for line in sheet.lines] == 2 * of_one_image
+    assert [line.starts_group for line in sheet.lines] == [False, False, False, True, False, False]
+    assert "half's representation tells 25 % of the variance of a test image's pixels and 50 %" in sheet.note
+    assert "most's representation tells 25 % of the variance of a test image's pixels. " in sheet.note + " "
+
+
+def test_samples_of_an_older_version_are_refused_with_what_to_do(laboratory):
+    laboratory.study("vjepa_masks", STUDY)
+    laboratory.run("vjepa_masks", "a", 0, {"mask/context_share": 0.5})
+    keep(laboratory, 1, *arrays(0.5), **{"decoded.npz": packed(whole=np.zeros(1), explained=np.zeros(2))})
+    with pytest.raises(NoPictures, match=r"run=1 was decoded by an older version: repeat sweeps\.decode"):
+        study_runs(laboratory, DecodedPictures)
 
 
 def test_a_run_of_which_nothing_was_decoded_says_which_command_does(laboratory):

@@ -13,15 +13,17 @@ from analysis import gallery
 from core.decoder import BLOCK_SIDE, NUM_SAMPLES, Decoder, Pairs
 from core.types import generator_for
 from sweeps import decode
-from sweeps.db import Artifact, Blob, open_database
+from sweeps.db import Artifact, Blob, Config, RunRow, open_database
 from sweeps.launch import main as launch
 
 STUDY = """
 title: Decoded
 question: What is left?
 base: {method: ijepa, optim.steps: 2, evals: []}
-rows: [{key: ijepa, label: I-JEPA}]
-metrics: [mask/context_share]
+rows:
+  - {key: ijepa, label: I-JEPA}
+  - {key: vicreg, label: VICReg, set: {method: vicreg, encoder: vit}}
+metrics: [cost/train_seconds]
 random_init: false
 seeds: [0]
 """
@@ -29,13 +31,22 @@ seeds: [0]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Options of the database and results of one tiny run."""
+    """Options of the database and results of two tiny runs, of which the first predicts what it hides."""
     folder = tmp_path_factory.mktemp("decoded")
     (folder / "decoded.yaml").write_text(STUDY, encoding="utf-8")
     where = [f"db=sqlite:///{folder / 'a.sqlite'}", f"results_dir={folder / 'results'}"]
     cache = f"runtime.cache={folder / 'cache'}"
     assert launch([f"study={folder / 'decoded.yaml'}", "scale=smoke", "executor=inline", *where, cache]) == 0
     return folder, where, [*where, cache, "runtime.threads=1"]
+
+
+def run_of(folder, objective):
+    """The id of the one run of that objective."""
+    engine = open_database(f"sqlite:///{folder / 'a.sqlite'}", read_only=True)
+    with engine.connect() as connection:
+        rows = connection.execute(select(RunRow.id, Config.json).join(Config)).all()
+    engine.dispose()
+    return next(row.id for row in rows if row.json["objective"] == objective)
 
 
 def content(folder):
@@ -50,21 +61,34 @@ def content(folder):
 
 def test_samples_are_kept_and_drawn_and_the_same_again(trained, capsys):
     folder, where, options = trained
-    assert gallery.main(["name=ijepa_rcdm", "run=1", *where]) == 2
+    run = f"run={run_of(folder, 'masked')}"
+    assert gallery.main(["name=ijepa_rcdm", run, *where]) == 2
     assert "python -m sweeps.decode run=ID" in capsys.readouterr().err
     before = torch.get_rng_state()
-    assert decode.main(["run=1", "steps=3", *options]) == 0
+    assert decode.main([run, "steps=3", *options]) == 0
     assert torch.equal(before, torch.get_rng_state())
     (first,) = content(folder)
     arrays = np.load(io.BytesIO(first))
-    clips, views = arrays["blocks"].shape[:2]
-    assert arrays["blocks"].shape == (clips, views, NUM_SAMPLES, BLOCK_SIDE, BLOCK_SIDE, 3)
-    assert arrays["whole"].shape[:2] == (clips, NUM_SAMPLES) and arrays["explained"].shape == (2,)
-    assert (folder / "results" / "runs" / "1" / "decoded.npz").read_bytes() == first
-    assert decode.main(["study=decoded@smoke", "steps=3", *options]) == 0
+    images = len(arrays["originals"])
+    assert arrays["blocks"].shape == (images, NUM_SAMPLES, BLOCK_SIDE, BLOCK_SIDE, 3)
+    assert arrays["whole"].shape[:2] == (images, NUM_SAMPLES) and arrays["explained"].shape == (2,)
+    assert arrays["context"].any((1, 2)).all() and not (arrays["context"] & arrays["target"]).any()
+    assert (folder / "results" / "runs" / run.removeprefix("run=") / "decoded.npz").read_bytes() == first
+    assert decode.main([run, "steps=3", *options]) == 0
     assert content(folder) == [first]
-    assert gallery.main(["name=ijepa_rcdm", "run=1", *where]) == 0
-    assert gallery.main(["name=ijepa_rcdm", "run=1", "check=true", *where]) == 0
+    assert gallery.main(["name=ijepa_rcdm", run, *where]) == 0
+    assert gallery.main(["name=ijepa_rcdm", run, "check=true", *where]) == 0
+
+
+def test_of_a_run_that_predicts_nothing_whole_images_are_decoded(trained):
+    folder, where, options = trained
+    number = run_of(folder, "vicreg")
+    run = f"run={number}"
+    assert decode.main([run, "steps=3", *options]) == 0
+    arrays = np.load(folder / "results" / "runs" / str(number) / "decoded.npz")
+    assert len(arrays["blocks"]) == len(arrays["context"]) == 0 and np.isnan(arrays["explained"]).tolist() == [1, 0]
+    assert len(arrays["whole"]) == len(arrays["originals"]) > 0
+    assert gallery.main(["name=ijepa_rcdm", run, *where]) == 0
 
 
 @pytest.mark.parametrize(
