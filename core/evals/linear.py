@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch.nn import functional as F
 
-from core.evals.linear_grid import Head, train_heads
+from core.evals.linear_grid import Head, scores_of, train_heads
 from core.evals.samples import Samples, check_layers, hold_out, test_samples, top1, top1_names, train_samples
 from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
 
@@ -82,15 +82,12 @@ class Linear(Evaluation):
             seed=seed,
             purpose=label,
         )
-        unseen, truth = train.features[heldout], train.labels[heldout]
-        heads = [head for head in heads if head(unseen).isfinite().all()]
-        if not heads:
+        truth, quality = train.labels[heldout], dict[int, tuple[float, float]]()
+        for index, scores in enumerate(scores_of(heads, train.features[heldout])):
+            if scores.isfinite().all():
+                quality[index] = (top1(scores, truth), -F.cross_entropy(scores, truth).item())
+        if not quality:
             raise ValueError(
                 f"evals.linear.lrs: every head diverged for label {label!r}, got {self.lrs}; use smaller ones"
             )
-
-        def quality(head: Head) -> tuple[float, float]:
-            scores = head(unseen)
-            return top1(scores, truth), -F.cross_entropy(scores, truth).item()
-
-        return max(heads, key=quality)
+        return heads[max(quality, key=lambda index: quality[index])]

@@ -21,6 +21,7 @@ from core.types import generator_for
 
 MOMENTUM = 0.9
 NORM_MOMENTUM = 0.1  # of running statistics, torch's default
+NORM_EPS = 1e-6  # as in MAE's linear probe
 TRUST = 0.001  # of LARS
 # Of a gradient; less is 0. A head that knows its samples gives probabilities of 1e-40, and arithmetic with such numbers
 # (denormal ones) takes a CPU a hundred times as long.
@@ -43,7 +44,14 @@ class Head(NamedTuple):
     weight: Tensor  # [D + 1, K]; the last row is the bias
 
     def __call__(self, features: Tensor) -> Tensor:
-        return _with_one(self.norm(features)) @ self.weight
+        return next(scores_of([self], features))
+
+
+def scores_of(heads: Sequence[Head], features: Tensor) -> Iterator[Tensor]:
+    """What each head of one grid says of the same features [N, D]: [N, K] each, one after the other."""
+    shown = _with_last(heads[0].norm(features), 1.0)
+    for head in heads:
+        yield shown @ head.weight
 
 
 def cosine(epoch: int, progress: float) -> float:
@@ -92,14 +100,10 @@ def train_heads(
     start = 0.01 * torch.randn(num_features, num_classes, generator=generator)  # std as in MAE's linear probe
     weight = F.pad(start.T, (0, 1)).repeat_interleave(num_heads, dim=0).to(device)  # [K * H, D + 1]
     velocity = torch.zeros_like(weight)
-    # No scale and shift: the head has its own. eps as in MAE's linear probe.
-    norm = (
-        nn.BatchNorm1d(num_features, eps=1e-6, momentum=NORM_MOMENTUM, affine=False) if batch_norm else nn.Identity()
-    ).to(device)
-    inputs = Inputs(looks or [samples.features], samples.labels, norm, num_batches)
+    inputs = Inputs(looks or [samples.features], samples.labels, num_batches, batch_norm=batch_norm)
     minus_one = torch.tensor(-1.0, device=device)
     # Fresh memory for each result of a step would cost more than the arithmetic that fills it.
-    room = torch.empty(num_outputs * inputs.longest, device=device)
+    room = torch.empty(num_outputs * -(-len(samples.labels) // num_batches), device=device)
 
     for epoch in range(epochs):
         order = torch.randperm(len(samples.labels), generator=generator_for(seed, "linear", purpose, epoch)).to(device)
@@ -122,7 +126,7 @@ def train_heads(
             progress = (epoch * num_batches + batch) / (epochs * num_batches)
             weight.addcmul_(velocity, lr, value=-rate(epoch, progress))
 
-    norm.eval()
+    norm = inputs.norm()
     heads = weight.view(num_classes, num_heads, num_features + 1).permute(1, 2, 0)  # [H, D + 1, K]
     return [Head(*setting, norm, head.contiguous()) for setting, head in zip(settings, heads, strict=True)]
 
@@ -134,37 +138,62 @@ class Inputs:
     difference to a head; with one look, what it sees is then made once.
     """
 
-    def __init__(self, looks: Sequence[Tensor], labels: Tensor, norm: nn.Module, num_batches: int) -> None:
-        self._looks, self._labels, self._norm, self._num_batches = looks, labels, norm, num_batches
-        self.longest = -(-len(labels) // num_batches)
-        # Reused by every batch, as the room for errors is.
-        self._shown = looks[0].new_ones(self.longest, looks[0].shape[1] + 1)
+    def __init__(self, looks: Sequence[Tensor], labels: Tensor, num_batches: int, *, batch_norm: bool) -> None:
+        self._looks, self._labels, self._num_batches, self._batch_norm = looks, labels, num_batches, batch_norm
+        num_features = looks[0].shape[1]
+        self._mean, self._variance = looks[0].new_zeros(num_features + 1), looks[0].new_ones(num_features + 1)
+        # Without scale and shift, as the head has its own. Only the 0 that features get at their end, and that any norm
+        # leaves as it is, is shifted to a 1: adding that behind the norm would copy every batch once more.
+        self._last = 0.0 if batch_norm else 1.0
+        self._shift = _with_last(looks[0].new_zeros(1, num_features), 1.0)[0]
+        self._wide: Tensor | None = None
         self._whole: Whole | None = None
 
     def batches(self, epoch: int, order: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Features [B, D + 1], the same as [D + 1, B], which are good until the next batch, and labels [B]."""
-        features = self._looks[epoch % len(self._looks)]
+        """Features [B, D + 1], the same as [D + 1, B], and labels [B]."""
         if self._num_batches == 1:
-            yield *self._all_of(features), self._labels
+            yield *self._all_of(epoch), self._labels
             return
-        labels = self._labels[order].tensor_split(self._num_batches)
+        features, labels = self._widened(epoch), self._labels[order].tensor_split(self._num_batches)
         for index, truth in zip(order.tensor_split(self._num_batches), labels, strict=True):
-            shown = self._shown[: len(index)]
-            shown[:, :-1] = self._norm(features.index_select(0, index))
+            shown = features.index_select(0, index)
+            if self._batch_norm:
+                shown = self._normed(shown, self._mean, self._variance, NORM_MOMENTUM)
             yield shown, shown.T, truth
 
-    def _all_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        if self._whole is not None:
-            running = (values for name, values in self._norm.named_buffers() if name.startswith("running"))
-            for values, own in zip(running, self._whole[2:], strict=False):  # without a norm there are none
-                values.lerp_(own, NORM_MOMENTUM)
-            return self._whole[:2]
-        rows = _with_one(self._norm(features))
-        # Written both ways: products with a matrix that lies the other way take a third longer.
-        whole = Whole(rows, rows.T.contiguous(), features.mean(dim=0), features.var(dim=0))
-        if len(self._looks) == 1:  # two copies of every look might not fit in memory
-            self._whole = whole
-        return whole[:2]
+    def norm(self) -> nn.Module:
+        """What the heads have in front of them once they are trained, in evaluation mode."""
+        if not self._batch_norm:
+            return nn.Identity()
+        norm = nn.BatchNorm1d(len(self._mean) - 1, eps=NORM_EPS, affine=False, device=self._mean.device).eval()
+        norm.running_mean, norm.running_var = self._mean[:-1].clone(), self._variance[:-1].clone()
+        return norm
+
+    def _widened(self, epoch: int) -> Tensor:
+        """The look of this epoch, [N, D + 1]."""
+        if len(self._looks) > 1:  # copies of all looks might not fit in memory
+            return _with_last(self._looks[epoch % len(self._looks)], self._last)
+        if self._wide is None:
+            self._wide = _with_last(self._looks[0], self._last)
+        return self._wide
+
+    def _all_of(self, epoch: int) -> tuple[Tensor, Tensor]:
+        if self._whole is None or len(self._looks) > 1:
+            rows = _with_last(self._looks[epoch % len(self._looks)], self._last)
+            mean, variance = torch.zeros_like(self._mean), torch.zeros_like(self._variance)
+            if self._batch_norm:
+                rows = self._normed(rows, mean, variance, 1.0)
+            # Written both ways: products with a matrix that lies the other way take a third longer.
+            self._whole = Whole(rows, rows.T.contiguous(), mean, variance)
+        if self._batch_norm:
+            self._mean.lerp_(self._whole.mean, NORM_MOMENTUM)
+            self._variance.lerp_(self._whole.variance, NORM_MOMENTUM)
+        return self._whole[:2]
+
+    def _normed(self, rows: Tensor, mean: Tensor, variance: Tensor, momentum: float) -> Tensor:
+        """`rows` [B, D + 1] behind the norm; `mean` and `variance` [D + 1] go on as its running ones."""
+        # What nn.BatchNorm1d calls; its own checks take half as long again.
+        return torch.batch_norm(rows, None, self._shift, mean, variance, True, momentum, NORM_EPS, False)
 
 
 class Whole(NamedTuple):
@@ -172,8 +201,8 @@ class Whole(NamedTuple):
 
     rows: Tensor  # [N, D + 1]
     columns: Tensor  # [D + 1, N]
-    mean: Tensor  # [D]
-    variance: Tensor  # [D], unbiased
+    mean: Tensor  # [D + 1]
+    variance: Tensor  # [D + 1], unbiased
 
 
 def _trusted(gradient: Tensor, weight: Tensor, weight_decay: Tensor, num_heads: int) -> Tensor:
@@ -189,6 +218,6 @@ def _trusted(gradient: Tensor, weight: Tensor, weight_decay: Tensor, num_heads: 
     return torch.cat([trusted, gradient[:, -1:]], dim=1)
 
 
-def _with_one(features: Tensor) -> Tensor:
+def _with_last(features: Tensor, value: float) -> Tensor:
     """[N, D] -> [N, D + 1]: a feature that is always 1 makes the bias a row of the weights."""
-    return F.pad(features, (0, 1), value=1.0)
+    return F.pad(features, (0, 1), value=value)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.linear_grid import Head, Optimizer, steps, train_heads
+from core.evals.linear_grid import Head, Optimizer, scores_of, steps, train_heads
 from core.evals.samples import (
     Samples,
     check_layers,
@@ -149,11 +149,12 @@ class Vissl(Evaluation):
         """Test top-1 of the chosen head, and of the head that is best on the test split."""
         choice = self.choose(features, label, seed, amount=amount, draw=draw)
         given = self._given(features, label, amount, draw, seed)
-        heads = self._heads(features, label, given, seed, None if self.best_on_test else choice)
-        scores = {}
-        for other, head in heads:
-            test = test_samples(features, label, other.num_layers)
-            scores[other] = top1(head(test.features.to(features.device)), test.labels.to(features.device))
+        scores: dict[Choice, float] = {}
+        for choices, grid in self._grids(features, label, given, seed, None if self.best_on_test else choice):
+            test = test_samples(features, label, choices[0].num_layers)
+            found = scores_of(grid, test.features.to(features.device))
+            truth = test.labels.to(features.device)
+            scores |= {other: top1(of_head, truth) for other, of_head in zip(choices, found, strict=True)}
         return scores[choice], max(scores.values())
 
     def choose(self, features: Features, label: str, seed: int, *, amount: Amount = EVERY, draw: int = 0) -> Choice:
@@ -167,11 +168,11 @@ class Vissl(Evaluation):
         fit, heldout = hold_out(truth, self.heldout, generator, key="evals.vissl.heldout")
         truth = truth[heldout].to(features.device)
         quality: dict[Choice, tuple[float, float]] = {}
-        for choice, head in self._heads(features, label, given[fit], seed, None):
-            unseen = train_samples(features, label, choice.num_layers).features[given[heldout]]
-            scores = head(unseen.to(features.device))
-            if scores.isfinite().all():
-                quality[choice] = (top1(scores, truth), -F.cross_entropy(scores, truth).item())
+        for choices, grid in self._grids(features, label, given[fit], seed, None):
+            unseen = train_samples(features, label, choices[0].num_layers).features[given[heldout]]
+            for choice, scores in zip(choices, scores_of(grid, unseen.to(features.device)), strict=True):
+                if scores.isfinite().all():
+                    quality[choice] = (top1(scores, truth), -F.cross_entropy(scores, truth).item())
         if not quality:
             raise ValueError(
                 f"evals.vissl.lrs: every head diverged for label {label!r}, got {self.lrs}; use smaller ones"
@@ -198,10 +199,10 @@ class Vissl(Evaluation):
         given, _ = draw_per_class(labels, num_given, generator_for(seed, "vissl", label, amount.name, draw))
         return given
 
-    def _heads(
+    def _grids(
         self, features: Features, label: str, given: Tensor, seed: int, only: Choice | None
-    ) -> Iterator[tuple[Choice, Head]]:
-        """A trained head for each cell of the grid, or for one of them."""
+    ) -> Iterator[tuple[list[Choice], list[Head]]]:
+        """A trained head for each cell of the grid, or for one of them; those of one norm and layers together."""
         for num_layers, batch_norm in itertools.product(sorted(self.layers, reverse=True), self.batch_norm):
             if only is not None and (num_layers, batch_norm) != (only.num_layers, only.batch_norm):
                 continue
@@ -210,7 +211,7 @@ class Vissl(Evaluation):
             cells = itertools.product([num_layers], [batch_norm], self.lrs, self.weight_decays)
             choices = [Choice(*cell) for cell in cells] if only is None else [only]
             looks = self._looks(features, label, num_layers, given)
-            yield from zip(choices, self._grid(samples, looks, choices, features, label, seed), strict=True)
+            yield choices, self._grid(samples, looks, choices, features, label, seed)
 
     def _looks(self, features: Features, label: str, num_layers: int, given: Tensor) -> list[Tensor]:
         """The augmented features of the given samples, [N, num_layers * D] each."""

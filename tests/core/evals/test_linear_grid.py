@@ -11,7 +11,7 @@ from timm.optim import Lars
 from torch import nn
 from torch.nn import functional as F
 
-from core.evals.linear_grid import Optimizer, cosine, steps, train_heads
+from core.evals.linear_grid import Optimizer, cosine, scores_of, steps, train_heads
 from core.evals.samples import Samples
 from core.types import generator_for
 from tests.core.evals.known import clusters
@@ -82,6 +82,13 @@ def test_a_head_alone_equals_the_same_head_in_a_grid_of_six(noisy):
         assert (head.lr, head.weight_decay) == setting
         assert torch.allclose(head.weight, alone.weight, atol=1e-6)
     assert not torch.allclose(grid[0].weight, grid[-1].weight, atol=0.05)
+
+
+def test_a_grids_scores_are_those_of_its_heads_one_by_one(noisy):
+    grid = heads_of(noisy, [(0.1, 0.0), (1.0, 0.01)])
+    for head, scores in zip(grid, scores_of(grid, noisy.test), strict=True):
+        assert torch.allclose(scores, head.norm(noisy.test) @ head.weight[:-1] + head.weight[-1], atol=1e-5)
+        assert torch.equal(scores, head(noisy.test))
 
 
 def test_a_head_that_diverges_leaves_its_neighbours_alone(noisy):

@@ -56,7 +56,8 @@ def test_selection_never_sees_the_test_labels(noisy):
     chosen = evaluation.choose(noisy, "kind", seed=0)
     bad = next(
         head
-        for choice, head in evaluation._heads(noisy, "kind", torch.arange(200), 0, None)
+        for choices, grid in evaluation._grids(noisy, "kind", torch.arange(200), 0, None)
+        for choice, head in zip(choices, grid, strict=True)
         if choice == Choice(1, False, 1e-6, 0.0)
     )
     poisoned = dataclasses.replace(noisy, test_labels={"kind": bad(noisy.test).argmax(dim=1)})
