@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -276,7 +277,6 @@ class Judge:
     def __init__(self, stored: Stored) -> None:
         self.stored = stored
         self._features: dict[str, FrozenFeatures] = {}
-        self._flops = encoding_flops(stored.encoder, stored.spec)
 
     def answer(self, asked: Asked) -> Answer:
         """Raises ValueError when the data does not suit the evaluation, FloatingPointError for a diverged encoder."""
@@ -286,9 +286,15 @@ class Judge:
         results = {asked.metric(name): value for name, value in judgement.results.items()}
         results |= judgement.costs.metrics(f"eval_{asked.name}")
         # 0 where an earlier evaluation, or the cache, had the features.
-        encoding = encoding_costs(before, features, self._flops)
+        has_encoded = features.used.clips > before.clips
+        encoding = encoding_costs(before, features, self._flops if has_encoded else 0.0)
         results |= {name.replace("cost/", f"cost/eval_{asked.name}_"): value for name, value in encoding.items()}
         return Answer(results, judgement.costs, self.stored.step)
+
+    @functools.cached_property
+    def _flops(self) -> float:
+        """Of encoding one clip. Counted once it is needed: that takes as long as opening a small run."""
+        return encoding_flops(self.stored.encoder, self.stored.spec)
 
     def encoding_seconds(self) -> float:
         """CPU-seconds that encoding data took so far, for all evaluations together."""

@@ -46,6 +46,16 @@ def test_a_stored_run_gives_the_numbers_that_it_gave_when_it_was_trained(cache, 
     assert answer.step == 6
 
 
+def test_only_the_evaluation_that_encodes_the_data_is_charged_for_it(cache, trained, tmp_path):
+    folder, _ = trained
+    judge = Judge(open_stored(asked(tmp_path)[0].run, folder))
+    costs = [
+        judge.answer(one).results[f"cost/eval_{one.name}_features_gflop"]
+        for one in asked(tmp_path, "evals=[knn,ridge]", "runtime.features_gib=0")
+    ]
+    assert costs[0] > 0 and costs[1] == 0
+
+
 def test_an_evaluation_is_named_by_what_differs_from_the_runs_own(cache):
     assert names(cache) == names(cache, "evals=[ridge]", "evals.ridge.heldout=0.2") == ["ridge"]
     assert names(cache, "evals.ridge.num_layers=2") == ["ridge@num_layers=2"]
