@@ -21,19 +21,25 @@ class ArrayDataset:
     """A split whose clips are one uint8 array [N, C, T, H, W], in memory or memory-mapped.
 
     Grey clips (C = 1) become three equal channels as they are fetched, so a grey set takes a third of the space.
-    `excluded` names the source files that could not be read and are therefore not part of the split.
+    `excluded` names the source files that could not be read and are therefore not part of the split. `folder` is where
+    `cached_folder` keeps the array, if it does.
     """
 
     is_lazy = False  # fetching is a memory copy: loader workers would only add the cost of passing it on
 
     def __init__(
-        self, spec: DataSpec, clips: np.ndarray, labels: Mapping[str, Tensor], excluded: tuple[str, ...] = ()
+        self,
+        spec: DataSpec,
+        clips: np.ndarray,
+        labels: Mapping[str, Tensor],
+        excluded: tuple[str, ...] = (),
+        folder: Path | None = None,
     ) -> None:
         assert clips.dtype == np.uint8 and clips.ndim == 5, (clips.dtype, clips.shape)
         assert all(len(values) == len(clips) for values in labels.values())
         self.spec = spec
         self.excluded = excluded
-        self._clips = clips
+        self._clips, self._folder = clips, folder
         self._labels = {name: values.long() for name, values in labels.items()}
 
     def __len__(self) -> int:
@@ -49,7 +55,9 @@ class ArrayDataset:
         return dict(self._labels)
 
     def fingerprint(self) -> str:
-        """A digest of every pixel, in order."""
+        """The name of the cached folder, which tells its content, or a digest of every pixel in order."""
+        if self._folder is not None:
+            return self._folder.name
         found = hashlib.sha256(repr((self._clips.shape,)).encode())
         for start in range(0, len(self._clips), 256):
             found.update(np.ascontiguousarray(self._clips[start : start + 256]).data)

@@ -108,7 +108,7 @@ class ImageFolder(Data):
         excluded = tuple(name_in(files[int(number)], [root]) for number in reasons)
         spec = self._spec(names)
         if in_memory:
-            return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, excluded)
+            return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, excluded, folder)
         return LazyPictures(spec, [file for file, _ in kept], labels, excluded, self.stored, self.crop)
 
     def entries(self, split: str) -> tuple[list[Entry], list[str]]:

@@ -257,7 +257,7 @@ class MovingDigitsDataset(ArrayDataset):
             labels["dist"] = (share * _NUM_DEPTHS).long().clamp(0, _NUM_DEPTHS - 1)
         stats = json.loads((folder / "stats.json").read_text())
         spec = replace(options.spec(), mean=tuple(stats["mean"]), std=tuple(stats["std"]))
-        super().__init__(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels)
+        super().__init__(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, folder=folder)
 
     def masks(self, indices: Tensor) -> Tensor:
         """Which digit each pixel shows: [B, T, H, W] int64, 0 = background, 1 = the nearest digit, 2 = the next ..."""

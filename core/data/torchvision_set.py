@@ -88,7 +88,8 @@ class Torchvision(Data):
             raise ValueError(f"data.path={self.path}: no image of {self.name} ({split}) can be read")
         spec = self.spec()
         if in_memory:
-            return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), {self.label: targets}, excluded)
+            clips = np.load(folder / "clips.npy", mmap_mode="r")
+            return ArrayDataset(spec, clips, {self.label: targets}, excluded, folder)
         return LazyPairs(spec, pairs, kept, {self.label: targets}, excluded, self.crop)
 
     def _class(self) -> Any:

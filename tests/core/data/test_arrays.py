@@ -51,3 +51,10 @@ def test_a_fingerprint_tells_one_changed_pixel():
     assert ArrayDataset(spec, clips.copy(), {}).fingerprint() == before
     clips[4, 2, 0, 3, 3] = 1
     assert ArrayDataset(spec, clips, {}).fingerprint() != before
+
+
+def test_clips_in_a_cached_folder_are_told_by_its_name_wherever_it_is(tmp_path):
+    spec, clips = DataSpec(3, 1, 4, 4), np.zeros((5, 3, 1, 4, 4), np.uint8)
+    told = ArrayDataset(spec, clips, {}, folder=tmp_path / "here" / "train-1").fingerprint()
+    assert ArrayDataset(spec, clips, {}, folder=tmp_path / "there" / "train-1").fingerprint() == told
+    assert ArrayDataset(spec, clips, {}, folder=tmp_path / "here" / "train-2").fingerprint() != told

@@ -63,6 +63,14 @@ def test_a_shorter_set_is_the_start_of_a_longer_one(clips, cache):
     assert (short.fetch(everything(short)).clips == clips.fetch(torch.arange(40)).clips).all()
 
 
+def test_fingerprints_differ_where_pixels_do_and_nowhere_else(cache):
+    def told(split="train", **options):
+        return MovingDigits(**{"num_train": 20, "num_test": 20} | options).load(split, cache).fingerprint()
+
+    assert told() == told(digit_min=20.0, digit_max=26.0, num_test=30)  # the size that null gives, another test split
+    assert len({told(), told("test"), told(noise=0.1), told(gen_seed=1), told(pan=2)}) == 5
+
+
 def test_another_seed_or_split_gives_other_clips(clips, cache):
     some = torch.arange(8)
     other = MovingDigits(frames=6, num_train=8, gen_seed=1).load("train", cache)
