@@ -6,7 +6,7 @@ from torch import Tensor
 
 from core.config import ConfigError, load
 from core.models.pwc import PWC
-from core.objectives.flow import Flow, FlowLearner, VarCov
+from core.objectives.flow import Flow, FlowLearner, Levels, VarCov
 from core.objectives.flow_estimator import favoured
 from core.types import DataSpec, Parts, generator_for
 
@@ -95,6 +95,42 @@ def test_levels_are_weighted_each_by_its_own_number():
     each = [losses(build(flow_coeffs=[float(i == level) for i in range(3)]))["regression"] for level in range(3)]
     torch.testing.assert_close(sum(each), whole)
     assert len({float(value) for value in each}) == 3
+
+
+def test_every_levels_flow_reconstructs_the_image_when_told_so():
+    weights, only = [1.0, 2.0, 0.5], {"l1_coeff": 1.0, "ssim_coeff": 0.0}
+    found = {
+        levels: losses(build(reconstruction_levels=levels, flow_coeffs=weights, **only))["reconstruction"]
+        for levels in Levels
+    }
+    # Nothing moves yet, so that each level compares the two frames at its own size.
+    first, second = (shifted_pair(2, 1)[0] * 0.25 + 0.5).unbind(1)
+    pooled = [torch.nn.functional.avg_pool2d(first - second, factor).abs().mean() for factor in (8, 4, 2)]
+    torch.testing.assert_close(found[Levels.last], (first - second).abs().mean())
+    expected = found[Levels.last] + sum(weight * gap for weight, gap in zip(weights, pooled, strict=True))
+    torch.testing.assert_close(found[Levels.all], expected)
+
+
+def test_a_pixel_that_leaves_the_frame_need_not_be_reconstructed_when_told_so():
+    first, second = (shifted_pair(2, 1)[0] * 0.25 + 0.5).unbind(1)
+    # Both flows are a quarter of a pixel to the right: they agree, but for the last column, which ends outside.
+    gaps = []
+    for near, far in ((first, second), (second, first)):
+        beside = torch.cat([far[..., 1:], far[..., -1:]], dim=-1)
+        gaps.append((near - 0.75 * far - 0.25 * beside).abs())
+    gap = torch.stack(gaps)
+    for only_visible, expected in ((False, gap.mean()), (True, gap[..., :-1].mean())):
+        learner = build(reconstruction_visible=only_visible, l1_coeff=1.0, ssim_coeff=0.0)
+        with torch.no_grad():  # doubled from level to level, added at each, doubled again for the frame: 2 + 4 + 8
+            learner.task.estimator.last.bias[0] = 0.25 / 14
+        torch.testing.assert_close(losses(learner)["reconstruction"], expected)
+
+
+def test_where_the_two_flows_disagree_nothing_is_reconstructed_when_told_so():
+    for only_visible in (False, True):
+        learner = build(reconstruction_visible=only_visible)
+        torch.nn.init.constant_(learner.task.estimator.last.bias, 0.5)  # both frames move 7 px the same way
+        assert (losses(learner)["reconstruction"] == 0) == only_visible
 
 
 def test_the_first_steps_warm_up_variance_and_covariance_alone():
