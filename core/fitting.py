@@ -19,6 +19,7 @@ from core.run import OPTIONAL, ConfigError, Run, name_of
 from core.types import Dataset, DataSpec, Sampling
 
 SPECS: dict[str, DataSpec] = {}  # what spec_of() has read
+MEMBERS: dict[str, list[DataSpec]] = {}  # of mixtures
 
 
 def check(run: Run) -> DataSpec:
@@ -56,6 +57,7 @@ def check(run: Run) -> DataSpec:
         check_pairs(run, spec)
         grid = run.encoder.grid(spec)
         run.objective.check(run.encoder, spec, spec_of_pairs(run) if run.objective.num_pairs() else None)
+        check_members(run, spec)
         if run.mask is not None:
             run.mask.check(grid)
         if run.weights is not None:
@@ -90,6 +92,20 @@ def check_pairs(run: Run, spec: DataSpec) -> None:
         )
     if pairs.channels != spec.channels:
         raise ValueError(f"flow_data has {pairs.channels} channels and data {spec.channels}: one encoder sees both")
+
+
+def check_members(run: Run, spec: DataSpec) -> None:
+    """Whether the objective can learn from every member of a mixture: each has frames of its own size."""
+    mixture = located(run).flow_data
+    if not isinstance(mixture, FlowMixture):
+        return
+    if repr(mixture) not in MEMBERS:
+        MEMBERS[repr(mixture)] = mixture.specs()
+    for line, member in zip(mixture.sets, MEMBERS[repr(mixture)], strict=True):
+        try:
+            run.objective.check(run.encoder, spec, member)
+        except ValueError as error:
+            raise ValueError(f"flow_data.sets: {line!r}: {error}") from error
 
 
 def spec_of(run: Run) -> DataSpec:

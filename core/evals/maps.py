@@ -81,14 +81,15 @@ def encoded_frames(encoder: EncoderModule, frames: Tensor, level: int) -> Tensor
     return tokens.reshape(len(frames), height, -1, tokens.shape[-1])
 
 
-def check_level(key: str, level: int, encoder: Encoder) -> None:
-    """Raise ValueError naming the option `key` when only a pyramid would have such a level, and there is none."""
+def check_level(key: str, level: int, encoder: Encoder, built_for: DataSpec) -> None:
+    """Raise ValueError naming the option `key` when the encoder has no pyramid with such a level."""
     if level > 1 and not encoder.has_pyramid:
         raise ValueError(f"{key} must be 1, the last layer's tokens, for an encoder without a pyramid; got {level}")
+    num_levels = len(encoder.level_widths(built_for)) if encoder.has_pyramid else 1
+    if level > num_levels:
+        raise ValueError(f"{key} must be in [1, {num_levels}], the pyramid's levels (encoder.levels), got {level}")
 
 
 def level_of(levels: Sequence[Tensor], level: int) -> Tensor:
-    """Number `level` (from 1) of a pyramid, channels last. Raises ValueError when it has fewer."""
-    if level > len(levels):
-        raise ValueError(f"level {level} was asked of an encoder whose pyramid has {len(levels)} (encoder.levels)")
+    """Number `level` (from 1) of a pyramid, channels last; `check_level` says whether there is such a one."""
     return levels[level - 1].permute(0, 2, 3, 1)

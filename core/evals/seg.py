@@ -64,7 +64,7 @@ class Segment(Evaluation):
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_segments("evals.seg", built_for, spec)
-        check_level("evals.seg.level", self.level, encoder)
+        check_level("evals.seg.level", self.level, encoder, built_for)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return ["seg/miou"]

@@ -70,7 +70,7 @@ class Vos(Evaluation):
                 f"evals.vos: the data has {spec.channels} channels, the encoder takes {built_for.channels}: choose "
                 "other eval_data"
             )
-        check_level("evals.vos.level", self.level, encoder)
+        check_level("evals.vos.level", self.level, encoder, built_for)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return ["vos/jf", "vos/j", "vos/f", "vos/seconds_per_sequence"]

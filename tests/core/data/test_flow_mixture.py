@@ -169,6 +169,14 @@ def test_a_members_bad_file_is_named(tmp_path):
         mixture(tmp_path, LINES[:1]).load("train", tmp_path / "cache")
 
 
+def test_a_member_whose_frames_the_encoder_cannot_halve_is_refused_before_training(root):
+    fitting, odd = (f"moving_digits:size={size}:frames=2" for size in (32, 36))
+    words = ["method=m_jepa", "scale=smoke", "flow_data=flow_mixture"]
+    load([*words, f"flow_data.sets=['{fitting}']"])
+    with pytest.raises(ConfigError, match=rf"flow_data\.sets: '{odd}': encoder\.levels: frames of 36x36 px"):
+        load([*words, f"flow_data.sets=['{fitting}','{odd}']"])
+
+
 @pytest.mark.parametrize("group", ["data", "eval_data"])
 def test_a_mixture_is_no_data_to_train_or_judge_on(root, group):
     with pytest.raises(ConfigError, match=rf"{group}=flow_mixture: .* it is for flow_data"):

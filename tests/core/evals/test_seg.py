@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.config import ConfigError, load
 from core.data.augment import normalise
 from core.data.moving_digits import MovingDigits
 from core.evals.features import FrozenFeatures
@@ -184,9 +185,9 @@ def test_larger_frames_are_cut_in_the_middle_like_their_clips() -> None:
     assert cut.shape == (1, 6, 4) and cut[0, 0, 0] == 22
 
 
-def test_a_level_that_the_pyramid_lacks_is_refused() -> None:
-    with pytest.raises(ValueError, match="level 3 was asked of an encoder whose pyramid has 2"):
-        level_of([torch.zeros(1, 2, 3, 3)] * 2, 3)
+def test_levels_are_counted_from_the_lowest_resolution() -> None:
+    levels = [torch.zeros(1, 2, 3, 3), torch.zeros(1, 4, 6, 6)]
+    assert [level_of(levels, level).shape for level in (1, 2)] == [(1, 3, 3, 2), (1, 6, 6, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +242,14 @@ def test_frames_that_no_clip_of_the_encoder_covers_are_refused() -> None:
 def test_a_level_is_refused_of_an_encoder_without_a_pyramid() -> None:
     with pytest.raises(ValueError, match=r"evals\.seg\.level must be 1, .*got 2"):
         Segment(level=2).check(ViT(), SPEC, SPEC)
+
+
+@pytest.mark.parametrize("name", ["seg", "vos"])
+def test_a_level_that_the_pyramid_lacks_is_refused_before_training(name) -> None:
+    words = ["method=m_jepa", "scale=smoke", f"evals=[{name}]", "encoder.levels=2"]
+    assert load([*words, f"evals.{name}.level=2"]).evals[name].level == 2
+    with pytest.raises(ConfigError, match=rf"evals\.{name}\.level must be in \[1, 2\], .*encoder\.levels.*, got 3"):
+        load([*words, f"evals.{name}.level=3"])
 
 
 @pytest.mark.parametrize(
