@@ -108,7 +108,7 @@ class FlowMixture(Data):
                 raise ValueError(f"data.sets: {line!r}: {error}") from error
             if found[-1].frames < 2:
                 raise ValueError(f"data.sets: {line!r}: frames must be at least 2 for pairs, got {found[-1].frames}")
-        return [replace(spec, classes={}, has_flow=False) for spec in found]
+        return [replace(spec, classes={}, has_flow=False, has_occlusion=False) for spec in found]
 
     def load(self, split: str, cache: Path) -> MixedSets:
         check_split(split)

@@ -81,6 +81,7 @@ class Pairs(Data):
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
             has_flow=all(pair.flow is not None for pair in known),
+            has_occlusion=all(pair.occlusion is not None for pair in known),
         )
 
     def load(self, split: str, cache: Path) -> PairDataset:

@@ -118,6 +118,7 @@ class MovingDigits(Data):
             box_classes=10,
             segment_classes=11,  # the photograph is 0, digit d is d + 1
             has_flow=self.frames > 1,
+            has_occlusion=self.frames > 1,
             has_objects=self.frames > 1,
         )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from core.types import DataSpec, Encoder, Evaluation, Features, FlowTruth
 
 METRICS = ("epe", "epe_noc", "epe_occ", "f1", "epe_zero")
+OF_OCCLUSION = ("epe_noc", "epe_occ")
 OUTLIER_PX, OUTLIER_SHARE = 3.0, 0.05
 
 
@@ -22,7 +23,7 @@ class Flow(Evaluation):
     has it; `epe_noc` and `epe_occ` are over those that are seen in the next frame too, and those that are not. `f1` is
     the percentage of pixels with an error above 3 px and above 5 % of the true length (KITTI's Fl, also over pixels).
     `epe_zero` is `epe` of no motion at all, which a table can show beside it. Data that does not know what is occluded
-    gives no `epe_noc` and `epe_occ`, nor does data without such pixels.
+    (`DataSpec.has_occlusion`) announces no `epe_noc` and `epe_occ`; data that does and has no such pixels gives none.
 
     Source: Sintel (Butler et al., 2012), section 4; KITTI 2015 (Menze and Geiger, 2015), section 5; MC-JEPA (Bardes et
     al., 2023, arXiv:2307.12698), Tables 1 and 9.
@@ -55,9 +56,14 @@ class Flow(Evaluation):
                 "evals.flow needs data whose motion is known, and this data's is not; choose eval_data=moving_digits "
                 "with eval_data.frames of at least 2, or sintel, kitti_flow, flying_chairs, flying_things or hd1k"
             )
+        if spec.channels != built_for.channels:
+            raise ValueError(
+                f"evals.flow: the data has {spec.channels} channels, the encoder takes {built_for.channels}: choose "
+                "other eval_data"
+            )
 
     def metrics(self, spec: DataSpec) -> list[str]:
-        return [f"flow/{name}" for name in METRICS]
+        return [f"flow/{name}" for name in METRICS if spec.has_occlusion or name not in OF_OCCLUSION]
 
     def run(self, features: Features, seed: int) -> dict[str, float]:
         size = None if self.height is None or self.width is None else (self.height, self.width)

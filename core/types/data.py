@@ -47,6 +47,7 @@ class DataSpec:
     box_classes: int = 0  # kinds of things that boxes are drawn around; 0: the data has no boxes
     segment_classes: int = 0  # kinds of things that a pixel may show, background included; 0: pixels have no classes
     has_flow: bool = False  # whether the movement of each pixel to the next frame is known
+    has_occlusion: bool = False  # and which pixels the next frame does not show
     has_objects: bool = False  # whether the pixels of each object are known in every frame
 
 

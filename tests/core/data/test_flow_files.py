@@ -53,6 +53,7 @@ def test_a_set_gives_pairs_as_clips_of_two_frames_with_flow(name, roots, tmp_pat
     assert truth.flow.shape == (len(dataset), 1, 2, height, width) and truth.flow.dtype == torch.float32
     assert truth.valid.shape == (len(dataset), 1, height, width) and truth.valid.dtype == torch.bool
     assert truth.flow.isfinite().all()
+    assert dataset.spec.has_occlusion == (truth.occluded is not None) == (name in ("sintel", "kitti_flow"))
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -106,7 +107,8 @@ def test_sintel_without_occlusion_maps_does_not_know_what_is_occluded(tmp_path):
     root = making.sintel(tmp_path / "data", scenes=1)
     for file in (root / "Sintel" / "training" / "occlusions").rglob("*.png"):
         file.unlink()
-    assert opened("sintel", root, tmp_path).flows(torch.tensor([0])).occluded is None
+    dataset = opened("sintel", root, tmp_path)
+    assert dataset.flows(torch.tensor([0])).occluded is None and not dataset.spec.has_occlusion
 
 
 def test_flow_marked_unknown_in_a_flo_file_is_not_valid(tmp_path):

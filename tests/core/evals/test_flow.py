@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -177,9 +178,17 @@ def test_an_estimator_goes_on_as_it_was(standing) -> None:
     assert standing._estimator.training and standing._estimator.drop.training
 
 
+def test_metrics_of_occlusion_are_announced_where_it_is_known(standing) -> None:
+    known, unknown = standing.spec, dataclasses.replace(standing.spec, has_occlusion=False)
+    assert set(Flow().metrics(known)) - set(Flow().metrics(unknown)) == {"flow/epe_noc", "flow/epe_occ"}
+    assert "flow/epe" in Flow().metrics(unknown)
+
+
 def test_a_stored_run_is_judged_again_by_the_estimator_that_it_trained(tmp_path) -> None:
     record = run_it(tmp_path / "cache", tmp_path / "run", "method=m_jepa", "evals=[flow]")
-    assert {name for name in record.results if name.startswith("flow/")} == set(Flow().metrics(MovingDigits().spec()))
+    assert {name for name in record.results if name.startswith("flow/")} == set(
+        Flow().metrics(MovingDigits(frames=2).spec())
+    )
     words = ["evals=[flow]", f"runtime.dir={tmp_path / 'run'}", f"runtime.cache={tmp_path / 'cache'}", "as=again"]
     assert evaluate([*words, "evals.flow.batch_size=5"]) == 0
     (entry,) = json.loads((tmp_path / "run" / "evaluations.json").read_text())
@@ -199,6 +208,12 @@ def test_data_whose_motion_is_not_known_is_refused() -> None:
     spec = MovingDigits(frames=1).spec()
     with pytest.raises(ValueError, match=r"evals\.flow needs data whose motion is known.*eval_data=moving_digits"):
         Flow().check(TinyEncoder(), spec, spec)
+
+
+def test_data_of_other_channels_is_refused() -> None:
+    spec = MovingDigits(frames=2).spec()
+    with pytest.raises(ValueError, match=r"evals\.flow: the data has 3 channels, the encoder takes 1"):
+        Flow().check(TinyEncoder(), dataclasses.replace(spec, channels=1), spec)
 
 
 @pytest.mark.parametrize("name, value", [("batch_size", 0), ("max_samples", 0), ("height", -8), ("width", 0)])
