@@ -14,7 +14,6 @@ that also wait for videos to be decoded and augmented).
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import statistics
@@ -24,10 +23,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.lines import ROOT, arguments_of, show
 from core.config import flatten, identity, load
 from core.stored import Judge, Presets, asked_of, open_stored
 
-ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "benchmarks/results/finetune.txt"
 RUN = [
     "method=mae_st", "scale=cpu", "optim.steps=0", "encoder.width=192", "encoder.depth=12", "encoder.heads=3",
@@ -67,28 +66,24 @@ def measure(folder: Path, *, steps: int, rounds: int, threads: int) -> Iterator[
         )
 
 
+def lines(*, steps: int, rounds: int, threads: int) -> Iterator[str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{threads} threads"
+    yield (
+        f"ViT-Ti fine-tuned on 16 x 112 px, {steps} steps of 8 clips, {rounds} rounds; {device}, "
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
+    )
+    with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
+        yield from measure(Path(folder), steps=steps, rounds=rounds, threads=threads)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments_of(__doc__, OUTPUT)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help=f"also into {OUTPUT.relative_to(ROOT)}")
     options = parser.parse_args(arguments)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{options.threads} threads"
-    lines = [
-        f"ViT-Ti fine-tuned on 16 x 112 px, {options.steps} steps of 8 clips, {options.rounds} rounds; {device}, "
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
-    ]
-    print(lines[0])
-    folder = Path(tempfile.mkdtemp(prefix="finetune-"))
-    try:
-        for line in measure(folder, steps=options.steps, rounds=options.rounds, threads=options.threads):
-            print(line, flush=True)
-            lines.append(line)
-    finally:
-        shutil.rmtree(folder)
-    if options.write:
-        OUTPUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = lines(steps=options.steps, rounds=options.rounds, threads=options.threads)
+    show(found, OUTPUT if options.write else None)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ clips (4 x 24 x 24 px, batches of 64), in one thread.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,11 +21,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.lines import ROOT, arguments_of, show
 from core.data.loader import StepLoader
 from core.data.videos import VideoFolder
 from core.types import Dataset
 
-ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "benchmarks/results/video.txt"
 BATCH = 8
 RUNS = {  # steps, of about ten seconds together, and options
@@ -78,21 +77,19 @@ def run_facts(path: str, num_steps: int, words: Sequence[str], cache: Path, fold
     return facts
 
 
+def lines(path: Path, size: int, frames: int) -> Iterator[str]:
+    name = f"{path.name}: {frames} x {size} x {size} px, 2 frames apart"
+    yield f"{name}; batches of {BATCH}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    yield from measure(str(path.resolve()), size, frames)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--path", required=True, help="a folder of videos")
+    parser = arguments_of(__doc__, OUTPUT)
+    parser.add_argument("--path", required=True, type=Path, help="a folder of videos")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--write", action="store_true", help=f"also into {OUTPUT.relative_to(ROOT)}")
     options = parser.parse_args()
-    name = f"{Path(options.path).name}: {options.frames} x {options.size} x {options.size} px, 2 frames apart"
-    lines = [f"{name}; batches of {BATCH}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"]
-    print(lines[0])
-    for line in measure(str(Path(options.path).resolve()), options.size, options.frames):
-        print(line, flush=True)
-        lines.append(line)
-    if options.write:
-        OUTPUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    show(lines(options.path, options.size, options.frames), OUTPUT if options.write else None)
 
 
 if __name__ == "__main__":
