@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.objectives.gathered import averaged, gather, num_processes
 from core.objectives.warp import warp
 
 SSIM_WINDOW = 3  # pixels a side
@@ -88,11 +89,13 @@ def cycle(features: Tensor, flow: Tensor, back: Tensor) -> Tensor:
 def variance(features: Tensor, gamma: float = 1.0, eps: float = 1e-4) -> Tensor:
     """Mean over channels of how far the standard deviation of [B, D, h, w] over pixels is below `gamma`.
 
-    Source: MC-JEPA (arXiv:2307.12698), Equation 6, first term; VICReg (arXiv:2105.04906), Equation 1. Every pixel of
-    every frame is a sample.
+    Every pixel of every frame is a sample, of all processes' frames together.
+
+    Source: MC-JEPA (arXiv:2307.12698), Equation 6, first term; VICReg (arXiv:2105.04906), Equation 1.
     """
-    samples = channels_last(features)
-    return F.relu(gamma - (samples.var(dim=0) + eps).sqrt()).mean()
+    samples, num_samples = centred(features)
+    squares = gather(samples.square().sum(dim=0, keepdim=True)).sum(dim=0)
+    return F.relu(gamma - (squares / (num_samples - 1) + eps).sqrt()).mean()
 
 
 def covariance(features: Tensor) -> Tensor:
@@ -100,19 +103,29 @@ def covariance(features: Tensor) -> Tensor:
 
     Source: MC-JEPA (arXiv:2307.12698), Equation 6, second term; VICReg (arXiv:2105.04906), Equations 3 and 4.
     """
-    samples = channels_last(features)
-    centred = samples - samples.mean(dim=0)
-    matrix = centred.T @ centred / (len(samples) - 1)
-    return (matrix.square().sum() - matrix.diagonal().square().sum()) / len(matrix)
+    samples, num_samples = centred(features)
+    with torch.autocast(samples.device.type, enabled=False):  # in half precision the two sums below are equal
+        products = samples.T @ samples
+        matrix = gather(products[None]).sum(dim=0) / (num_samples - 1)
+        return (matrix.square().sum() - matrix.diagonal().square().sum()) / len(matrix)
 
 
-def channels_last(features: Tensor) -> Tensor:
-    """[B, D, h, w] -> [B * h * w, D] float32."""
-    return features.float().permute(0, 2, 3, 1).flatten(0, 2)
+def centred(features: Tensor) -> tuple[Tensor, int]:
+    """[B, D, h, w] -> [B * h * w, D] float32 less its mean over all processes' pixels, and how many these are.
+
+    What is summed over pixels is then gathered, not the pixels: they may be many, and D squared numbers are few.
+    """
+    samples = features.float().permute(0, 2, 3, 1).flatten(0, 2)
+    mean = gather(samples.mean(dim=0, keepdim=True)).mean(dim=0)
+    return samples - mean, len(samples) * num_processes()
 
 
 def masked_mean(values: Tensor, seen: Tensor | None) -> Tensor:
-    """Mean over the pixels that are `seen` [B, 1, h, w], 0 when none is; over all when None."""
+    """Mean over the pixels that are `seen` [B, 1, h, w], 0 when none is; over all when None.
+
+    With several processes it is divided by the mean of their numbers of such pixels: the mean over processes is that
+    over the pixels of all.
+    """
     if seen is None:
         return values.mean()
-    return (values * seen).sum() / (seen.sum() * values.shape[1]).clamp_min(1)
+    return (values * seen).sum() / averaged(seen.sum() * float(values.shape[1])).clamp_min(1)

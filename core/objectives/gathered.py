@@ -28,6 +28,15 @@ def gather(rows: Tensor) -> Tensor:
     return rows if num_processes() == 1 else _Gather.apply(rows)
 
 
+def averaged(value: Tensor) -> Tensor:
+    """The mean of every process's `value`, without gradient; itself with one process."""
+    if num_processes() == 1:
+        return value.detach()
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

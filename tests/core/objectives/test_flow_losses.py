@@ -77,6 +77,14 @@ def test_covariance_is_the_sum_of_squares_off_the_diagonal_over_the_channels():
     assert flow_losses.covariance(uncorrelated.T.reshape(1, 2, 2, 2)) == pytest.approx(0)
 
 
+def test_covariance_is_float32_under_autocast():
+    features = pictures("a", 8, size=32) - 0.5  # nearly uncorrelated: in bfloat16 the two sums would be equal
+    with torch.autocast("cpu", torch.bfloat16):
+        half = flow_losses.covariance(features)
+    assert half.dtype is torch.float32 and half > 0
+    torch.testing.assert_close(half, flow_losses.covariance(features))
+
+
 def test_losses_are_float32_of_half_precision_features():
     half = pictures("a", 4).bfloat16()
     flow = torch.zeros(1, 2, 12, 12)
