@@ -1,4 +1,4 @@
-"""AdamW's parameter groups, and the schedules as pure functions of the step.
+"""The optimisers and their parameter groups, and the schedules as pure functions of the step.
 
 Steps count from 1. A schedule of `num_steps` may be laid over a longer horizon (`horizon=1.25`: V-JEPA computes every
 schedule for 1.25 times the real length, so that training stops at 80 % of the cosine).
@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -18,14 +19,26 @@ from torch import nn
 from core.types import Learner, Pace
 
 
+class Optimizer(Enum):
+    """`adamw`, or `lars`: SGD with momentum on gradients scaled to the size of the weights that they change."""
+
+    adamw = "adamw"
+    lars = "lars"
+
+
+TRUST = 0.001  # of LARS: the length of a step in units of the weights', at a learning rate of 1
+
+
 @dataclass
 class Optim:
     """How the parameters move.
 
     Source: I-JEPA (arXiv:2301.08243) A.1 and MAE (arXiv:2111.06377) A.1 use AdamW, a linear warm-up and a half cosine;
-    I-JEPA adds a weight decay that grows from .04 to .4 along a cosine.
+    I-JEPA adds a weight decay that grows from .04 to .4 along a cosine. VICReg (arXiv:2105.04906) section 4.2 uses LARS
+    (You et al., 2017, arXiv:1708.03888).
     """
 
+    name: Optimizer = Optimizer.adamw
     steps: int = 800  # 0 trains nothing: the randomly initialised encoder is evaluated
     batch_size: int = 64  # over all processes
     lr_peak: float = 1e-3
@@ -34,8 +47,8 @@ class Optim:
     warmup_share: float = 0.1  # of `steps`
     weight_decay: float = 0.05
     weight_decay_end: float | None = None  # null: constant
-    beta1: float = 0.9
-    beta2: float = 0.95
+    beta1: float = 0.9  # of AdamW; the momentum of LARS
+    beta2: float = 0.95  # of AdamW, as is eps
     eps: float = 1e-8
     clip: float = 0.0  # largest gradient norm; 0 leaves gradients alone
     clip_after_warmup: bool = False  # V-JEPA's released code clips only after the warm-up
@@ -88,6 +101,11 @@ def weight_decay(optim: Optim, step: int) -> float:
     return cosine(optim.weight_decay, optim.weight_decay_end, step / max(optim.horizon * optim.steps, 1))
 
 
+def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """The one that `optim.name` says."""
+    return {Optimizer.adamw: make_adamw, Optimizer.lars: make_lars}[optim.name](model, optim)
+
+
 def make_adamw(model: nn.Module, optim: Optim, layer_decay: float = 1.0) -> torch.optim.AdamW:
     """AdamW in groups: biases and one-dimensional tensors are not decayed, early layers may learn more slowly.
 
@@ -101,6 +119,17 @@ def make_adamw(model: nn.Module, optim: Optim, layer_decay: float = 1.0) -> torc
         weight_decay=optim.weight_decay,
         fused=True,
     )
+
+
+def make_lars(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """timm's LARS with momentum `beta1` in the same groups: what is not decayed is not scaled either."""
+    # timm registers every model it has when imported, 6 s; runs that train with AdamW must not wait for it.
+    from timm.optim.lars import Lars
+
+    groups = parameter_groups(model)
+    for group in groups:  # by itself timm scales what has a weight decay above 0, and nothing of a run without any
+        group["always_adapt"] = group.get("weight_decay") != 0.0
+    return Lars(groups, lr=optim.lr_peak, momentum=optim.beta1, weight_decay=optim.weight_decay, trust_coeff=TRUST)
 
 
 def make_sgd(model: nn.Module, optim: Optim, layer_decay: float = 1.0) -> torch.optim.SGD:

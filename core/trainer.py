@@ -23,7 +23,7 @@ from core.fitting import load_split
 from core.judging import cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
-from core.optim import make_adamw
+from core.optim import make_optimizer
 from core.phases import Costs, cpu_seconds, peak_memory
 from core.pictures import pictures
 from core.stepping import Batches, Stepper
@@ -70,7 +70,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         learner.prepare(lambda i: normalise(train_set.fetch(i).clips, spec), len(train_set), cache, run.seed)
     if where.is_main:
         wait(where)
-    optimizer = make_adamw(learner, run.optim)
+    optimizer = make_optimizer(learner, run.optim)
     step, window = resume(record.folder, config, learner, optimizer)
     if step == 0:
         start_from_weights(run, learner, spec)

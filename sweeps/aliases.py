@@ -98,6 +98,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             ("reconstruction_levels", "last"),
         )
     ),
+    added("2026-11-21 optim.name", "optim.name", "adamw", when={}, beside="augment.flip"),
 )
 
 

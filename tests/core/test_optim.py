@@ -2,10 +2,21 @@ import math
 
 import pytest
 import torch
+from timm.optim.lars import Lars
 from torch import nn
 
-from core.optim import Optim, clip_gradients, learning_rate, make_adamw, set_schedule, weight_decay
-from core.types import Learner, Pace
+from core.config import load
+from core.optim import (
+    Optim,
+    Optimizer,
+    clip_gradients,
+    learning_rate,
+    make_adamw,
+    make_optimizer,
+    set_schedule,
+    weight_decay,
+)
+from core.types import Learner, Pace, generator_for
 
 
 def test_the_learning_rate_warms_up_linearly_and_peaks_at_the_end_of_the_warm_up():
@@ -79,6 +90,63 @@ def test_clipping_waits_for_the_warm_up_to_end_when_told_so():
         parameter.grad = torch.full((4,), 10.0)
         clip_gradients([parameter], optim, step)
         assert parameter.grad.norm() == pytest.approx(norm, rel=1e-4)
+
+
+# ---- LARS ------------------------------------------------------------------------------------------------------------
+
+
+def taught(seed):
+    """A layer and a norm with gradients."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5))
+    for name, p in model.named_parameters():
+        p.data = torch.randn(p.shape, generator=generator_for(0, name))
+        p.grad = torch.randn(p.shape, generator=generator_for(seed, name, "gradient"))
+    return model
+
+
+def test_lars_takes_the_steps_of_timm_s():
+    optim = Optim(name=Optimizer.lars, steps=10, lr_peak=1.6, beta1=0.8, weight_decay=0.1)
+    model, theirs = taught(1), taught(1)
+    optimizer = make_optimizer(model, optim)
+    matrix, *vectors = theirs.parameters()
+    options = {"momentum": 0.8, "trust_coeff": 0.001}
+    reference = [Lars([matrix], weight_decay=0.1, **options), torch.optim.SGD(vectors, momentum=0.8)]
+    for step in (1, 2):
+        rate = set_schedule(optimizer, optim, step)["lr"]
+        for other in reference:
+            other.param_groups[0]["lr"] = rate
+            other.step()
+        optimizer.step()
+        for ours, wanted in zip(model.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(ours, wanted)
+            ours.grad.mul_(2)
+            wanted.grad.mul_(2)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lars_scales_a_step_to_its_weights_and_leaves_biases_and_norms_alone(decay):
+    optim = Optim(name=Optimizer.lars, steps=10, warmup_share=0.0, lr_peak=1.0, weight_decay=decay)
+    for size in (1.0, 100.0):  # of the gradients
+        model = taught(1)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        for p in model.parameters():
+            p.grad.mul_(size)
+        optimizer = make_optimizer(model, optim)
+        rate = set_schedule(optimizer, optim, 1)["lr"]
+        optimizer.step()
+        for name, p in model.named_parameters():
+            moved = before[name] - p.detach()
+            if name == "0.weight":
+                assert moved.norm() == pytest.approx(rate * 0.001 * before[name].norm().item(), rel=0.1)
+            else:  # neither decayed nor scaled: plain SGD
+                torch.testing.assert_close(moved, rate * p.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_vicreg_at_scale_paper_has_the_printed_recipe():
+    optim = load(["method=vicreg", "scale=paper", "data=moving_digits", "data.size=224"]).optim
+    assert (optim.name, optim.batch_size, optim.weight_decay, optim.beta1) == (Optimizer.lars, 2048, 1e-6, 0.9)
+    assert optim.lr_peak == pytest.approx(0.2 * 2048 / 256)
+    assert (optim.lr_start, optim.warmup_steps) == (0.0, optim.steps // 100)  # 10 epochs of 1000
 
 
 @pytest.mark.parametrize(
