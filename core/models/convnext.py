@@ -9,12 +9,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from core.models.blocks import DropPath, LayerNorm
-from core.models.pyramid import LayerNorm2d, Maps, PyramidEncoder, PyramidModule, check_list, make_conv
+from core.models.pyramid import LayerNorm2d, Maps, PyramidModule, StagedEncoder, check_list, make_conv
 from core.types import DataSpec, EncoderModule
 
 
 @dataclass
-class ConvNeXt(PyramidEncoder):
+class ConvNeXt(StagedEncoder):
     """ConvNeXt whose patchifying stem is split into two convolutions of stride 2; ConvNeXt-T by default.
 
     Levels from the lowest resolution: the stages' outputs, the first stem convolution's, and the frame itself. Only so
@@ -32,26 +32,15 @@ class ConvNeXt(PyramidEncoder):
     layer_scale: float = 0.0  # initial scale of each residual branch, as ConvNeXt's code has it: 0 = no such scale
 
     def __post_init__(self) -> None:
-        check_list("widths", self.widths, least=1)
-        check_list("depths", self.depths, least=1)
-        if len(self.widths) != len(self.depths):
-            raise ValueError(
-                f"encoder.depths must have one number a stage like encoder.widths {self.widths}, got {self.depths}"
-            )
-        self.check_levels()
+        self.check_stages()
         check_list("stem_kernels", self.stem_kernels, least=2)
         if len(self.stem_kernels) != 2 or max(self.stem_kernels) > 4:
             raise ValueError(f"encoder.stem_kernels must be two numbers in [2, 4], got {self.stem_kernels}")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"encoder.drop_path must be in [0, 1), got {self.drop_path}")
         if self.layer_scale < 0:
             raise ValueError(f"encoder.layer_scale must be at least 0, got {self.layer_scale}")
 
     def map_widths(self) -> list[int]:
         return [self.widths[0], *self.widths]
-
-    def num_blocks(self) -> int:
-        return self.depths[-1]
 
     def build(self, spec: DataSpec, generator: Generator) -> EncoderModule:
         return ConvNeXtModule(self, spec, generator)

@@ -54,6 +54,27 @@ class PyramidEncoder(Encoder):
         return [*self.map_widths()[::-1], spec.channels][: self.levels]
 
 
+class StagedEncoder(PyramidEncoder):
+    """A pyramid encoder whose stages have several residual blocks each."""
+
+    depths: list[int]
+    drop_path: float
+
+    def check_stages(self) -> None:
+        check_list("widths", self.widths, least=1)
+        check_list("depths", self.depths, least=1)
+        if len(self.widths) != len(self.depths):
+            raise ValueError(
+                f"encoder.depths must have one number a stage like encoder.widths {self.widths}, got {self.depths}"
+            )
+        self.check_levels()
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"encoder.drop_path must be in [0, 1), got {self.drop_path}")
+
+    def num_blocks(self) -> int:
+        return self.depths[-1]
+
+
 def check_size(stride: int, num_halvings: int, height: int, width: int) -> None:
     if height % stride or width % stride:
         raise ValueError(

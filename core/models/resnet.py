@@ -9,12 +9,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from core.models.blocks import DropPath
-from core.models.pyramid import Maps, PyramidEncoder, PyramidModule, check_list, make_conv
+from core.models.pyramid import Maps, PyramidModule, StagedEncoder, make_conv
 from core.types import DataSpec, EncoderModule
 
 
 @dataclass
-class ResNet(PyramidEncoder):
+class ResNet(StagedEncoder):
     """Residual network; ResNet-50 by default, its last stage 2048 wide.
 
     Levels from the lowest resolution: the stages' outputs, the stem convolution's, and the frame itself.
@@ -30,22 +30,11 @@ class ResNet(PyramidEncoder):
     drop_path: float = 0.0  # rate at the last block, growing linearly from 0 at the first
 
     def __post_init__(self) -> None:
-        check_list("widths", self.widths, least=1)
-        check_list("depths", self.depths, least=1)
-        if len(self.widths) != len(self.depths):
-            raise ValueError(
-                f"encoder.depths must have one number a stage like encoder.widths {self.widths}, got {self.depths}"
-            )
-        self.check_levels()
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"encoder.drop_path must be in [0, 1), got {self.drop_path}")
+        self.check_stages()
 
     def map_widths(self) -> list[int]:
         expansion = 4 if self.bottleneck else 1
         return [self.widths[0], *(expansion * width for width in self.widths)]
-
-    def num_blocks(self) -> int:
-        return self.depths[-1]
 
     def build(self, spec: DataSpec, generator: Generator) -> EncoderModule:
         return ResNetModule(self, spec, generator)
