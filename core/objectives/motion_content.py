@@ -139,7 +139,10 @@ class MotionContentLearner(Learner):
 
 
 class Still(EncoderModule):
-    """An encoder whose features are only looked at: no gradient goes into it."""
+    """An encoder whose features are only looked at, as evaluations do.
+
+    No gradient goes into it, no path is dropped and no batch norm learns what frames are like.
+    """
 
     def __init__(self, encoder: EncoderModule) -> None:
         super().__init__()
@@ -147,4 +150,9 @@ class Still(EncoderModule):
 
     @torch.no_grad()
     def pyramid(self, clips: Tensor) -> list[Tensor]:
-        return self.encoder.pyramid(clips)
+        was_training = self.encoder.training
+        self.encoder.eval()
+        try:
+            return self.encoder.pyramid(clips)
+        finally:
+            self.encoder.train(was_training)

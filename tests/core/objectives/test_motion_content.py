@@ -111,6 +111,15 @@ def test_an_encoder_that_is_frozen_for_flow_ends_as_content_left_it(cache, tmp_p
     assert any(not torch.equal(half[name], end[name]) for name in end if name.startswith("task."))
 
 
+def test_flow_on_frozen_features_leaves_batch_norm_as_content_left_it():
+    resnet = ["encoder=resnet", "encoder.widths=[8,16]", "encoder.depths=[1,1]", "encoder.levels=3"]
+    for order, stays in (("frozen", True), ("finetune", False)):
+        learner, _ = learner_at(2, f"objective.order={order}", "objective.flow_start=0.1", *resnet)
+        seen = [int(value) for name, value in learner.encoder.named_buffers() if name.endswith("num_batches_tracked")]
+        assert seen and (set(seen) == {0}) == stays
+        assert learner.encoder.training
+
+
 def test_an_exploding_run_ends_as_diverged_with_its_step(cache, tmp_path):
     record = run_it(cache, tmp_path, "method=mc_jepa", "objective.balance=1e9", "objective.flow_start=0.5")
     assert (record.outcome, record.facts["step"]) == ("diverged", 4)
