@@ -98,6 +98,13 @@ class FlowOptions:
         num_levels = len(encoder.level_widths(pairs or spec))
         for name in ("flow_coeffs", "var_coeffs", "cov_coeffs"):
             per_level(name, getattr(self, name), num_levels)
+        lowest = encoder.grid(pairs or spec)
+        is_compared = self.reconstruction_coeff and self.ssim_coeff and self.reconstruction_levels is Levels.all
+        if is_compared and min(lowest.h, lowest.w) < flow_losses.SSIM_WINDOW:
+            raise ValueError(
+                f"objective.reconstruction_levels=all compares windows of {flow_losses.SSIM_WINDOW} px a side (SSIM), "
+                f"the lowest level is {lowest.h}x{lowest.w}: choose last, larger frames, or objective.ssim_coeff=0"
+            )
 
 
 def per_level(name: str, values: Sequence[float], num_levels: int) -> list[float]:

@@ -183,6 +183,10 @@ def test_without_norm_there_is_none():
         (["objective.flow_clip=0"], "objective.flow_clip must be above 0, got 0"),
         (["objective.var_cov_warmup=1"], r"objective.var_cov_warmup must be in \[0, 1\), got 1"),
         (["objective.smooth_coeff=-1"], "objective.smooth_coeff must be at least 0, got -1"),
+        (
+            ["objective.reconstruction_levels=all", "data.size=16"],
+            r"objective.reconstruction_levels=all compares windows of 3 px .*the lowest level is 2x2",
+        ),
         (["data.size=36"], "encoder.levels: frames of 36x36 px cannot be halved 3 times"),
         (["encoder.levels=9"], r"encoder.levels must be in \[1, 4\]"),
     ],
