@@ -125,6 +125,26 @@ def test_an_exploding_run_ends_as_diverged_with_its_step(cache, tmp_path):
     assert (record.outcome, record.facts["step"]) == ("diverged", 4)
 
 
+def test_scale_paper_has_the_coefficients_of_tables_6_and_8():
+    here = [
+        "data=moving_digits",
+        "data.size=224",
+        "flow_data=moving_digits",
+        "flow_data.size=384",
+        "flow_data.frames=2",
+    ]
+    run = load(["method=mc_jepa", "scale=paper", *here])
+    options, optim = run.objective, run.optim
+    assert (options.std_coeff, options.cov_coeff, options.sim_coeff, options.expander) == (25, 1, 1, [8192] * 3)
+    assert options.var_coeffs == [0.01, 0.01, 0.01, 0.01, 0.001, 0.0001]
+    assert options.cov_coeffs == [0.04, 0.04, 0.001, 0, 0, 0] and options.flow_coeffs == [1, 1, 1, 1, 0.1, 0.01]
+    assert (options.balance, options.cycle_coeff, options.flow_clip, options.smooth_edge) == (0.1, 0.2, 128, 75)
+    assert (options.flow_batch, options.flow_start, options.flow_weight_decay) == (8, 0.1, 1e-6)
+    assert optim.lr_peak * options.flow_lr_scale == pytest.approx(1e-4, rel=1e-6)
+    assert (optim.batch_size, optim.lr_peak, optim.lr_end, optim.weight_decay) == (384, 3e-4, 3e-8, 1e-6)
+    assert (optim.beta1, optim.beta2, optim.warmup_share, run.encoder.drop_path) == (0.9, 0.999, 0.1, 0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
