@@ -47,6 +47,11 @@ def check(run: Run) -> DataSpec:
     if run.optim.batch_size % run.augment.repeats:
         sizes = f"{run.augment.repeats} and {run.optim.batch_size}"
         raise ConfigError(f"augment.repeats must divide optim.batch_size, which counts every repeat; got {sizes}")
+    if run.optim.batch_size < run.objective.least_batch:
+        raise ConfigError(
+            f"optim.batch_size must be at least {run.objective.least_batch} for objective={chosen}, which compares the "
+            f"samples of a batch, got {run.optim.batch_size}"
+        )
     for group in ("data", "eval_data"):
         if isinstance(getattr(run, group), FlowMixture):
             raise ConfigError(

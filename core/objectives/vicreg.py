@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,8 @@ class ContentOptions(ViewOptions):
 
     Source: VICReg (Bardes et al., 2022, arXiv:2105.04906), section 4.
     """
+
+    least_batch: ClassVar[int] = 2  # the variance and batch norm are over the batch
 
     sim_coeff: float = 25.0  # lambda, of the invariance
     std_coeff: float = 25.0  # mu, of the variance

@@ -164,6 +164,8 @@ def test_options_out_of_range_are_refused_by_name(options, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["optim.batch_size=1"], r"optim\.batch_size must be at least 2 for objective=motion_content.*, got 1"),
+        (["objective=vicreg", "optim.batch_size=1"], r"optim\.batch_size must be at least 2 for objective=vicreg"),
         (["encoder=vit"], r"flow is estimated from a pyramid of features, which this one has none of"),
         (["data.frames=1"], r"data\.frames must be at least 2"),
         (["flow_data=moving_digits", "flow_data.frames=1"], r"flow_data\.frames must be at least 2"),
