@@ -21,6 +21,7 @@ TINY = [
     "runtime.threads=1",
 ]
 METHODS = ["mae", "mae_st augment.repeats=4", "ijepa", "supervised", "supervised encoder.drop_path=0.5", "vicreg"]
+METHODS += ["vicreg optim.name=lars optim.lr_peak=1.0"]
 
 
 @dataclass
