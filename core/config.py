@@ -25,7 +25,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.evals import EVALS
@@ -255,6 +255,8 @@ def assign(config: DictConfig, key: str, value: Any) -> None:
     try:
         OmegaConf.update(config, key, value, merge=False)
     except OmegaConfBaseException as error:
+        if isinstance(OmegaConf.select(config, key), ListConfig) and not isinstance(value, list | tuple):
+            raise ConfigError(f"{key}={value}: must be a list, such as {key}=[{value}]") from error
         raise ConfigError(f"{key}={value}: {first_line(error)}") from error
 
 

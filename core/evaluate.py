@@ -11,9 +11,12 @@ it was.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +88,7 @@ def config_in(folder: Path) -> tuple[dict[str, Any], int]:
     if found is not None:
         config = json.loads(found[1]["config"])
     elif (folder / "result.json").exists():  # a run of no steps has no checkpoint
-        config = json.loads((folder / "result.json").read_text(encoding="utf-8"))["config"]
+        config = parsed(folder / "result.json")["config"]
     else:
         raise CheckpointError(
             f"runtime.dir={folder}: no checkpoint and no result.json in it; train the run first: python -m core.train"
@@ -96,7 +99,7 @@ def config_in(folder: Path) -> tuple[dict[str, Any], int]:
 def presets_in(folder: Path) -> Presets | None:
     """What the run in `folder` was made from, where its ending has written it there."""
     path = folder / "result.json"
-    config = json.loads(path.read_text(encoding="utf-8"))["config"] if path.exists() else {}
+    config = parsed(path)["config"] if path.exists() else {}
     return Presets(config["method"], config["scale"]) if config.get("method") and config.get("scale") else None
 
 
@@ -122,14 +125,34 @@ def append(path: Path, asked: Asked, answer: Answer) -> dict[str, Any]:
         "costs": answer.costs._asdict(),
         "step": answer.step,
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps([*read(path), entry], indent=1), encoding="utf-8")
-    temporary.replace(path)
+    with locked(path.parent):  # another command may have just ended, with other evaluations of this run
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(json.dumps([*read(path), entry], indent=1), encoding="utf-8")
+        temporary.replace(path)
     return entry
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+    return list(parsed(path)) if path.exists() else []
+
+
+def parsed(path: Path) -> Any:
+    """Raises ConfigError for a file that is not JSON: nothing of ours writes half of one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read ({error}); restore it, or move it away") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def show(results: Mapping[str, float]) -> None:

@@ -121,7 +121,8 @@ def asked_of(
     trained = from_flat(config, seed=seed, runtime=runtime)
     kinds = chosen_evals(settings.get("evals", sorted(trained.evals)))
     if not kinds:
-        raise ConfigError(f"evals: the run has none of its own; say which, of {', '.join(EVALS)}")
+        whose = "evals=[]" if "evals" in settings else "evals: the run has none of its own"
+        raise ConfigError(f"{whose}; say which, of {', '.join(EVALS)}")
     if name is not None and not re.fullmatch(r"[\w.+\-]{1,60}", name):
         raise ConfigError(f"as={name}: must be 1 to 60 letters, digits and _ . + - to stand in a metric's name")
     idle = [key for key in settings if key.startswith("evals.") and key.split(".")[1] not in kinds]

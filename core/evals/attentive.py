@@ -100,7 +100,7 @@ class Attentive(Evaluation):
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.attentive.num_layers", self.num_layers, encoder)
         self._check_heads(self.num_layers * encoder.token_width())
-        plan(spec, built_for, self.sampling)
+        plan(spec, built_for, self.sampling, "evals.attentive.")
 
     def _check_heads(self, width: int) -> None:
         if width % self.heads:

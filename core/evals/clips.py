@@ -30,14 +30,15 @@ class Plan(NamedTuple):
     frames: int
 
 
-def plan(data: DataSpec, encoder: DataSpec, sampling: Sampling) -> Plan:
+def plan(data: DataSpec, encoder: DataSpec, sampling: Sampling, key: str = "") -> Plan:
     """How `sampling` is done on `data` for an encoder built for clips like `encoder`.
 
     The offered clips of a video are its samples, or, where a sample has more frames than the encoder takes, as many
     pieces of it. Of these `clips * temporal_views` are taken, each from the middle of its share of the video, and dealt
     out to the views in turn. An encoder of images sees all frames of a sample, one by one.
 
-    Raises ValueError when the data's clips cannot be made the encoder's, or do not suffice.
+    Raises ValueError when the data's clips cannot be made the encoder's, or do not suffice; it names options as those
+    of `key` ("evals.attentive.").
     """
     if data.channels != encoder.channels:
         raise ValueError(
@@ -59,9 +60,9 @@ def plan(data: DataSpec, encoder: DataSpec, sampling: Sampling) -> Plan:
     total = offered if sampling.clips is None else sampling.clips * sampling.temporal_views
     if total > offered or total % sampling.temporal_views:
         raise ValueError(
-            f"clips {sampling.clips} times temporal_views {sampling.temporal_views}: the data gives {offered} clips a "
-            f"video ({data.clips_per_video} of {data.frames} frames; the encoder takes {encoder.frames}), so their "
-            f"product must be at most that, and temporal_views must divide it where clips is null"
+            f"{key}temporal_views {sampling.temporal_views} times clips {sampling.clips}: the data gives {offered} "
+            f"clips a video ({data.clips_per_video} of {data.frames} frames; the encoder takes {encoder.frames}), so "
+            f"their product must be at most that, and temporal_views must divide it where clips is null"
         )
     frames = data.frames if one_by_one else min(encoder.frames, data.frames)
     middles = [(2 * index + 1) / (2 * total) for index in range(total)]
@@ -72,12 +73,12 @@ def plan(data: DataSpec, encoder: DataSpec, sampling: Sampling) -> Plan:
     views = [
         [Cut(sample, first, top, left) for sample, first in places[view :: sampling.temporal_views]]
         for view in range(sampling.temporal_views)
-        for top, left in corners(data, encoder, sampling.spatial_views)
+        for top, left in corners(data, encoder, sampling.spatial_views, key)
     ]
     return Plan(views, frames)
 
 
-def corners(data: DataSpec, encoder: DataSpec, num_crops: int) -> list[tuple[int, int]]:
+def corners(data: DataSpec, encoder: DataSpec, num_crops: int, key: str = "") -> list[tuple[int, int]]:
     """Top and left of crops of the encoder's size, evenly from one end to the other: the middle for one crop.
 
     Of wide clips that are as high as the encoder's these are the left, the middle and the right third.
@@ -90,8 +91,8 @@ def corners(data: DataSpec, encoder: DataSpec, num_crops: int) -> list[tuple[int
         )
     if num_crops > 1 and spare_h == spare_w == 0:
         raise ValueError(
-            f"spatial_views {num_crops}: the data's clips are as large as the encoder's, {data.height}x{data.width} "
-            "px, so there is one crop only; set eval_data.size to more"
+            f"{key}spatial_views {num_crops}: the data's clips are as large as the encoder's, "
+            f"{data.height}x{data.width} px, so there is one crop only; set eval_data.size to more"
         )
     shares = [0.5] if num_crops == 1 else [index / (num_crops - 1) for index in range(num_crops)]
     return [(round(share * spare_h), round(share * spare_w)) for share in shares]

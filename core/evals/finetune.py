@@ -130,7 +130,7 @@ class FineTune(Tuning):
             raise ValueError(
                 f"evals.finetune.tubelet must divide the {spec.frames} frames of a clip, got {self.tubelet}"
             )
-        plan(spec, built_for, self.sampling)
+        plan(spec, built_for, self.sampling, "evals.finetune.")
 
     def metrics(self, spec: DataSpec) -> list[str]:
         accuracies = [f"finetune/{label}_{top}" for label in self._labels(spec) for top in ("top1", "top5")]

@@ -1,6 +1,7 @@
 """A trained run opened again, and what may be asked of it."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch
 from core import checkpoint
 from core.checkpoint import CheckpointError
 from core.config import ConfigError, flatten, identity, load
-from core.evaluate import main
-from core.stored import Judge, Presets, asked_of, open_stored
+from core.evaluate import append, main
+from core.phases import Costs
+from core.stored import Answer, Judge, Presets, asked_of, open_stored
 from tests.core.test_trainer import TINY, run_it
 
 
@@ -139,6 +141,7 @@ def test_settings_of_older_code_are_the_same_where_a_newer_option_has_its_defaul
         ("evals.linear.epochs=2", "evals does not include linear"),
         ("eval_data.size=48", "eval_data"),
         ("evals.ridge.alphas=[-1.0]", r"evals\.ridge\.alphas"),
+        ("evals.ridge.alphas=2", r"evals\.ridge\.alphas=2: must be a list, such as evals\.ridge\.alphas=\[2\]"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_by_its_key(cache, override, message):
@@ -149,6 +152,8 @@ def test_what_cannot_be_asked_is_refused_by_its_key(cache, override, message):
 def test_a_run_that_has_no_evaluations_needs_to_be_told_one(cache):
     with pytest.raises(ConfigError, match="the run has none of its own"):
         asked(cache, of=["evals=[]"])
+    with pytest.raises(ConfigError, match=r"^evals=\[\]; say which, of ridge, knn"):
+        asked(cache, "evals=[]")
 
 
 def test_a_folder_without_a_checkpoint_is_refused(cache, tmp_path):
@@ -222,6 +227,26 @@ def test_the_command_takes_the_presets_that_the_folders_result_names(cache, tmp_
 def test_the_command_names_a_folder_without_a_run(cache, tmp_path, capsys):
     code, _, error = command(capsys, tmp_path / "none", cache)
     assert code == 2 and "no checkpoint and no result.json" in error and "Traceback" not in error
+
+
+def test_the_command_names_a_record_that_is_torn(cache, tmp_path, capsys):
+    run_it(cache, tmp_path)
+    (tmp_path / "evaluations.json").write_text('[{"name": "ri')
+    code, _, error = command(capsys, tmp_path, cache)
+    assert code == 2 and "evaluations.json cannot be read" in error and "Traceback" not in error
+
+
+def test_commands_that_end_at_once_all_leave_their_results(cache, tmp_path):
+    (own,) = asked(cache)
+    names = [f"ridge@{number}" for number in range(40)]
+
+    def end(name):
+        append(tmp_path / "evaluations.json", own._replace(name=name), Answer({name: 1.0}, Costs(0, 0, 0, 0, 0), 6))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(end, names))
+    written = json.loads((tmp_path / "evaluations.json").read_text())
+    assert sorted(entry["name"] for entry in written) == sorted(names)
 
 
 def test_the_command_must_be_told_a_run(capsys):

@@ -129,7 +129,7 @@ def test_heads_that_do_not_divide_the_width_are_refused_before_training():
 
 
 def test_clips_that_the_data_does_not_give_are_refused_before_training():
-    with pytest.raises(ValueError, match="clips 2 times temporal_views 1: the data gives 1 clips"):
+    with pytest.raises(ValueError, match=r"evals\.attentive\.temporal_views 1 times clips 2: the data gives 1 clips"):
         Attentive(heads=2, clips=2).check(ViT(width=32, depth=1, heads=2, patch=4), SPEC, SPEC)
 
 

@@ -175,7 +175,7 @@ def test_tokens_that_take_too_much_memory_are_refused_with_their_size():
         (replace(CLIP, frames=8, clips_per_video=2), Sampling(), "gives 2 clips a video of 8 frames each"),
         (replace(CLIP, height=4), Sampling(), "are 4x8 px, smaller than the encoder's 8x8"),
         (CLIP, Sampling(spatial_views=3), "spatial_views 3: the data's clips are as large as the encoder's"),
-        (replace(CLIP, frames=8), Sampling(clips=3), "clips 3 times temporal_views 1: the data gives 2 clips a video"),
+        (replace(CLIP, frames=8), Sampling(clips=3), "temporal_views 1 times clips 3: the data gives 2 clips a video"),
         (replace(CLIP, frames=12), Sampling(temporal_views=2), "temporal_views must divide it"),
     ],
 )

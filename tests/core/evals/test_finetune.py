@@ -227,7 +227,7 @@ def the_bench(cache, folder, words):
         (["repeats=3", "batch_size=8"], r"evals\.finetune\.repeats must be a divisor of batch_size = 8, got 3"),
         (["mask_ratio=1"], r"evals\.finetune\.mask_ratio must be in \[0, 1\), got 1"),
         (["layer_decay=0"], r"evals\.finetune\.layer_decay must be in \(0, 1\], got 0"),
-        (["temporal_views=2"], "clips 1 times temporal_views 2: the data gives 1 clips a video"),
+        (["temporal_views=2"], "temporal_views 2 times clips 1: the data gives 1 clips a video"),
         (["scale_min=0.9", "scale_max=0.5"], r"evals\.finetune\.scale_min must be in \(0, scale_max = 0\.5\]"),
     ],
 )
