@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,8 +19,8 @@ from core.evals.detect import (
     mean_average_precision,
     refuse_bad_regions,
 )
-from core.evals.finetune import Optimizer
 from core.evals.mixing import dropout
+from core.evals.recipes import Optimizer, check_recipe, recipe_of, requirement, settings_of
 from core.evals.samples import check_layers, check_train
 from core.types import (
     SAMPLE,
@@ -29,7 +28,6 @@ from core.types import (
     Encoder,
     EncoderModule,
     Features,
-    Recipe,
     Regions,
     Sampling,
     Tuned,
@@ -78,19 +76,11 @@ class DetectTuned(Tuning):
     head_std: float = 0.02  # of the head's initial weights
 
     def __post_init__(self) -> None:
-        def require(holds: bool, name: str, allowed: str) -> None:
-            if not holds:
-                raise ValueError(f"{KEY}.{name} must be {allowed}, got {getattr(self, name)}")
-
-        for name in ("num_layers", "layer_step", "resolution", "steps", "batch_size"):
+        check_recipe(self, KEY)
+        require = requirement(self, KEY)
+        for name in ("num_layers", "layer_step", "resolution"):
             require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("lr", "head_std"):
-            require(getattr(self, name) > 0, name, "above 0")
-        for name in ("lr_start", "lr_end", "weight_decay", "clip"):
-            require(getattr(self, name) >= 0, name, "at least 0")
-        for name in ("warmup_share", "beta1", "beta2", "drop_path", "dropout"):
-            require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
-        require(0 < self.layer_decay <= 1, "layer_decay", "in (0, 1]")
+        require(0 <= self.dropout < 1, "dropout", "in [0, 1)")
 
     @property
     def span(self) -> int:
@@ -115,18 +105,14 @@ class DetectTuned(Tuning):
             raise ValueError(f"{KEY}: no test clip has a box, so there is nothing to be judged on")
         encoder = workshop.encoder("train", drop_path=self.drop_path, start=None, tubelet=1)
         tuned = Detector(encoder, regions["train"], spec, self, generator_for(seed, "head"))
-        settings = {name: value.name if isinstance(value, Enum) else value for name, value in vars(self).items()}
         with_boxes = torch.unique(regions["train"].sample)
         # An evaluation may be called under inference mode, where nothing can be trained.
         with torch.inference_mode(False), torch.enable_grad():
-            cost = workshop.fit("detect_tuned", tuned, "train", with_boxes, self.recipe(), settings, seed)
+            cost = workshop.fit(
+                "detect_tuned", tuned, "train", with_boxes, recipe_of(self, self.steps), settings_of(self), seed
+            )
         found = 100 * mean_average_precision(self._scores(workshop, tuned, regions["test"]), regions["test"].classes)
         return {"detect_tuned/map": found, **{f"detect_tuned/{name}": float(cost[name]) for name in COSTS}}
-
-    def recipe(self) -> Recipe:
-        """What `Recipe` has and we have too, under the same names but for two. Crops and flips are off."""
-        shared = {name: value for name, value in vars(self).items() if name in Recipe._fields}
-        return Recipe(**shared | {"lr_peak": self.lr, "sgd": self.optimizer is Optimizer.sgd})
 
     @torch.no_grad()
     def _scores(self, workshop: Workshop, tuned: Detector, regions: Regions) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,13 +13,13 @@ from torch.nn import functional as F
 from core.evals.clips import plan
 from core.evals.mixing import dropout, erase, mix, smoothed
 from core.evals.rand_augment import rand_augment
+from core.evals.recipes import Optimizer, check_recipe, recipe_of, requirement, settings_of
 from core.evals.samples import check_test, check_train, draw_per_class, labelled, top1
 from core.types import (
     DataSpec,
     Encoder,
     EncoderModule,
     Features,
-    Recipe,
     Sampling,
     Tuned,
     Tuning,
@@ -29,11 +28,6 @@ from core.types import (
 )
 
 COSTS = ("train_seconds", "seconds_per_step", "tokens_share", "forward_mmac", "views", "parameters_m")
-
-
-class Optimizer(Enum):
-    adamw = "adamw"
-    sgd = "sgd"
 
 
 @dataclass
@@ -92,23 +86,18 @@ class FineTune(Tuning):
     tubelet: int = 2  # frames; of an encoder of images that is inflated for clips
 
     def __post_init__(self) -> None:
-        def require(holds: bool, name: str, allowed: str) -> None:
-            if not holds:
-                raise ValueError(f"evals.finetune.{name} must be {allowed}, got {getattr(self, name)}")
-
+        check_recipe(self, "evals.finetune")
+        require = requirement(self, "evals.finetune")
         require(self.labels is None or len(self.labels) > 0, "labels", "one or more labels, or null for all")
         require(0 < self.share <= 1, "share", "in (0, 1]")
         require(self.intermediate_steps is None or self.intermediate_steps >= 1, "intermediate_steps", "at least 1")
-        for name in ("steps", "batch_size", "repeats", "temporal_views", "spatial_views", "tubelet"):
+        for name in ("repeats", "temporal_views", "spatial_views", "tubelet"):
             require(getattr(self, name) >= 1, name, "at least 1")
         require(self.batch_size % self.repeats == 0, "repeats", f"a divisor of batch_size = {self.batch_size}")
-        require(self.lr > 0, "lr", "above 0")
-        for name in ("lr_start", "lr_end", "weight_decay", "clip", "mixup", "cutmix", "rand_layers", "rand_std"):
+        for name in ("mixup", "cutmix", "rand_layers", "rand_std"):
             require(getattr(self, name) >= 0, name, "at least 0")
-        require(0 < self.layer_decay <= 1, "layer_decay", "in (0, 1]")
-        for name in ("warmup_share", "beta1", "beta2", "drop_path", "dropout", "smoothing", "mask_ratio"):
+        for name in ("dropout", "smoothing", "mask_ratio"):
             require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
-        require(self.head_std > 0, "head_std", "above 0")
         require(0 <= self.rand_magnitude <= 10, "rand_magnitude", "in [0, 10]")
         require(0 <= self.erase <= 1, "erase", "in [0, 1]")
         require(0 < self.scale_max <= 1, "scale_max", "in (0, 1]")
@@ -189,16 +178,10 @@ class FineTune(Tuning):
         encoder = workshop.encoder(split, drop_path=self.drop_path, start=start, tubelet=self.tubelet)
         tuned = Classifier(encoder, label, spec, self, generator_for(seed, "head"))
         samples = self._samples(workshop, split, label, seed)
-        settings = {name: value.name if isinstance(value, Enum) else value for name, value in vars(self).items()}
         # An evaluation may be called under inference mode, where nothing can be trained.
         with torch.inference_mode(False), torch.enable_grad():
-            cost = workshop.fit(stage, tuned, split, samples, self.recipe(steps), settings, seed)
+            cost = workshop.fit(stage, tuned, split, samples, recipe_of(self, steps), settings_of(self), seed)
         return tuned, cost
-
-    def recipe(self, steps: int) -> Recipe:
-        """What `Recipe` has and we have too, under the same names but for three."""
-        shared = {name: value for name, value in vars(self).items() if name in Recipe._fields}
-        return Recipe(**shared | {"steps": steps, "lr_peak": self.lr, "sgd": self.optimizer is Optimizer.sgd})
 
     def _samples(self, workshop: Workshop, split: str, label: str, seed: int) -> Tensor:
         """Indices of the train samples whose label is given."""

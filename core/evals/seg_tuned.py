@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 from torch import Generator, Tensor, nn
 
 from core.evals.maps import by_frame
+from core.evals.recipes import check_recipe, recipe_of, requirement, settings_of
 from core.evals.seg import Frames, check_segments, confusion, enlarged, mean_iou, pixel_loss
 from core.types import (
     SAMPLE,
@@ -17,7 +17,6 @@ from core.types import (
     Encoder,
     EncoderModule,
     Features,
-    Recipe,
     Sampling,
     Tuned,
     Tuning,
@@ -57,19 +56,9 @@ class SegmentTuned(Tuning):
     tubelet: int = 2  # frames; of an encoder of images that is inflated for clips
 
     def __post_init__(self) -> None:
-        def require(holds: bool, name: str, allowed: str) -> None:
-            if not holds:
-                raise ValueError(f"{KEY}.{name} must be {allowed}, got {getattr(self, name)}")
-
-        for name in ("steps", "batch_size", "tubelet"):
-            require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("lr", "head_std"):
-            require(getattr(self, name) > 0, name, "above 0")
-        for name in ("lr_start", "lr_end", "weight_decay", "clip"):
-            require(getattr(self, name) >= 0, name, "at least 0")
-        for name in ("warmup_share", "beta1", "beta2", "drop_path"):
-            require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
-        require(0 < self.layer_decay <= 1, "layer_decay", "in (0, 1]")
+        check_recipe(self, KEY)
+        require = requirement(self, KEY)
+        require(self.tubelet >= 1, "tubelet", "at least 1")
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_segments(KEY, built_for, spec)
@@ -101,17 +90,11 @@ class SegmentTuned(Tuning):
             head_std=self.head_std,
             generator=generator_for(seed, "head"),
         )
-        settings = {name: value.name if isinstance(value, Enum) else value for name, value in vars(self).items()}
         # An evaluation may be called under inference mode, where nothing can be trained.
         with torch.inference_mode(False), torch.enable_grad():
             every = torch.arange(workshop.num_samples("train"))
-            workshop.fit("seg_tuned", tuned, "train", every, self.recipe(), settings, seed)
+            workshop.fit("seg_tuned", tuned, "train", every, recipe_of(self, self.steps), settings_of(self), seed)
         return {"seg_tuned/miou": 100 * self._mean_iou(workshop, tuned, frames)}
-
-    def recipe(self) -> Recipe:
-        """What `Recipe` has and we have too, under the same names but for one. Crops and flips are off."""
-        shared = {name: value for name, value in vars(self).items() if name in Recipe._fields}
-        return Recipe(**shared | {"lr_peak": self.lr})
 
     @torch.no_grad()
     def _mean_iou(self, workshop: Workshop, tuned: Segmenter, frames: list[int]) -> float:

@@ -12,6 +12,7 @@ from core.checkpoint import checkpoints
 from core.config import ConfigError, load
 from core.data.augment import normalise
 from core.evals.finetune import FineTune, kept_patches, num_kept, tokens_share, top5
+from core.evals.recipes import recipe_of
 from core.models.adapted import adapted
 from core.models.positions import Position
 from core.models.vit import ViT
@@ -329,4 +330,4 @@ def test_the_views_of_all_videos_are_given_once(cache, tmp_path):
 
 
 def test_settings_that_a_checkpoint_holds_are_plain_values():
-    json.dumps(FineTune().recipe(3)._asdict())
+    json.dumps(recipe_of(FineTune(), 3)._asdict())
