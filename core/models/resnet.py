@@ -31,6 +31,8 @@ class ResNet(StagedEncoder):
 
     def __post_init__(self) -> None:
         self.check_stages()
+        if sum(self.depths) < 2:  # timm divides by the number of the others
+            raise ValueError(f"encoder.depths must have at least two blocks together, got {self.depths}")
 
     def map_widths(self) -> list[int]:
         expansion = 4 if self.bottleneck else 1

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from core.config import flatten, from_flat, identity, load, spec_of
+from core.trainer import build_learner
 from sweeps.cli import UserError
 from sweeps.expand import Request, expand
 from sweeps.launch import main as launch
@@ -270,6 +271,24 @@ def asked(name, scale, root, leave_out=""):
 def test_every_cell_of_every_study_is_a_run_that_core_can_build(name, scale, data_root):
     expansion = expand(asked(name, scale, data_root))
     assert len(expansion.cells) == len(read(name).cells(scale))
+
+
+MODULES = ("encoder", "mask", "target", "predictor", "loss", "objective")
+
+
+@pytest.mark.parametrize("scale", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
+def test_every_network_of_every_study_is_built(scale, data_root):
+    """Each once: most cells differ in what does not shape a network."""
+    built = set()
+    for name in names():
+        for _, config in expand(asked(name, scale, data_root)).cells:
+            run = from_flat(config, seed=0, runtime={"data_root": str(data_root)})
+            spec = spec_of(run)
+            shaping = {key: value for key, value in config.items() if key.split(".")[0] in MODULES}
+            if (network := (repr(sorted(shaping.items())), repr(spec))) not in built:
+                built.add(network)
+                build_learner(run, spec)
+    assert len(built) > 50
 
 
 @pytest.mark.parametrize("name", [name for name in names() if paths(name, "paper")])

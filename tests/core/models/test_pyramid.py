@@ -107,6 +107,11 @@ def test_levels_that_do_not_fit_the_image_size_are_refused_by_name(name):
         build(name).pyramid(clips()[..., :12, :])
 
 
+def test_a_resnet_of_one_block_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"encoder\.depths must have at least two blocks together, got \[1\]"):
+        ResNet(widths=[8], depths=[1], levels=2, bottleneck=False)
+
+
 @pytest.mark.parametrize("name", ["convnext", "resnet"])
 def test_drop_path_draws_from_the_generator_it_is_given(name):
     encoder = build(name, drop_path=0.5).train()
