@@ -145,7 +145,8 @@ class Inputs:
         # Without scale and shift, as the head has its own. Only the 0 that features get at their end, and that any norm
         # leaves as it is, is shifted to a 1: adding that behind the norm would copy every batch once more.
         self._last = 0.0 if batch_norm else 1.0
-        self._shift = _with_last(looks[0].new_zeros(1, num_features), 1.0)[0]
+        self._scale, self._shift = torch.ones_like(self._mean), torch.zeros_like(self._mean)
+        self._shift[-1] = 1.0
         self._wide: Tensor | None = None
         self._whole: Whole | None = None
 
@@ -193,7 +194,7 @@ class Inputs:
     def _normed(self, rows: Tensor, mean: Tensor, variance: Tensor, momentum: float) -> Tensor:
         """`rows` [B, D + 1] behind the norm; `mean` and `variance` [D + 1] go on as its running ones."""
         # What nn.BatchNorm1d calls; its own checks take half as long again.
-        return torch.batch_norm(rows, None, self._shift, mean, variance, True, momentum, NORM_EPS, False)
+        return torch.batch_norm(rows, self._scale, self._shift, mean, variance, True, momentum, NORM_EPS, False)
 
 
 class Whole(NamedTuple):
