@@ -67,9 +67,8 @@ def known(
     train: Tensor, train_labels: Mapping[str, Tensor], test: Tensor, test_labels: Mapping[str, Tensor], **classes: int
 ) -> TensorFeatures:
     num_kinds = next(iter(classes.values()))
-    spec = DataSpec(
-        channels=1, frames=1, height=8, width=8, classes=classes, box_classes=num_kinds, segment_classes=num_kinds
-    )
+    size, kinds = {"height": 8, "width": 8}, {"box_classes": num_kinds, "segment_classes": num_kinds}
+    spec = DataSpec(channels=1, frames=1, **size, classes=classes, **kinds, has_occlusion=True)
     return TensorFeatures(spec, train, test, dict(train_labels), dict(test_labels))
 
 
