@@ -95,7 +95,12 @@ class Merged:
 
 
 def merge(source: Connection, destination: Connection, studies: Sequence[str], *, with_series: bool = True) -> Merged:
-    """Add `studies` of `source` and their ended runs, in the destination's one transaction."""
+    """Add `studies` of `source` and their ended runs, in the destination's one transaction.
+
+    Both may be of older code: the destination is brought to today's keys first, and the source's configs are read under
+    them. Else the runs of one config would stand under two.
+    """
+    aliases.apply(destination)
     done = Merged(running=[], differing=[])
     rows = source.execute(select(StudyRow).where(StudyRow.name.in_(studies)).order_by(StudyRow.name)).all()
     cells = {
@@ -123,13 +128,17 @@ def _copy_configs(source: Connection, destination: Connection, ids: Sequence[int
     """The destination's id of each config."""
     rows = source.execute(select(Config.id, Config.hash, Config.json).where(Config.id.in_(ids))).all()
     new_ids = dict(
-        zip([row.id for row in rows], queue.register_configs(destination, [r.json for r in rows]), strict=True)
+        zip(
+            [row.id for row in rows],
+            queue.register_configs(destination, [aliases.migrated(row.json) for row in rows]),
+            strict=True,
+        )
     )
     hashes = {row.hash: new_ids[row.id] for row in rows}
     known = set(destination.scalars(select(Config.hash).where(Config.hash.in_(hashes))))
-    aliases = source.execute(select(Alias).where(Alias.config_id.in_(ids))).all()
+    named = source.execute(select(Alias).where(Alias.config_id.in_(ids))).all()
     older = [
-        {"old_hash": row.old_hash, "config_id": new_ids[row.config_id], "migration": row.migration} for row in aliases
+        {"old_hash": row.old_hash, "config_id": new_ids[row.config_id], "migration": row.migration} for row in named
     ]
     # A config whose stored hash is not what this program computes goes by both.
     older += [{"old_hash": h, "config_id": i, "migration": "merged"} for h, i in hashes.items() if h not in known]
@@ -340,9 +349,7 @@ def read_capsule(path: Path, database: Engine) -> Merged:
                 studies = _study_names(source)
                 if not studies:
                     raise UserError(f"from={path}: not a capsule: there is no study in it")
-                merged = merge(source, destination, studies)
-                aliases.apply(destination)  # the capsule may be of older code
-                return merged
+                return merge(source, destination, studies)
         finally:
             capsule.dispose()
 

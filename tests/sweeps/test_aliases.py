@@ -145,6 +145,27 @@ def test_a_capsule_of_older_code_is_read_under_today_s_names(engine, tmp_path, m
     new.dispose()
 
 
+@pytest.mark.parametrize("older", ["capsule", "database"])
+def test_a_run_that_both_sides_of_a_merge_have_is_one_run_though_one_side_is_of_older_code(
+    engine, tmp_path, monkeypatch, older
+):
+    register(engine, two_rows())
+    finish_next(engine, {"ridge/digit_top1": 50.0})
+    export.write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"])
+    monkeypatch.setattr(aliases, "MIGRATIONS", ALL)
+    if older == "capsule":
+        migrate(engine)
+    else:
+        capsule = open_database(f"sqlite:///{tmp_path / 'capsule.sqlite'}")
+        migrate(capsule)
+        capsule.dispose()
+    before = rows(engine, RunRow.id)
+    assert export.read_capsule(tmp_path / "capsule.sqlite", engine).known == 1
+    assert rows(engine, RunRow.id) == before
+    assert {("mask.share" in config) for (config,) in rows(engine, Config.json)} == {True}
+    assert export.write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"]).runs == 0
+
+
 def test_launching_migrates_by_itself(engine, tmp_path, monkeypatch):
     store(engine, OLD, done=True)
     monkeypatch.setattr(aliases, "MIGRATIONS", ALL)
