@@ -26,7 +26,7 @@ def assert_latex(text: str, *, num_columns: int) -> None:
     assert "^" not in re.sub(r"\$[^$]*\$", "", plain)
     rows = [line for line in lines if line.endswith(r" \\")]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {num_columns - 1}
-    commands = {"pm", "Delta", "cdot", "textbackslash", "textless", "textgreater", "textasciitilde", "textbar",
+    commands = {"pm", "Delta", "cdot", "to", "textbackslash", "textless", "textgreater", "textasciitilde", "textbar",
                 "textasciicircum", "textasciigrave", "textquotesingle", "texttt", "textcolor", "textbf"}  # fmt: skip
     layout = {"begin", "end", "centering", "caption", "label", "toprule", "midrule", "bottomrule", "par", "medskip",
               "parbox", "linewidth", "footnotesize", "resizebox", "ifdim", "width", "else", "fi"}  # fmt: skip
