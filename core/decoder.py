@@ -94,13 +94,13 @@ def _decoded_blocks(
     test = _block_pairs(stored, test_set, MOST_IMAGES // 4, "test")
     decoder = Decoder.fitted(train, steps, generator_for(run.seed, "decoder", 0))
     # The masks of core.pictures, each drawn by itself.
-    drawn = [run.mask.sample(grid, 1, generator_for(run.seed, "pictures", number)) for number in range(len(shown))]
-    views = [of_one[:1] for of_one in drawn]
+    views = [run.mask.sample(grid, 1, generator_for(run.seed, "pictures", number))[:1] for number in range(len(shown))]
     found = []
     for number, index in enumerate(shown.tolist()):
         states = _block_states(stored, _clips(stored, test_set, torch.tensor([index])), views[number]).states  # [1, D]
         found.append(_samples(decoder, states, stored.spec, generator_for(run.seed, "decoder", 2 + number))[0])
-    flags = {part: masks(views, grid)[part].reshape(-1, grid.h, grid.w) for part in ("context", "target")}
+    flagged = masks(views, grid)
+    flags = {part: flagged[part].reshape(-1, grid.h, grid.w) for part in ("context", "target")}
     return flags | {"blocks": np.stack(found)}, decoder.explained(test, generator_for(run.seed, "decoder", 1))
 
 
