@@ -91,6 +91,25 @@ def refuse_other_config(path: Path, stored: Mapping[str, Any], config: Mapping[s
         )
 
 
+def refuse_other_data(where: Path, stored: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise CheckpointError when the files that the weights were trained on have been replaced.
+
+    Both are fingerprints by group; one that is not known refuses nothing. What only judges changes no weights.
+    """
+    for group in sorted(stored.keys() & now.keys()):
+        if group not in JUDGING and stored[group] != now[group]:
+            raise CheckpointError(other_data(f"{where} was made", group, stored[group], now[group]))
+
+
+def other_data(what: str, group: str, before: str, now: str) -> str:
+    """The two things that one can do about files that are not those of before."""
+    return (
+        f"{what} with other files: {group} had the fingerprint {before}, {group}.path has {now} now. Restore the "
+        f"files, or name the new ones: {group}.version=WORD (another experiment, in another runtime.dir); where you "
+        f"know them to be equal in content (renamed, re-encoded), say so: 'runtime.same_data=[{now}-{before}]'"
+    )
+
+
 def sync_folder(folder: Path) -> None:
     """Make the rename itself durable; folders cannot be opened on Windows, where renames need no such help."""
     if os.name == "nt":

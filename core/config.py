@@ -29,7 +29,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from core.evals import EVALS
-from core.fitting import check, is_left_to_others, is_recorded_later, judged, located, metric_names, spec_of
+from core.fitting import (
+    check,
+    fingerprints,
+    is_left_to_others,
+    is_recorded_later,
+    judged,
+    located,
+    metric_names,
+    spec_of,
+)
 from core.objectives import OBJECTIVES
 from core.run import (
     DEFAULT_METHOD,
@@ -64,6 +73,7 @@ __all__ = [
     "Runtime",
     "build",
     "check",
+    "fingerprints",
     "flatten",
     "from_flat",
     "identity",
@@ -316,6 +326,8 @@ def flatten(run: Run) -> Flat:
         flat[group] = None if component is None else name_of(group, component)
         if component is not None:
             flat |= options(component, group)
+        if not flat.get(f"{group}.version", True):  # said only where a set is named: no older config has the key
+            del flat[f"{group}.version"]
     flat["evals"] = sorted(run.evals)
     for name in flat["evals"]:
         flat |= options(run.evals[name], f"evals.{name}")

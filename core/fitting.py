@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.cost import COST_METRICS, judging_names
+from core.data.fingerprint import fingerprint, same
 from core.data.flow_mixture import FlowMixture
 from core.evals import EVALS
 from core.evals.clips import plan
@@ -18,6 +19,7 @@ from core.objectives import OBJECTIVES
 from core.run import OPTIONAL, ConfigError, Run, name_of
 from core.types import Dataset, DataSpec, Sampling
 
+DATA_GROUPS = ("data", "eval_data", "flow_data")
 SPECS: dict[str, DataSpec] = {}  # what spec_of() has read
 MEMBERS: dict[str, list[DataSpec]] = {}  # of mixtures
 
@@ -52,6 +54,10 @@ def check(run: Run) -> DataSpec:
             f"optim.batch_size must be at least {run.objective.least_batch} for objective={chosen}, which compares the "
             f"samples of a batch, got {run.optim.batch_size}"
         )
+    for group in DATA_GROUPS:
+        version = getattr(getattr(run, group), "version", "")
+        if not re.fullmatch(r"[\w.-]{0,40}", version):
+            raise ConfigError(f"{group}.version must be up to 40 letters, digits and _ . -, got {version!r}")
     for group in ("data", "eval_data"):
         if isinstance(getattr(run, group), FlowMixture):
             raise ConfigError(
@@ -164,6 +170,29 @@ def load_split(run: Run, split: str, group: str = "data") -> Dataset:
     except ValueError as error:
         raise ConfigError(named(str(error), group)) from error
     return loaded
+
+
+def fingerprints(
+    run: Run, known: dict[str, str | None] | None = None, *, groups: Collection[str] = DATA_GROUPS
+) -> dict[str, str]:
+    """The fingerprint of each data set that the run reads, by group; one that tells none is left out.
+
+    `known` remembers them between the cells of a study. Raises ConfigError when its files cannot be found.
+    """
+    found: dict[str, str] = {}
+    known = {} if known is None else known
+    for group in groups:
+        if getattr(run, group) is None:
+            continue
+        data = located(dataclasses.replace(run, data=getattr(run, group))).data
+        if repr(data) not in known:
+            try:
+                known[repr(data)] = fingerprint(data, Path(run.runtime.cache).expanduser())
+            except ValueError as error:
+                raise ConfigError(named(str(error), group)) from error
+        if (told := known[repr(data)]) is not None:
+            found[group] = told
+    return same(found, run.runtime.same_data)
 
 
 def named(message: str, group: str) -> str:

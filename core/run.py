@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -66,6 +67,7 @@ class Runtime:
     compile: bool = False
     tensorboard: bool = True
     tokens_gib: float = 8.0  # memory that an evaluation on patch tokens may take for a split's
+    same_data: list[str] = field(default_factory=list)  # NOW-BEFORE: files of fingerprint NOW count as those of BEFORE
     features_gib: float = 8.0  # disk that the features of runs that are judged again may take in `cache`; 0 keeps none
 
     def __post_init__(self) -> None:
@@ -77,6 +79,11 @@ class Runtime:
         for name in ("threads", "workers", "eval_every", "features_gib"):
             if getattr(self, name) < 0:
                 raise ValueError(f"runtime.{name} must be at least 0, got {getattr(self, name)}")
+        for pair in self.same_data:
+            if not re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{16}", str(pair)):
+                raise ValueError(
+                    f"runtime.same_data must be a list of NOW-BEFORE, two fingerprints of 16 hex digits, got {pair!r}"
+                )
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"runtime.device must be auto, cpu or cuda, got {self.device!r}")
 

@@ -33,7 +33,7 @@ from core.config import (
 from core.cost import encoding_flops
 from core.evals import EVALS
 from core.evals.features import FrozenFeatures
-from core.fitting import load_split
+from core.fitting import fingerprints, load_split
 from core.judging import encoding_costs, frozen_features, judge, judged_sets
 from core.phases import Costs
 from core.trainer import build_learner, choose_device, choose_precision, seen, start_from_weights
@@ -230,6 +230,7 @@ def open_stored(run: Run, folder: Path) -> Stored:
         if state is None:
             raise CheckpointError(f"{folder} holds no checkpoint that can be read")
         step = int(state["step"])
+        checkpoint.refuse_other_data(path, state.get("data", {}), fingerprints(run, groups=("data",)))
         load_weights(learner, state["learner"], path)
     else:
         start_from_weights(run, learner, spec)
@@ -259,6 +260,8 @@ class Aside:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def saw(self, data: Mapping[str, str]) -> None: ...
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 

@@ -24,8 +24,8 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from core.checkpoint import CheckpointError
-from core.config import GROUPS, SECTIONS, ConfigError, Run, Runtime, flatten, identity, load
+from core.checkpoint import CheckpointError, other_data
+from core.config import GROUPS, SECTIONS, ConfigError, Run, Runtime, fingerprints, flatten, identity, load
 from core.data.augment import Augment
 from core.evals import EVALS
 from core.optim import Optim
@@ -52,6 +52,7 @@ class ConsoleRecorder:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.stop_asked = False
         self.outcome = "unfinished"
+        self.data: dict[str, str] = {}
         self.config = {**flatten(run), **{f"runtime.{key}": value for key, value in vars(run.runtime).items()}}
         self.events = SummaryWriter(str(self.folder / "events")) if run.runtime.tensorboard and is_main else None
         columns = (
@@ -64,6 +65,9 @@ class ConsoleRecorder:
         )
         self.progress = Progress(*columns, console=console, disable=not is_main)
         self.bar = self.progress.add_task(f"{run.method} seed {run.seed}", total=run.optim.steps, numbers="")
+
+    def saw(self, data: Mapping[str, str]) -> None:
+        self.data = dict(data)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if self.events is not None:
@@ -93,6 +97,7 @@ class ConsoleRecorder:
         if outcome == "preempted":
             return
         record = {"outcome": outcome, "results": dict(results), "facts": dict(facts), "config": self.config}
+        record["data"] = self.data
         temporary = self.folder / ".result.json.tmp"
         temporary.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
         temporary.replace(self.folder / "result.json")
@@ -155,11 +160,19 @@ def finished(run: Run) -> dict[str, Any] | None:
             f"runtime.dir={run.runtime.dir} holds the result of another run ({key}={stored.get(key)}, asked for"
             f" {wanted.get(key)}); choose another folder"
         )
+    now = fingerprints(run)
+    for group, before in record.get("data", {}).items():
+        if now.get(group, before) != before:
+            raise ConfigError(
+                other_data(f"runtime.dir={run.runtime.dir} has the result of a run", group, before, now[group])
+            )
     return record
 
 
 def print_results(record: Mapping[str, Any]) -> None:
     print(f"outcome  {record['outcome']}")
+    for group, value in sorted(record.get("data", {}).items()):
+        print(f"{f'fingerprint of {group}':32s} {value}")
     for name, value in sorted(record["results"].items()):
         print(f"{name:32s} {value:10.3f}")
     for name, value in sorted(record["facts"].items()):

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from core import checkpoint
+from core.checkpoint import CheckpointError as CheckpointError
 from core.config import ConfigError, Precision, Run, check, flatten, identity, located
 from core.cost import cost_metrics, encoding_flops
 from core.data.augment import normalise
 from core.data.left_out import data_facts
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
-from core.fitting import load_split
+from core.fitting import fingerprints, load_split
 from core.judging import cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
@@ -65,13 +66,15 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     # Only the main process judges; data that cannot be judged on is better known before training than after.
     judged_splits = judged_sets(run, train_set, test_set) if where.is_main else (train_set, test_set)
     spec, config = train_set.spec, identity(flatten(run)) | {"seed": run.seed}
+    data = fingerprints(run)
+    record.saw(data)
     learner = build_learner(run, spec).to(device)
     if run.optim.steps:
         learner.prepare(lambda i: normalise(train_set.fetch(i).clips, spec), len(train_set), cache, run.seed)
     if where.is_main:
         wait(where)
     optimizer = make_optimizer(learner, run.optim)
-    step, window = resume(record.folder, config, learner, optimizer)
+    step, window = resume(record.folder, config, data, learner, optimizer)
     if step == 0:
         start_from_weights(run, learner, spec)
     precision = choose_precision(run.precision, device)
@@ -104,7 +107,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
             else:
                 window.clear()
         if saving and where.is_main:
-            save(record, step, config, learner, optimizer, window, run.runtime.keep_checkpoints)
+            save(record, step, config, data, learner, optimizer, window, run.runtime.keep_checkpoints)
         if stopping and not ending:
             if where.is_main:
                 record.finish("preempted", {}, {"step": step, "train_seconds": window.spent} | data_facts(splits))
@@ -227,12 +230,17 @@ def choose_precision(wanted: Precision, device: torch.device) -> torch.dtype | N
 
 
 def resume(
-    folder: Path, config: Mapping[str, Any], learner: Learner, optimizer: torch.optim.Optimizer
+    folder: Path,
+    config: Mapping[str, Any],
+    data: Mapping[str, str],
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
 ) -> tuple[int, Window]:
     """Step of the newest checkpoint and where its time went, its state loaded; step 0 without one."""
     state = checkpoint.load_latest(folder, config)
     if state is None:
         return 0, Window(0.0, 0.0, 0.0)
+    checkpoint.refuse_other_data(folder, state.get("data", {}), data)
     learner.load_state_dict(state["learner"])
     optimizer.load_state_dict(state["optimizer"])
     log.info("resuming at step %d from %s", state["step"], folder)
@@ -245,6 +253,7 @@ def save(
     record: Recorder,
     step: int,
     config: Mapping[str, Any],
+    data: Mapping[str, str],
     learner: Learner,
     optimizer: torch.optim.Optimizer,
     window: Window,
@@ -256,6 +265,7 @@ def save(
         "seconds": window.spent,
         "waited": window.waited,
         "cpu_seconds": window.cpu,
+        "data": dict(data),
     }
     record.checkpointed(step, checkpoint.save(record.folder, step, state, config, keep=keep))
 

@@ -89,6 +89,9 @@ def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
 class Npz(_ArrayFiles):
     """A NumPy archive: x_train, x_test, uint8 [N, H, W] or [N, H, W, 3], and integer labels y_train, y_test."""
 
+    def sources(self) -> list[tuple[str, Path]]:
+        return [("archive", Path(self.path))]
+
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         file = Path(self.path)
         if not self.path or not file.is_file():
@@ -118,7 +121,11 @@ class Idx(_ArrayFiles):
         prefix = "train" if split == "train" else "t10k"
         return self._read_one(f"{prefix}-images-idx3-ubyte"), self._read_one(f"{prefix}-labels-idx1-ubyte")
 
-    def _read_one(self, name: str) -> np.ndarray:
+    def sources(self) -> list[tuple[str, Path]]:
+        names = [f"{prefix}-{kind}-ubyte" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+        return [(name, self._file(name)) for name in names]
+
+    def _file(self, name: str) -> Path:
         folder = Path(self.path)
         names = (name, f"{name}.gz", name.replace("-idx", ".idx"), name.replace("-idx", ".idx") + ".gz")
         file = next((folder / candidate for candidate in names if (folder / candidate).is_file()), None)
@@ -126,6 +133,10 @@ class Idx(_ArrayFiles):
             raise ValueError(
                 f"data.path must be a folder with the IDX file {name}, gzipped or not; {self.path!r} has none"
             )
+        return file
+
+    def _read_one(self, name: str) -> np.ndarray:
+        file = self._file(name)
         try:
             content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         except (OSError, EOFError) as error:

@@ -79,6 +79,15 @@ class Davis(Data):
             has_objects=True,
         )
 
+    def sources(self) -> list[tuple[str, Path]]:
+        return [
+            (f"{split} {sequence.name} {kind} {file.stem}", file)
+            for split in SPLITS
+            for sequence in self.sequences(split)
+            for kind, files in (("frame", sequence.frames), ("mask", sequence.masks))
+            for file in files
+        ]
+
     def load(self, split: str, cache: Path) -> DavisDataset:
         check_split(split)
         return DavisDataset(self, self.sequences(split))

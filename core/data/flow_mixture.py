@@ -94,6 +94,15 @@ class FlowMixture(Data):
         moved = {name: str(Path(self.path) / path) for name in _PATHS if (path := getattr(member, name, ""))}
         return replace(member, **moved), int(repeat)
 
+    def sources(self) -> list[tuple[str, Path]] | None:
+        """Of all members, in order; one of which nothing is known leaves all unknown."""
+        found: list[tuple[str, Path]] = []
+        for number, (member, _) in enumerate(self.members()):
+            if (files := member.sources()) is None:
+                return None
+            found += [(f"{number} {member.recipe} {name}", file) for name, file in files]
+        return found
+
     def spec(self) -> DataSpec:
         """The first member's."""
         return self.specs()[0]

@@ -63,6 +63,15 @@ class Pairs(Data):
         """The pairs of a split, in a fixed order. Raises ValueError when `path` cannot give them."""
         raise NotImplementedError
 
+    def sources(self) -> list[tuple[str, Path]]:
+        """Pairs by their place, which is what decides the order."""
+        return [
+            (f"{split} {number} {part} {pair.scene if part == 0 else ''}", file)
+            for split in ("train", "test")
+            for number, pair in enumerate(self.pairs(split))
+            for part, file in enumerate(pair.files)
+        ]
+
     def flow_size(self, file: Path) -> tuple[int, int]:
         """Height and width of a flow file by its header. Raises DataError for one that is none or is cut off."""
         raise NotImplementedError

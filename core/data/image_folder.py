@@ -111,6 +111,15 @@ class ImageFolder(Data):
             return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, excluded, folder)
         return LazyPictures(spec, [file for file, _ in kept], labels, excluded, self.stored, self.crop)
 
+    def sources(self) -> list[tuple[str, Path]]:
+        splits = {split: self.entries(split)[0] for split in ("train", "test")}
+        root = Path(self.path)
+        return [
+            (f"{split} {label} {name_in(file, [root])}", file)
+            for split, entries in splits.items()
+            for file, label in entries
+        ]
+
     def entries(self, split: str) -> tuple[list[Entry], list[str]]:
         """The image files of a split with their classes, sorted by name, and the class names."""
         root = Path(self.path)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -64,6 +64,8 @@ class MovingDigits(Data):
     pan: float = 0.0  # px a frame that all of the scene moves along each axis at most, as if a camera turned
     noise: float = 0.0  # standard deviation of each pixel's noise, of the range [0, 1]
     gen_seed: int = 0
+
+    recipe: ClassVar[str] = f"moving_digits {_VERSION}"
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, allowed: str) -> None:
@@ -124,6 +126,7 @@ class MovingDigits(Data):
 
     def load(self, split: str, cache: Path) -> MovingDigitsDataset:
         check_split(split)
+        # What the person calls the set (`self.version`) decides no pixel.
         facts = asdict(self) | {"version": _VERSION, "digit_range": self.digit_range}
         # A split's pixels depend on its own length only.
         length = facts.pop(f"num_{split}")

@@ -74,6 +74,14 @@ class Segmented(Data):
         cached_folder(folder, lambda draft: _check(entries, draft))
         return SegmentedImages(self, self._spec(), entries)
 
+    def sources(self) -> list[tuple[str, Path]]:
+        return [
+            (f"{split} {number} {part}", file)
+            for split in ("train", "test")
+            for number, entry in enumerate(self.entries(split))
+            for part, file in enumerate(entry)
+        ]
+
     def opened(self, create: str, **options: Any) -> Any:
         """The data set that torchvision has of that name."""
         # Importing torchvision takes several seconds, which only those who use it should wait for.

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.data.arrays import ArrayDataset, cache_key, cached_folder, check_split
+from core.data.fingerprint import numbered
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, squared, to_rgb
 from core.types import Batch, Data, DataSpec, generator_for
 
@@ -91,6 +92,14 @@ class Torchvision(Data):
             clips = np.load(folder / "clips.npy", mmap_mode="r")
             return ArrayDataset(spec, clips, {self.label: targets}, excluded, folder)
         return LazyPairs(spec, pairs, kept, {self.label: targets}, excluded, self.crop)
+
+    def sources(self) -> list[tuple[str, Path]]:
+        """Every file of the folder that torchvision keeps the set in, by its name there."""
+        pairs, _ = self._open("train")
+        root = Path(self.path)
+        inner = getattr(pairs, "base_folder", None) or getattr(pairs, "raw_folder", None)
+        folder = root / inner if isinstance(inner, str | Path) and (root / inner).is_dir() else root
+        return numbered(sorted(file for file in folder.rglob("*") if file.is_file()), folder) if self.path else []
 
     def _class(self) -> Any:
         # Importing torchvision takes several seconds, which only those who use it should wait for.

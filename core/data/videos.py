@@ -68,6 +68,22 @@ class _Videos(Data):
         """The split's videos, with unreadable ones among them. ValueError when `path` cannot give them."""
         raise NotImplementedError
 
+    def sources(self) -> list[tuple[str, Path]]:
+        """A list gives each video its place; a folder its name, which decides its place."""
+        return [
+            (f"{split} {entry.label} {self._name(number, entry.path)} {file.name if part else ''}", file)
+            for split in ("train", "test")
+            for number, entry in enumerate(self.listing(split).entries)
+            for part, file in self._files(entry.path)
+        ]
+
+    def _name(self, number: int, path: Path) -> str:
+        return name_in(path, self._roots())
+
+    def _files(self, path: Path) -> list[tuple[bool, Path]]:
+        """The files of one video, and whether each is a part of it."""
+        return [(False, path)]
+
     def grid(self, facts: Facts) -> np.ndarray:
         """Numbers of the video's frames that may be in a clip; a clip is `frames` of them in a row."""
         return np.arange(0, facts.frames, self.stride or _STRIDE)
@@ -231,6 +247,9 @@ class VideoCsv(_VideoFiles):
     cannot be read; a label that is no class number is an error. The rest is as in `video_folder`.
     """
 
+    def _name(self, number: int, path: Path) -> str:
+        return str(number)
+
     def listing(self, split: str) -> Listing:
         file, test_file = (
             _given(self.path, "a file of path label lines"),
@@ -248,6 +267,9 @@ class FrameFolder(_Videos):
 
     def reading(self) -> Reader:
         return FrameFolderReader()
+
+    def _files(self, path: Path) -> list[tuple[bool, Path]]:
+        return [(True, file) for file in FrameFolderReader().files(path)]
 
     def listing(self, split: str) -> Listing:
         root = _given(self.path, "a folder with a folder of frame images for each video")

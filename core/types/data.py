@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -102,6 +103,16 @@ class Dataset(Protocol):
 @dataclass
 class Data:
     """A data set and its options. `load` returns the split "train" or "test"."""
+
+    # A name for files that replace others at the same path: another experiment. Where it is empty no config holds it.
+    version: str = field(default="", kw_only=True)
+
+    recipe: ClassVar[str] = ""  # of data made by code: its name and version, which stand for its content
+
+    def sources(self) -> Iterable[tuple[str, Path]] | None:
+        """Every file that both splits read, by what it is to the set (class and name, or its place in a list); what
+        `core.data.fingerprint` is made of. None: unknown. ValueError when `data.path` cannot give them."""
+        return () if self.recipe else None
 
     def spec(self) -> DataSpec:
         """The shape and labels of its clips without reading a pixel; ValueError when `data.path` cannot give them."""

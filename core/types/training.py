@@ -290,6 +290,10 @@ class Recorder(Protocol):
 
     folder: Path  # checkpoints, TensorBoard events, pictures
 
+    def saw(self, data: Mapping[str, str]) -> None:
+        """The fingerprint of each data set that is read, by group ("data", "eval_data"), told before any step."""
+        ...
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
     def checkpointed(self, step: int, path: Path) -> None: ...

@@ -42,6 +42,9 @@ class Notebook:
         timeless = {name: value for name, value in metrics.items() if name != "samples_per_second"}
         self.points.setdefault(step, {}).update(timeless)
 
+    def saw(self, data):
+        self.data = dict(data)
+
     def checkpointed(self, step, path):
         assert path.exists()
 
