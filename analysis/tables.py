@@ -6,8 +6,9 @@ no other's. With three seeds neither is common, and the notes say why.
 
 from __future__ import annotations
 
+import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -25,6 +26,7 @@ from analysis.stats import (
     sign_flip_p,
     smallest_p,
 )
+from sweeps.seen_data import of_config
 
 ENDED_WITHOUT = ("failed", "diverged", "pruned", "cancelled")  # states of runs that will not have a number
 
@@ -421,12 +423,35 @@ def provenance(frame: Frame) -> str:
         f"database digest {frame.digest}",
         f"{len(done)} of {num_wanted} runs" + (f" ({', '.join(lost)})" if lost else ""),
         f"seeds {seeds}",
+        data(frame),
         _code(done),
         f"scale {frame.scale}",
         f"{hours(trained['cpu_seconds'])} CPU-hours",
         f"{hours(trained['gpu_seconds'])} GPU-hours",
     ]
     return " · ".join(parts)
+
+
+def data(frame: Frame) -> str:
+    """The fingerprints of what the finished runs saw, and whether any set had more than one."""
+    runs = frame.runs.dropna(subset="run_id").drop_duplicates("run_id")
+    done = runs[runs["state"] == "done"]
+    seen: dict[str, set[str]] = defaultdict(set)
+    num_unknown = 0
+    for run in records(done):
+        if not isinstance(run.data, str):
+            num_unknown += 1
+            continue
+        config = frame.configs.loc[run.config_id].dropna().to_dict()
+        for name, value in of_config(config, json.loads(run.data)).items():
+            seen[name].add(value)
+    values = sorted({value[:8] for found in seen.values() for value in found})
+    if not values:
+        return "data unknown"
+    text = f"data {', '.join(values)}"
+    if any(len(found) > 1 for found in seen.values()):
+        text += " (mixed: one set with several contents)"
+    return text + (f" (of {num_unknown} runs: unknown)" if num_unknown else "")
 
 
 def _code(done: pd.DataFrame) -> str:

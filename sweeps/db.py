@@ -98,6 +98,9 @@ class Config(Base):
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     hash_version: Mapped[int]
     json: Mapped[dict[str, Any]] = mapped_column(Json)
+    # The presets that it was first made from; NULL for one that no launch has asked for since they are recorded.
+    method: Mapped[str | None] = mapped_column(String(64))
+    scale: Mapped[str | None] = mapped_column(String(16))
 
 
 class Alias(Base):
@@ -200,6 +203,7 @@ class Attempt(Base):
     error_step: Mapped[int | None] = mapped_column(BigInteger)
     resume_step: Mapped[int | None] = mapped_column(BigInteger)  # first step it logged; NULL until it has
     step: Mapped[int | None] = mapped_column(BigInteger)  # last step heard of
+    loss: Mapped[float | None] = mapped_column(Double)  # at that step
     heartbeat: Mapped[float | None] = mapped_column(
         Double
     )  # when that was; speed = (step - resume_step) / (it - started)
@@ -208,6 +212,7 @@ class Attempt(Base):
     gpu_seconds: Mapped[float | None] = mapped_column(Double)
     cpu_seconds: Mapped[float | None] = mapped_column(Double)
     facts: Mapped[dict[str, Any] | None] = mapped_column(Json)  # what the trainer told: costs, realised ratios
+    data: Mapped[dict[str, str] | None] = mapped_column(Json)  # the fingerprint of each set that it read, by group
 
 
 class Environment(Base):
@@ -256,6 +261,7 @@ class EvaluationRow(Base):
     gpu_seconds: Mapped[float] = mapped_column(Double)
     peak_memory: Mapped[int] = mapped_column(BigInteger)  # bytes
     peak_gpu_memory: Mapped[int] = mapped_column(BigInteger)
+    data: Mapped[dict[str, str] | None] = mapped_column(Json)  # the fingerprints of "data" and "eval_data"
 
 
 class Chunk(Base):

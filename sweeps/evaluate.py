@@ -11,19 +11,19 @@ from __future__ import annotations
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from core.checkpoint import CheckpointError
-from core.config import ConfigError
+from core.config import ConfigError, fingerprints
 from core.stored import Asked, Judge, Presets, asked_of, open_stored
-from sweeps import aliases, cli
+from sweeps import aliases, cli, seen_data
 from sweeps.cli import UserError
 from sweeps.database_lock import DatabaseLock
-from sweeps.db import Environment, insert_new, upgrade
+from sweeps.db import Environment, RunRow, insert_new, upgrade
 from sweeps.evaluations import Made, Trained, checkpoint_folder, record, recorded, trained_runs
 from sweeps.owner import worker_name
 from sweeps.provenance import attempt_columns, environment
@@ -107,6 +107,7 @@ def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_d
             return recorded(connection, run.id, asked.name, asked.is_answered_by, is_own=is_own)
 
     for asked in questions:
+        data = check_data(engine, run, asked)
         found, how = known(asked), "recorded"
         if found is None:
             with alone(engine, run, asked):
@@ -114,10 +115,25 @@ def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_d
                 if found is None:
                     judge = judge or Judge(open_stored(asked.run, checkpoint_folder(run, results_dir)))
                     print(f"{asked.said} (run {run.id})", flush=True)
-                    found, how = make(engine, run, judge, asked), "made"
+                    found, how = make(engine, run, judge, asked, data), "made"
         for metric, value in sorted(found.items()):
             shown = "not finite" if value is None else f"{value:.3f}"
             print(f"run {run.id:<6d} {metric:48s} {shown:>12s}  {how}", flush=True)
+
+
+def check_data(engine: Engine, run: Trained, asked: Asked) -> dict[str, str]:
+    """The fingerprints of what an evaluation reads. Raises UserError where the run, or others judged so, saw other."""
+    data = fingerprints(asked.run, groups=("data", "eval_data"))
+    with engine.connect() as connection:
+        config_id = connection.scalar(select(RunRow.config_id).where(RunRow.id == run.id))
+        assert config_id is not None
+        before = seen_data.recorded(connection, seen_data.beside(connection, config_id))
+        for name, values in seen_data.judged_before(connection, asked.settings).items():
+            before[name] |= values
+    now = seen_data.of_config(run.config, {"data": data["data"]} if "data" in data else {})
+    now |= seen_data.of_config(asked.settings, data)
+    seen_data.refuse_other(before, [now], group="eval_data")
+    return data
 
 
 @contextmanager
@@ -134,7 +150,7 @@ def alone(engine: Engine, run: Trained, asked: Asked) -> Iterator[None]:
         lock.close(tidy=True)  # two at once would only do the work twice: the first result stays
 
 
-def make(engine: Engine, run: Trained, judge: Judge, asked: Asked) -> dict[str, float | None]:
+def make(engine: Engine, run: Trained, judge: Judge, asked: Asked, data: Mapping[str, str]) -> dict[str, float | None]:
     """Make one evaluation and record it."""
     try:
         answer = judge.answer(asked)
@@ -143,7 +159,7 @@ def make(engine: Engine, run: Trained, judge: Judge, asked: Asked) -> dict[str, 
     columns = attempt_columns(asked.run.runtime.device)
     del columns["slurm_job"]
     seen = environment()
-    made = Made(answer.results, answer.step, answer.costs._asdict(), {**columns, "worker": worker_name()})
+    made = Made(answer.results, answer.step, answer.costs._asdict(), {**columns, "worker": worker_name()}, data)
     with engine.begin() as connection:
         insert_new(connection, Environment, [{"hash": seen.hash, "packages": seen.packages}])
         record(connection, run.id, asked.name, asked.settings, made)

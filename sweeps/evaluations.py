@@ -45,6 +45,7 @@ class Made(NamedTuple):
     step: int
     costs: Mapping[str, float]  # the columns of sw_evaluation that count
     provenance: Mapping[str, Any]  # those that say who, where and with what code
+    data: Mapping[str, str] = {}
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ def record(connection: Connection, run_id: int, name: str, settings: Settings, m
     connection.execute(
         insert(EvaluationRow).values(
             run_id=run_id, name=name, settings=dict(settings), metrics=sorted(made.results), ended=database_now(),
-            step=made.step, **made.costs, **made.provenance,
+            step=made.step, data=dict(made.data), **made.costs, **made.provenance,
         )
     )  # fmt: skip
     rows = [

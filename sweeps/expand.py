@@ -53,6 +53,11 @@ class Request:
         return instance_name(self.study.name, self.scale, self.overrides, self.name)
 
     @property
+    def words(self) -> str:
+        """What the name of the instance says of the overrides."""
+        return instance_name("", DEFAULT_SCALE, self.overrides).removeprefix("@")
+
+    @property
     def wanted_seeds(self) -> list[int]:
         return list(self.seeds) or self.study.seeds(self.scale)
 
@@ -83,6 +88,17 @@ class Expansion:
     spec: dict[str, Any]
     metrics: list[str]
     cells: list[tuple[Cell, dict[str, Any]]]
+    runs: Sequence[Any] = ()  # `core.config.Run` of each cell, with this machine's `runtime`
+
+    def data(self) -> list[dict[str, str]]:
+        """What each cell's run would see: fingerprints by group. Raises UserError when files cannot be found."""
+        from core.config import ConfigError, fingerprints
+
+        known: dict[str, str | None] = {}
+        try:
+            return [fingerprints(run, known) for run in self.runs]
+        except ConfigError as error:
+            raise UserError(f"{self.request.study.path}: {error}") from None
 
 
 def _values(tree: Any, key: str) -> Iterator[str]:
@@ -133,6 +149,7 @@ def expand(request: Request) -> Expansion:
     study, where = request.study, request.study.path
     check_overrides(request)
     cells: list[tuple[Cell, dict[str, Any]]] = []
+    runs = []
     search = study.search(request.scale)
     labels: list[str] | None = None
     whole: dict[str, dict[str, Any]] = {}  # of a study that leaves out: the row of everything, by column
@@ -161,6 +178,7 @@ def expand(request: Request) -> Expansion:
         if "leave_out" in study.spec and not cell.is_random_init:
             check_left_out(request, cell, flatten(run), whole.setdefault(cell.col_key, flatten(run)))
         cells.append((cell, identity(flatten(run))))
+        runs.append(run)
     assert labels is not None
     label = first(labels)
     spec = request.spec() | {"metrics": resolve(study.metrics(request.scale), labels, where)}
@@ -172,7 +190,7 @@ def expand(request: Request) -> Expansion:
         spec["search"] = fill(spec["search"], label) | {
             "metric": search.metric.replace(LABEL, label) or spec["metrics"][0]
         }
-    return Expansion(request, spec, spec["metrics"], cells)
+    return Expansion(request, spec, spec["metrics"], cells, runs)
 
 
 def check_overrides(request: Request) -> None:

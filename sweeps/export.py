@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from sweeps import aliases, cli, queue
+from sweeps import aliases, cli, queue, seen_data
 from sweeps.cli import UserError
 from sweeps.db import (
     FINAL_STATES,
@@ -53,6 +53,7 @@ USAGE = """usage: python -m sweeps.export to=FILE [study=NAME|all] [series=true]
                a file that is there already is added to
   from=FILE    add a capsule's studies and finished runs to the database
   study        one, several as a,b, or all (default)
+  runtime.same_data=[NOW-BEFORE]   the capsule's files of fingerprint NOW count as those of BEFORE
   series       false leaves the curves out: tables need only results
 
 Tables from a capsule alone: python -m analysis.report db=sqlite:///capsule.sqlite results_dir=offline
@@ -60,7 +61,8 @@ Merging never changes what is there: finished runs stay, runs being trained are 
 keeps the destination's cells. Evaluations and pictures made later of a finished run are added to it. Pictures' arrays
 go with their runs; checkpoints are files and stay where they are."""
 
-OPTIONS = ("to", "from", "study", "series", "db")
+SAME = "runtime.same_data"
+OPTIONS = ("to", "from", "study", "series", "db", SAME)
 NUM_PER_BATCH = 200  # runs copied at once: their curves are held in memory
 # A failed or waiting run of the destination takes the place of nothing: a capsule's ending is better.
 REPLACEABLE = ("queued", "failed", "cancelled")
@@ -94,11 +96,21 @@ class Merged:
 # ---- merging ---------------------------------------------------------------------------------------------------------
 
 
-def merge(source: Connection, destination: Connection, studies: Sequence[str], *, with_series: bool = True) -> Merged:
+def merge(
+    source: Connection,
+    destination: Connection,
+    studies: Sequence[str],
+    *,
+    with_series: bool = True,
+    same: Sequence[str] = (),
+) -> Merged:
     """Add `studies` of `source` and their ended runs, in the destination's one transaction.
 
     Both may be of older code: the destination is brought to today's keys first, and the source's configs are read under
     them. Else the runs of one config would stand under two.
+
+    Raises UserError where the runs of both sides saw other files, but for those that `same` says are equal (pairs
+    NOW-BEFORE, here of the source and the destination).
     """
     aliases.apply(destination)
     done = Merged(running=[], differing=[])
@@ -110,6 +122,7 @@ def merge(source: Connection, destination: Connection, studies: Sequence[str], *
         for row in rows
     }
     config_ids = _copy_configs(source, destination, sorted({c.config_id for found in cells.values() for c in found}))
+    refuse_other_data(source, destination, config_ids, same)
     for row in rows:
         _copy_study(source, destination, row, cells[row.id], config_ids, done)
     runs = source.execute(
@@ -122,6 +135,17 @@ def merge(source: Connection, destination: Connection, studies: Sequence[str], *
     for row in rows:
         _copy_trials(source, destination, row, [c for c in cells[row.id] if is_trial(c.row_key)], config_ids)
     return done
+
+
+def refuse_other_data(
+    source: Connection, destination: Connection, config_ids: dict[int, int], same: Sequence[str]
+) -> None:
+    """Both sides' finished runs of these configs must have seen the same files."""
+    names = dict(pair.split("-", 1) for pair in seen_data.accept(destination, same))
+    before = seen_data.recorded(destination, sorted(set(config_ids.values())))
+    theirs = seen_data.recorded(source, sorted(config_ids))
+    now = [{name: names.get(value, value)} for name, values in theirs.items() for value in sorted(values)]
+    seen_data.refuse_other(before, now)
 
 
 def _copy_configs(source: Connection, destination: Connection, ids: Sequence[int]) -> dict[int, int]:
@@ -336,7 +360,7 @@ def write_capsule(database: Engine, path: Path, studies: Sequence[str], *, with_
     return merged
 
 
-def read_capsule(path: Path, database: Engine) -> Merged:
+def read_capsule(path: Path, database: Engine, same: Sequence[str] = ()) -> Merged:
     """Add a capsule's studies and ended runs to the database; the capsule itself is not touched."""
     if not path.is_file():
         raise UserError(f"from={path}: there is no such file")
@@ -349,7 +373,7 @@ def read_capsule(path: Path, database: Engine) -> Merged:
                 studies = _study_names(source)
                 if not studies:
                     raise UserError(f"from={path}: not a capsule: there is no study in it")
-                return merge(source, destination, studies)
+                return merge(source, destination, studies, same=same)
         finally:
             capsule.dispose()
 
@@ -387,11 +411,11 @@ def command(words: Sequence[str]) -> int:
     to, source = arguments.values.get("to"), arguments.values.get("from")
     if (to is None) == (source is None):
         raise UserError("say to=FILE to write a capsule, or from=FILE to read one")
-    url = arguments.text("db", cli.DEFAULT_DATABASE)
+    url, given = arguments.text("db", cli.DEFAULT_DATABASE), SAME in arguments.values
     if source is not None:
         database = cli.connect(url, read_only=False)
         upgrade(database)
-        merged = read_capsule(Path(source), database)
+        merged = read_capsule(Path(source), database, seen_data.typed([f"{SAME}={arguments.text(SAME, '')}"] * given))
         print(f"{source} -> {mask_url(url)}: {merged.sentence()}")
     else:
         database = cli.open_for_reading(arguments)

@@ -13,19 +13,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.logging import RichHandler
 from sqlalchemy import Engine
 
-from sweeps import aliases, cli, queue, shared_disk, slurm, status
+from sweeps import aliases, cli, queue, seen_data, shared_disk, slurm, status
 from sweeps.cli import Arguments, UserError
 from sweeps.db import upgrade
 from sweeps.director import Director, direct, find_director
 from sweeps.executors import EXECUTORS, Ended, Executor, Job, threads_per_worker
-from sweeps.expand import Request, expand, fingerprint
+from sweeps.expand import Expansion, Request, expand, fingerprint
 from sweeps.progress import Progress
 from sweeps.queue import LEASE_S
-from sweeps.registry import Registered, find_registered, launch_hash, register_study
+from sweeps.registry import Registered, find_registered, launch_hash, register_study, settled
 from sweeps.seed_rule import further_seeds
 from sweeps.status import StudyStatus
 from sweeps.study import read
@@ -85,7 +86,9 @@ def parse(words: Sequence[str]) -> Launch:
         raise UserError("study is missing: which one? `python -m sweeps.launch --help` shows how")
     request = Request.of(read(arguments.values["study"]), arguments)
     executor, workers, options = _executor(arguments, of_slurm)
-    runtime = dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime)
+    runtime: dict[str, Any] = dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime)
+    if "same_data" in runtime:
+        runtime["same_data"] = seen_data.typed(request.runtime)
     if "dir" in runtime:
         raise UserError("runtime.dir: every run has a folder of its own under results_dir; set results_dir=")
     job = Job(
@@ -127,11 +130,35 @@ def register(engine: Engine, request: Request, priority: int = 0) -> Registered:
     key = launch_hash(request, fingerprint())
     with engine.connect() as connection:
         known = find_registered(connection, request, key)
-    if known is not None and not _is_waiting(read_status(engine, known.name)):
+        files = seen_data.files_of(connection, known.run_ids) if known is not None else []
+    is_done = known is not None and not _is_waiting(read_status(engine, known.name))
+    if known is not None and is_done and not (files and is_here(request, files)):
+        if files:
+            print(f"{known.name}: its data is not on this machine, so that it was not compared with what its runs saw")
         return known
     expansion = expand(request)
+    refuse_other_data(engine, expansion)
+    if known is not None and is_done:
+        return known
     with engine.begin() as connection:
         return register_study(connection, expansion, key, priority=priority)
+
+
+def is_here(request: Request, files: Sequence[str]) -> bool:
+    """Whether all of these paths are on this machine."""
+    words = dict(word.partition("=")[::2] for word in request.runtime)
+    root = Path(words.get("runtime.data_root", ".")).expanduser()
+    return all((root / Path(file).expanduser()).exists() for file in files)
+
+
+def refuse_other_data(engine: Engine, expansion: Expansion) -> None:
+    """Raises UserError where the study's finished runs saw other files than its cells would see now."""
+    with engine.connect() as connection:
+        known = queue.known_configs(connection, [config for _, config in expansion.cells])
+        before = seen_data.recorded(connection, sorted(known))
+    if before:
+        cells = zip(expansion.cells, expansion.data(), strict=True)
+        seen_data.refuse_other(before, [seen_data.of_config(config, data) for (_, config), data in cells])
 
 
 def _is_waiting(study: StudyStatus) -> bool:
@@ -156,6 +183,19 @@ def open_for_launching(launch: Launch) -> Engine:
     with engine.connect() as connection:
         shared_disk.check(connection)
     return engine
+
+
+def settle(engine: Engine, launch: Launch) -> Launch:
+    """The launch under a name of its own, with what was said of equal files, now or before."""
+    with engine.begin() as connection:
+        request = settled(connection, launch.request)
+        pairs = seen_data.accept(connection, seen_data.typed(request.runtime))
+    if not pairs:
+        return dataclasses.replace(launch, request=request)
+    others = tuple(word for word in request.runtime if not word.startswith("runtime.same_data="))
+    request = dataclasses.replace(request, runtime=(*others, f"runtime.same_data=[{','.join(pairs)}]"))
+    job = dataclasses.replace(launch.job, runtime=dict(launch.job.runtime) | {"same_data": pairs})
+    return dataclasses.replace(launch, request=request, job=job)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -243,6 +283,7 @@ def command(words: Sequence[str]) -> int:
     launch = parse(words)
     engine = open_for_launching(launch)
     try:
+        launch = settle(engine, launch)
         registered = register(engine, launch.request, launch.priority)
         if launch.retry:
             failed = [run.run_id for run in read_status(engine, registered.name).of("failed")]

@@ -25,7 +25,7 @@ from sweeps.cli import UserError
 from sweeps.db import FINAL_STATES, Config, RunRow
 from sweeps.expand import Request, expand, fingerprint
 from sweeps.identity import CODE_EPOCH, digest
-from sweeps.registry import launch_hash, registered_configs
+from sweeps.registry import launch_hash, registered_configs, settled
 from sweeps.study import names, read
 from sweeps.to_come import RunKey, by_rule, further_runs, trials
 
@@ -99,6 +99,8 @@ class Line:
 
 def wanted(connection: Connection | None, request: Request, core: str) -> Wanted:
     """From the database when this launch is in it as it would be written now, else by expanding the study once."""
+    if connection is not None:
+        request = settled(connection, request)
     launch = launch_hash(request, core)
     known = registered_configs(connection, request, launch) if connection is not None else None
     hashes = known or expansion_cache.read(launch)

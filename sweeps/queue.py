@@ -70,6 +70,11 @@ class Pending(NamedTuple):
 # ---- what there is to run --------------------------------------------------------------------------------------------
 
 
+def known_configs(connection: Connection, configs: Sequence[Mapping[str, Any]]) -> set[int]:
+    """The ids of those identity configs that the database has, under today's identity or an older one."""
+    return set(_config_ids(connection, [digest(config) for config in configs]).values())
+
+
 def register_configs(connection: Connection, configs: Sequence[Mapping[str, Any]]) -> list[int]:
     """The id of each identity config (flat, without seed and runtime), in order; new ones are inserted.
 

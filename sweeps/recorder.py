@@ -18,14 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, update
+from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from sweeps import artifacts, queue, series
+from sweeps import artifacts, queue, seen_data, series
 from sweeps.artifacts import Kept
 from sweeps.attempt_folder import adopt, remove_earlier
-from sweeps.db import Attempt
+from sweeps.db import Attempt, RunRow
 from sweeps.events import EventFile
 from sweeps.journal import Generation, Journal, leftovers
 from sweeps.queue import Claim, Fenced, Usage
@@ -125,6 +125,20 @@ class DatabaseRecorder:
             self._events.close()
 
     # ---- what the trainer calls --------------------------------------------------------------------------------------
+
+    def saw(self, data: Mapping[str, str]) -> None:
+        """Recorded with the attempt before its numbers. Raises UserError where the runs beside it saw other files."""
+
+        def tell(connection: Connection) -> None:
+            mine = (Attempt.run_id == self.claim.run_id, Attempt.n == self.claim.attempt)
+            connection.execute(update(Attempt).where(*mine).values(data=dict(data)))
+            config_id = connection.scalar(select(RunRow.config_id).where(RunRow.id == self.claim.run_id))
+            assert config_id is not None
+            before = seen_data.recorded(connection, seen_data.beside(connection, config_id))
+            now = seen_data.of_config(self.claim.config, data)
+            seen_data.refuse_other(before, [now])
+
+        patiently(self.engine, tell, patience_s=self.patience_s, stop=self.stop)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._broken is not None:

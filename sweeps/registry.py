@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
+from sweeps.cli import UserError
 from sweeps.db import CellRow, Config, Paper, RunRow, StudyRow, insert_new
 from sweeps.expand import Expansion, Request
 from sweeps.identity import CODE_EPOCH, canonical_json
@@ -75,6 +78,8 @@ def register_study(connection: Connection, expansion: Expansion, spec_hash: str,
     """
     request = expansion.request
     config_ids = register_configs(connection, [config for _, config in expansion.cells])
+    if expansion.runs:
+        name_presets(connection, config_ids, expansion.runs)
     cells = [_cell_values(cell, i) for (cell, _), i in zip(expansion.cells, config_ids, strict=True)]
     source = shown_path(request.study.path)
     new = {"name": request.instance, "spec": expansion.spec, "spec_hash": spec_hash, "revision": 0, "source": source}
@@ -104,6 +109,37 @@ def register_study(connection: Connection, expansion: Expansion, spec_hash: str,
     ]
     requeue(connection, run_ids, states=("pruned",))
     return Registered(row.id, request.instance, revision, seeds, sorted(run_ids))
+
+
+def name_presets(connection: Connection, config_ids: Sequence[int], runs: Sequence[Any]) -> None:
+    """Record of each config the method and scale it was first made from, which its options do not say."""
+    for config_id, run in dict(zip(reversed(config_ids), reversed(runs), strict=True)).items():
+        connection.execute(
+            update(Config)
+            .where(Config.id == config_id, Config.method.is_(None))
+            .values(method=run.method, scale=run.scale)
+        )
+
+
+def settled(connection: Connection, request: Request) -> Request:
+    """The request under a name that no other experiment's table has.
+
+    Folders of one name elsewhere (a/photos, b/photos) shorten to one word: whoever comes second gets a word more. A
+    name that was typed is not bent: raises UserError where it is another experiment's.
+    """
+    told = sorted(request.overrides)
+    for name in (request.name, f"{request.words}-{hashlib.sha256(canonical_json(told).encode()).hexdigest()[:6]}"):
+        candidate = dataclasses.replace(request, name=name)
+        spec = connection.scalar(select(StudyRow.spec).where(StudyRow.name == candidate.instance))
+        if spec is None or (sorted(spec.get("overrides", [])), spec.get("scale")) == (told, request.scale):
+            return candidate
+        if request.name:
+            others = " ".join(sorted(spec.get("overrides", []))) or "no overrides"
+            raise UserError(
+                f"name={request.name}: {candidate.instance} is the table of another experiment (scale "
+                f"{spec.get('scale')}, {others}); give another name"
+            )
+    raise UserError(f"name: {candidate.instance} is the table of another experiment; give one with name=WORD")
 
 
 def shown_path(path: Path) -> str:

@@ -91,6 +91,8 @@ def _facts(connection: Connection, run: Any, config_hash: str, places: Sequence[
     facts.add_row("state", run.state)
     facts.add_row("seed", str(run.seed))
     facts.add_row("config", config_hash[:12])
+    if presets := connection.execute(select(Config.method, Config.scale).where(Config.id == run.config_id)).one():
+        facts.add_row("method, scale", escape(", ".join(word or "not recorded" for word in presets)))
     facts.add_row("cost", f"{duration(run.cpu_seconds)} CPU, {duration(run.gpu_seconds)} GPU")
     if run.checkpoint:
         facts.add_row("checkpoint", escape(f"{run.checkpoint} (step {run.checkpoint_step}) in the results folder"))
@@ -144,6 +146,8 @@ def _attempt_table(connection: Connection, attempt: Any) -> Table:
         "steps": f"{attempt.resume_step or 0} to {attempt.step or 0}",
         "cost": f"{duration(attempt.cpu_seconds)} CPU, {duration(attempt.gpu_seconds)} GPU" if has_cost else None,
         "peak memory": memory,
+        **{f"fingerprint of {group}": value for group, value in sorted((attempt.data or {}).items())},
+        **({} if attempt.data else {"data": "unknown: recorded before fingerprints were"}),
         **{str(key): value for key, value in (attempt.facts or {}).items()},
     }
     table = Table("", "", title=f"Attempt {attempt.n}", show_header=False)

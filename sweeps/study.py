@@ -201,13 +201,16 @@ def instance_name(stem: str, scale: str = DEFAULT_SCALE, overrides: Sequence[str
 
     The study itself at the default scale, else "<stem>@<slug>": `masking_ratio@smoke`,
     `ijepa_targets@data=image_folder`. Paths in overrides keep their last part only, so that results do not name a
-    machine's folders. `name` replaces the slug.
+    machine's folders. `name` replaces what is said of the overrides; two scales never share a name.
     """
     parts = [] if scale == DEFAULT_SCALE else [scale]
+    if name:
+        overrides = ()
+        parts.append(name)
     for override in sorted(overrides):
         key, _, value = override.partition("=")
         parts.append(f"{key}={Path(value).name if '/' in value else value}")
-    slug = name or ",".join(parts)
+    slug = ",".join(parts)
     return stem + ("@" + re.sub(r"[^\w.,=+-]+", "_", slug) if slug else "")
 
 

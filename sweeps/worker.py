@@ -32,7 +32,7 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.config import ConfigError, Run, from_flat
-from core.trainer import train
+from core.trainer import CheckpointError, train
 from core.types import Recorder
 from sweeps import aliases, cli, queue, shared_disk
 from sweeps.db import Environment as EnvironmentRow
@@ -176,7 +176,7 @@ def attempt(
                 record.patience_s = 10.0  # the database may sit on the same disk
                 record.finish("preempted", {}, {})
                 raise disk_full(what, claim, reason, record.step) from caught
-            error, is_final = describe(caught), isinstance(caught, ConfigError)
+            error, is_final = describe(caught), isinstance(caught, ConfigError | CheckpointError | cli.UserError)
             keep_traceback(folder, claim, caught)
         if error:
             log.error("run %d, attempt %d: %s (see %s)", claim.run_id, claim.attempt, error, folder / "errors.txt")

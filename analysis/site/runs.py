@@ -295,6 +295,7 @@ def _try(attempt: Any) -> Try:
         "CPU seconds": attempt.cpu_seconds,
         "GPU seconds": attempt.gpu_seconds or None,
         "peak": ", ".join(f"{size / 2**30:.2f} GiB {where}" for size, where in memory if size),
+        **{f"fingerprint of {group}": value for group, value in sorted((attempt.data or {}).items())},
         **{str(key).replace("_", " "): value for key, value in sorted((attempt.facts or {}).items())},
     }
     return Try(
