@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ class Merged:
     pictures: int = 0  # likewise
     running: list[int] | None = None  # being trained in the destination: left alone
     differing: list[str] | None = None  # studies of which the destination has another version
+    names: dict[str, str] = field(default_factory=dict)  # fingerprint of the source -> the one that its files go by
 
     def sentence(self) -> str:
         parts = [f"{self.studies} new studies, {self.runs} new runs; {self.known} runs were there already"]
@@ -122,7 +123,7 @@ def merge(
         for row in rows
     }
     config_ids = _copy_configs(source, destination, sorted({c.config_id for found in cells.values() for c in found}))
-    refuse_other_data(source, destination, config_ids, same)
+    done.names = refuse_other_data(source, destination, config_ids, same)
     for row in rows:
         _copy_study(source, destination, row, cells[row.id], config_ids, done)
     runs = source.execute(
@@ -139,13 +140,14 @@ def merge(
 
 def refuse_other_data(
     source: Connection, destination: Connection, config_ids: dict[int, int], same: Sequence[str]
-) -> None:
-    """Both sides' finished runs of these configs must have seen the same files."""
+) -> dict[str, str]:
+    """Both sides' finished runs of these configs must have seen the same files; returns what `same` says, by NOW."""
     names = dict(pair.split("-", 1) for pair in seen_data.accept(destination, same))
     before = seen_data.recorded(destination, sorted(set(config_ids.values())))
     theirs = seen_data.recorded(source, sorted(config_ids))
     now = [{name: names.get(value, value)} for name, values in theirs.items() for value in sorted(values)]
     seen_data.refuse_other(before, now)
+    return names
 
 
 def _copy_configs(source: Connection, destination: Connection, ids: Sequence[int]) -> dict[int, int]:
@@ -287,7 +289,7 @@ def _copy_runs(
     environments = {attempt.env_hash for attempt in attempts if attempt.env_hash}
     packages = source.execute(select(Environment).where(Environment.hash.in_(environments))).all()
     insert_new(destination, Environment, [_values(row) for row in packages])
-    insert_new(destination, Attempt, [_moved(row, moved, "n") for row in attempts])
+    insert_new(destination, Attempt, [_moved(row, moved, "n") | _data(row, done.names) for row in attempts])
     for evaluation in source.execute(select(EvaluationRow).where(EvaluationRow.run_id.in_(moved))):
         insert_new(destination, EvaluationRow, [_values(evaluation) | {"run_id": moved[evaluation.run_id][0]}])
     for table in (Result, Chunk) if with_series else (Result,):
@@ -329,6 +331,10 @@ def _copy_pictures(source: Connection, destination: Connection, run_id: int, kno
 def _values(row: Any) -> dict[str, Any]:
     """A row's columns, without the id that its own database gave it."""
     return {key: value for key, value in row._mapping.items() if key != "id"}
+
+
+def _data(row: Any, names: dict[str, str]) -> dict[str, Any]:
+    return {"data": row.data and {group: names.get(value, value) for group, value in row.data.items()}}
 
 
 def _moved(row: Any, moved: dict[int, tuple[int, int]], attempt: str) -> dict[str, Any]:

@@ -216,6 +216,11 @@ def test_a_capsule_of_other_files_is_refused(folder: Path, tmp_path: Path, capsy
     error = capsys.readouterr().err
     assert "photos had the fingerprint" in error
     assert export.main(["from=capsule.sqlite", *other, f"runtime.same_data=[{pair(error)}]"]) == OK
+    engine = open_database(other[0].partition("=")[2], read_only=True)
+    with engine.connect() as connection:
+        told = list(connection.scalars(select(Attempt.data)))
+    engine.dispose()
+    assert len(told) == 2 and told[0] == told[1]  # both go by the name of before: the table does not look mixed
 
 
 def test_folders_of_one_name_make_two_tables(folder: Path) -> None:
