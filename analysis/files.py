@@ -2,56 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from sqlalchemy import Engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine
 
 from sweeps import cli
 from sweeps.cli import Arguments, UserError
-from sweeps.db import mask_url, newest_revision, open_database, revision, upgrade
+from sweeps.db import mask_url, revision
 
 
 def open_results(arguments: Arguments, *, is_live: bool = False) -> Engine:
-    """The database that `db=` names, read-only, with this program's tables.
+    """The database that `db=` names, read-only, with this program's tables: see `sweeps.cli.open_for_reading`.
 
-    An older program's SQLite file, an archived capsule say, is read through an upgraded copy and stays as it is; not
-    where `is_live`, as a copy would show nothing new. Raises UserError where the tables are a newer program's (they
-    would be misread), an older one's that is not copied, or absent.
+    Raises UserError where the tables are absent.
     """
-    engine = cli.open_for_reading(arguments)
-    shown = mask_url(engine.url)
-    found = revision(engine)
-    if found is None:
+    engine = cli.open_for_reading(arguments, is_live=is_live)
+    if revision(engine) is None:
+        shown = mask_url(engine.url)
         engine.dispose()
         raise UserError(f"db={shown}: it holds no runs of this program; launch a study with it first")
-    if found != newest_revision() and engine.dialect.name == "sqlite" and not is_live:
-        return _upgraded_copy(engine)
-    try:
-        upgrade(engine)  # nothing to do at this program's schema; this engine cannot write, so anything else fails
-    except DBAPIError as error:
-        reason = " ".join(str(error.orig).split())
-        raise UserError(f"db={shown}: of an older schema ({reason}); launch a study with it first") from None
     return engine
-
-
-def _upgraded_copy(engine: Engine) -> Engine:
-    """A read-only engine on a temporary copy of an SQLite database at this program's schema, which goes with it."""
-    folder = tempfile.TemporaryDirectory(prefix="ablations-")
-    url = f"sqlite:///{folder.name}/copy.sqlite"
-    writable = open_database(url)
-    with engine.connect() as source, writable.connect() as copy:
-        driver, target = source.connection.driver_connection, copy.connection.driver_connection
-        assert driver is not None and target is not None
-        driver.backup(target)
-    engine.dispose()
-    upgrade(writable)
-    writable.dispose()
-    opened = open_database(url, read_only=True)
-    event.listen(opened, "engine_disposed", lambda _: folder.cleanup())
-    return opened
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:

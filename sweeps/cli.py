@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from rich.console import Console
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from sweeps.db import mask_url, open_database, refuse_newer
+from sweeps.db import mask_url, newest_revision, open_database, refuse_newer, revision, upgrade
 from sweeps.study_files import StudyError, close_matches
 
 DEFAULT_DATABASE = "sqlite:///results/ablations.sqlite"
@@ -102,18 +103,44 @@ def parse(arguments: Sequence[str], allowed: Sequence[str], *, takes_overrides: 
     return Arguments(values, tuple(overrides))
 
 
-def open_for_reading(arguments: Arguments) -> Engine:
-    """The database that `db=` names, which must exist. Raises UserError, the URL without its password."""
+def open_for_reading(arguments: Arguments, *, is_live: bool = False) -> Engine:
+    """The database that `db=` names, which must exist, with this program's tables where it has any.
+
+    An older program's SQLite file, an archived capsule say, is read through an upgraded copy and stays as it is; not
+    where `is_live`, as a copy would show nothing new. Raises UserError, the URL without its password, where the tables
+    are a newer program's (they would be misread) or an older one's that is not copied.
+    """
     engine = connect(arguments.text("db", DEFAULT_DATABASE), read_only=True)
     try:
         with engine.connect() as connection:
             refuse_newer(connection)
+            is_older = revision(connection) not in (None, newest_revision())
     except ValueError as error:
         raise UserError(str(error)) from None
     except DBAPIError as error:  # a file that is no database opens, and fails at the first question
         reason = " ".join(str(error.orig).split())
         raise UserError(f"db={mask_url(engine.url)}: cannot be read: {reason}") from None
-    return engine
+    if is_older and (engine.dialect.name != "sqlite" or is_live):
+        engine.dispose()
+        raise UserError(f"db={mask_url(engine.url)}: of an older schema; launch a study with it first")
+    return _upgraded_copy(engine) if is_older else engine
+
+
+def _upgraded_copy(engine: Engine) -> Engine:
+    """A read-only engine on a temporary copy of an SQLite database at this program's schema, which goes with it."""
+    folder = tempfile.TemporaryDirectory(prefix="ablations-")
+    url = f"sqlite:///{folder.name}/copy.sqlite"
+    writable = open_database(url)
+    with engine.connect() as source, writable.connect() as copy:
+        driver, target = source.connection.driver_connection, copy.connection.driver_connection
+        assert driver is not None and target is not None
+        driver.backup(target)
+    engine.dispose()
+    upgrade(writable)
+    writable.dispose()
+    opened = open_database(url, read_only=True)
+    event.listen(opened, "engine_disposed", lambda _: folder.cleanup())
+    return opened
 
 
 def connect(url: str, *, read_only: bool) -> Engine:

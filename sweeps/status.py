@@ -252,7 +252,7 @@ def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS)
     study = arguments.values.get("study")
     run_id = arguments.whole("run", 0, least=1) if "run" in arguments.values else None
-    engine = cli.open_for_reading(arguments)
+    engine = cli.open_for_reading(arguments, is_live=arguments.flag("watch"))
     console = cli.console()
     try:
         if not arguments.flag("watch"):

@@ -46,19 +46,20 @@ def digests(files: Sequence[Path], cache: Path) -> list[str]:
     """Each file's size and digest, "missing" where there is none; from the cache where size and time are as then."""
     stats = [_stat(file) for file in files]
     is_whole = sum(size for size, _ in stats) <= WHOLE
-    common = os.path.commonpath([file.absolute().parent for file in files]) if files else ""
-    remembered = cache / "fingerprints" / f"{cache_key([common, len(files)])}.json"
+    names = list(map(str, files))
+    place = [str(file.absolute()) for file in (files[0], files[-1])] if files else []
+    remembered = cache / "fingerprints" / f"{cache_key([place, len(files)])}.json"
     known = _read(remembered)
     now_ns = time.time_ns()
     facts = [f"{size} {time_ns} {'whole' if is_whole else 'sampled'}" for size, time_ns in stats]
-    new = [i for i, file in enumerate(files) if known.get(str(file), [""])[0] != facts[i]]
+    new = [i for i, name in enumerate(names) if known.get(name, [""])[0] != facts[i]]
     with ThreadPoolExecutor(8) as pool:
         read = pool.map(lambda i: _digest(files[i], stats[i][0], is_whole), new)
-        fresh = {str(files[i]): digest for i, digest in zip(new, read, strict=True)}
-    told = [fresh.get(str(file)) or known[str(file)][1] for file in files]
+        fresh = {names[i]: digest for i, digest in zip(new, read, strict=True)}
+    told = [fresh.get(name) or known[name][1] for name in names]
     settled: Known = {
-        str(file): [fact, digest]
-        for file, fact, digest, (_, time_ns) in zip(files, facts, told, stats, strict=True)
+        name: [fact, digest]
+        for name, fact, digest, (_, time_ns) in zip(names, facts, told, stats, strict=True)
         if time_ns < now_ns - _SETTLED_NS
     }
     if settled != known and settled:

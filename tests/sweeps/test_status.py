@@ -1,12 +1,13 @@
 import io
 
 import pytest
+from alembic import command
 from rich.console import Console
 from sqlalchemy import Engine, select, update
 
 from sweeps import queue, series, status
 from sweeps.cli import USER_ERROR
-from sweeps.db import Attempt, Environment, RunRow, insert_new
+from sweeps.db import Attempt, Environment, RunRow, insert_new, migrations, revision
 from sweeps.queue import Usage
 from tests.sweeps.launched import finish_next, register, two_rows
 
@@ -173,6 +174,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(engine, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_database_of_an_older_schema_is_read_and_left_as_it_is(engine, url, capsys):
+    with engine.begin() as connection:
+        command.downgrade(migrations(connection), "0003")
+    assert status.main([f"db={url}"]) == 0
+    assert status.main([f"db={url}", "watch=true"]) == 2
+    assert "of an older schema; launch a study with it first" in capsys.readouterr().err
+    assert revision(engine) == "0003"
 
 
 def test_a_missing_database_is_not_made(tmp_path, capsys):
