@@ -92,6 +92,7 @@ class Expansion:
 
     def data(self) -> list[dict[str, str]]:
         """What each cell's run would see: fingerprints by group. Raises UserError when files cannot be found."""
+        # As below: core imports torch.
         from core.config import ConfigError, fingerprints
 
         known: dict[str, str | None] = {}

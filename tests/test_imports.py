@@ -75,7 +75,9 @@ def is_allowed(name: str, target: str) -> bool:
             "core.stored", "core.checkpoint", "core.weights.writing",
         )  # fmt: skip
         return kind == "sweeps" or target == "core.config" or is_worker or is_judge or is_writer
-    return kind == "analysis" or target in ("sweeps.study", "sweeps.db", "sweeps.cli", "sweeps.series")
+    return kind == "analysis" or target in (
+        "sweeps.study", "sweeps.db", "sweeps.cli", "sweeps.series", "sweeps.seen_data",
+    )  # fmt: skip
 
 
 # sweeps.launch writes the report when it is done: the one arrow from sweeps to analysis (issue 2).

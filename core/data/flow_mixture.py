@@ -79,7 +79,7 @@ class FlowMixture(Data):
         repeat = options.pop("repeat", "1")
         if not repeat.isdecimal() or int(repeat) < 1:
             raise ValueError(f"data.sets: {line!r}: repeat must be a whole number from 1, got {repeat!r}")
-        allowed = [option.name for option in fields(_MEMBERS[kind])]
+        allowed = [option.name for option in fields(_MEMBERS[kind]) if option.name != "version"]  # the mixture has it
         if unknown := [name for name in options if name not in allowed]:
             raise ValueError(
                 f"data.sets: {line!r}: {kind} has no option {unknown[0]}; it has repeat, {', '.join(allowed)}"

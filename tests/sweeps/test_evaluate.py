@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from sqlalchemy import delete, func, select, update
 
 from analysis import frame
@@ -20,13 +21,13 @@ from sweeps import export, query
 from sweeps.cli import UserError
 from sweeps.database_lock import DatabaseLock
 from sweeps.db import (
-    VERSION_TABLE,
     Attempt,
     CellRow,
     EvaluationRow,
     Result,
     RunRow,
     StudyRow,
+    migrations,
     newest_revision,
     open_database,
     revision,
@@ -175,9 +176,10 @@ def older(launched, tmp_path):
     path = tmp_path / "older.sqlite"
     with closing(sqlite3.connect(launched[0] / "a.sqlite")) as source, closing(sqlite3.connect(path)) as copy:
         source.backup(copy)
-        copy.execute("DROP TABLE sw_evaluation")
-        copy.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0002'")
-        copy.commit()
+    engine = open_database(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        command.downgrade(migrations(connection), "0002")
+    engine.dispose()
     return (launched[0], [f"db=sqlite:///{path}", *launched[1][1:]]), path
 
 

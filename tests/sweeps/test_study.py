@@ -219,7 +219,7 @@ def test_an_instance_is_named_after_what_differs_from_the_default():
     assert instance_name("loss", overrides=["data.path=/data/clothing", "data=image_folder"]) == (
         "loss@data.path=clothing,data=image_folder"
     )
-    assert instance_name("loss", "gpu", ["mask.ratio=0.5"], name="half") == "loss@half"
+    assert instance_name("loss", "gpu", ["mask.ratio=0.5"], name="half") == "loss@gpu,half"
 
 
 def test_an_instance_name_is_a_file_name():
