@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from sqlalchemy import func, select, update
+from sqlalchemy import Engine, func, select, update
 
 from core.evaluate import main as evaluate
 from core.train import main as train
 from sweeps import export, launch, seen_data, status
-from sweeps.cli import OK, USER_ERROR
+from sweeps.cli import OK, USER_ERROR, UserError
 from sweeps.db import Attempt, Config, EvaluationRow, Event, RunRow, StudyRow, open_database
+from tests.sweeps.conftest import BOTH
+from tests.sweeps.launched import finish_next, register, two_rows
 
 STUDY = {
     "title": "Hidden share",
@@ -267,3 +269,19 @@ def test_runs_and_studies_are_what_they_were(folder: Path) -> None:
         assert connection.scalar(select(func.count()).select_from(RunRow)) == 1
         assert list(connection.scalars(select(StudyRow.name))) == ["photo@smoke"]
     engine.dispose()
+
+
+@BOTH
+def test_what_finished_runs_saw_is_found_beside_a_config_on_either_database(engine: Engine) -> None:
+    base = {"optim.steps": 100, "data": "image_folder", "data.path": "p"}
+    register(engine, two_rows(base=base))
+    finish_next(engine, {})
+    with engine.begin() as connection:
+        connection.execute(update(Attempt).values(data={"data": "0123456789abcdef"}))
+        configs = list(connection.scalars(select(Config.id)))
+        assert all(seen_data.beside(connection, config) == sorted(configs) for config in configs)
+        before = seen_data.recorded(connection, configs)
+        assert list(before.values()) == [{"0123456789abcdef"}]
+        assert seen_data.accept(connection, ["f" * 16 + "-0123456789abcdef"]) == seen_data.accepted(connection)
+        with pytest.raises(UserError, match="p had the fingerprint 0123456789abcdef and has ffffffffffffffff now"):
+            seen_data.refuse_other(before, [seen_data.of_config(base, {"data": "f" * 16})])
