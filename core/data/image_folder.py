@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from core.data import split_folders
 from core.data.arrays import ArrayDataset, cache_key, cached_folder, check_split
 from core.data.left_out import name_in
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, read_all, read_or_reason
@@ -22,13 +23,6 @@ log = logging.getLogger(__name__)
 
 _VERSION = 1  # raise it when the same files would be decoded to other pixels
 
-# What the folder of a split may be called, first match first. `test` falls back to the validation folder because
-# ImageNet and its like keep the labels of their test images to themselves.
-_FOLDERS = {
-    "train": ("train",),
-    "test": ("test", "validation", "valid", "val"),
-    "validation": ("validation", "valid", "val"),
-}
 Entry = tuple[Path, int]  # an image file and its class
 
 
@@ -81,7 +75,7 @@ class ImageFolder(Data):
         return DataSpec(3, 1, self.size, self.size, {"class": len(names)}, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def load(self, split: str, cache: Path) -> ArrayDataset | LazyPictures:
-        check_split(split, tuple(_FOLDERS))
+        check_split(split, tuple(split_folders.NAMES))
         entries, names = self.entries(split)
         root = Path(self.path)
         listing = [
@@ -128,12 +122,15 @@ class ImageFolder(Data):
                 f"data.path must be a folder with one sub-folder of images for each class, got {self.path!r}, which "
                 f"{'is not a folder' if self.path and root.exists() else 'does not exist'}"
             )
-        if not (root / "train").is_dir():
+        train = split_folders.find(root, "train")
+        if train is None:
+            split_folders.refuse_splits_only(root)
             return self._hold_out(split, root)
-        own = next((root / name for name in _FOLDERS[split] if (root / name).is_dir()), None)
+        own = train if split == "train" else split_folders.find(root, split, fits=_has_folders)
         if own is None:
-            raise ValueError(f"data.path={self.path} has a train folder but none called {' or '.join(_FOLDERS[split])}")
-        names = [folder.name for folder in _class_folders(root / "train")]
+            called = " or ".join(split_folders.NAMES[split])
+            raise ValueError(f"data.path={self.path} has a train folder but none called {called} with class folders")
+        names = [folder.name for folder in _class_folders(train)]
         if unknown := [folder.name for folder in _class_folders(own) if folder.name not in names]:
             raise ValueError(f"data.path={self.path}: {own.name}/{unknown[0]} is a class that train/ does not have")
         entries = [(file, names.index(folder.name)) for folder in _class_folders(own) for file in _images(folder)]
@@ -155,6 +152,11 @@ class ImageFolder(Data):
         return entries, [folder.name for folder in folders]
 
 
+def _has_folders(folder: Path) -> bool:
+    """ILSVRC's test images lie flat, without labels."""
+    return any(item.is_dir() and not item.name.startswith(".") for item in folder.iterdir())
+
+
 def _class_folders(root: Path) -> list[Path]:
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if not folders:
@@ -163,11 +165,7 @@ def _class_folders(root: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
+    files = sorted(file for file in split_folders.walk(folder) if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise ValueError(
             f"data.path: class folder {folder} holds no images ({' '.join(SUFFIXES)}); fill it or remove the folder"

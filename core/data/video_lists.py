@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from core.data import pictures
+from core.data import pictures, split_folders
 from core.data.video_reader import SUFFIXES
 from core.types import generator_for
 
-TEST_FOLDERS = ("test", "validation", "valid", "val")
 _LINE = re.compile(r"(?P<path>.*?)\s*[,\s]\s*(?P<label>[^,\s]*)")
+_QUOTED = re.compile(r'"(?P<path>[^"]+)"\s*[,\s]\s*(?P<label>[^,\s]*)\s*,?')
 _MAX_CLASSES = 1_000_000
+_NAMED = 10  # lines or labels that one message names
 
 
 class Entry(NamedTuple):
@@ -41,10 +44,16 @@ def from_folder(root: Path, split: str, *, test_root: Path | None, frames: bool,
     are the classes. With `frames` a video is a folder that holds images. Raises ValueError.
     """
     what = "folder of frame images" if frames else "video"
-    train = root / "train" if (root / "train").is_dir() and not _holds_images(root / "train", frames) else root
-    own = test_root or (None if train == root else next((root / n for n in TEST_FOLDERS if (root / n).is_dir()), None))
+    train = split_folders.find(root, "train") if root.is_dir() else None
+    if train is None or _holds_images(train, frames):
+        train = root
+        if root.is_dir() and not frames:
+            split_folders.refuse_splits_only(root)
+    own = test_root or (None if train == root else split_folders.find(root, "test"))
     if train != root and own is None:
-        raise ValueError(f"data.path={root} has a train folder but none called {' or '.join(TEST_FOLDERS)}")
+        raise ValueError(
+            f"data.path={root} has a train folder but none called {' or '.join(split_folders.NAMES['test'])}"
+        )
     known = listed(train, "data.path", frames)
     if own is None:
         return Listing(held_out(known, split, share=share, seed=seed, what=what), known.classes, known.others)
@@ -70,11 +79,7 @@ def listed(root: Path, key: str, frames: bool) -> Listing:
 
 
 def _search(root: Path, frames: bool) -> tuple[list[Path], dict[str, str]]:
-    files = [
-        file
-        for file in root.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
-    ]
+    files = list(split_folders.walk(root))
     if frames:
         folders = {file.parent for file in files if file.suffix.lower() in pictures.SUFFIXES} - {root}
         return sorted(folders), {}
@@ -127,7 +132,7 @@ def from_list(file: Path, split: str, *, test_file: Path | None, share: float, s
     """The lines of `file`, and of `test_file` for the test split, or a share of each class held out."""
     known = read_list(file, "data.path")
     if test_file is None:
-        return Listing(held_out(known, split, share=share, seed=seed, what="lines"), known.classes)
+        return Listing(held_out(known, split, share=share, seed=seed, what="lines"), known.classes, known.others)
     if split == "train":
         return known
     test = read_list(test_file, "data.test_path")
@@ -137,29 +142,72 @@ def from_list(file: Path, split: str, *, test_file: Path | None, share: float, s
 
 
 def read_list(file: Path, key: str) -> Listing:
-    """One video a line: a path (relative to the file's folder, or absolute; blanks are allowed), a blank, tab or comma,
-    and a class number from 0. Empty lines are skipped.
+    """One video a line: a path (relative to the file's folder, or absolute; blanks are allowed, quotes around it are
+    none of it), a blank, tab or comma, and a class number from 0. Empty lines are skipped; a video that is listed
+    again counts once and is named in `others`.
 
-    Raises ValueError naming file and line for a label that is missing or not a number. Whether the videos are there is
-    not looked at here: a missing one is left out and named like an unreadable one.
+    Raises ValueError naming file and lines: for text that is not UTF-8, a label that is missing or not a number, one
+    video with two labels and, in the list that is trained on, labels that do not start at 0. Whether the videos are
+    there is not looked at here: a missing one is left out and named like an unreadable one.
     """
     if not file.is_file():
         raise ValueError(f'{key} must be a file of "path label" lines, got {str(file)!r}, which is not a file')
-    entries = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    entries: dict[str, Entry] = {}
+    first: dict[str, int] = {}
+    times: Counter[str] = Counter()
+    wrong, torn = [], []
+    for number, line in enumerate(_text(file, key).splitlines(), start=1):
         if not line.strip():
             continue
-        match = _LINE.fullmatch(line.strip())
+        match = _QUOTED.fullmatch(line.strip()) or _LINE.fullmatch(line.strip().rstrip(","))
         path, label = (match["path"], match["label"]) if match else (line.strip(), "")
         if not (label.isascii() and label.isdecimal() and int(label) < _MAX_CLASSES and path):
-            raise ValueError(
-                f'{file}, line {number}: must be "path label", the label a class number in [0, {_MAX_CLASSES}), '
-                f"got {line!r}"
-            )
-        entries.append(Entry(file.parent / path, int(label)))
+            wrong.append((number, line))
+            continue
+        entry = Entry(file.parent / path, int(label))
+        name = os.path.normpath(entry.path)  # a/../b.mp4 is b.mp4
+        times[name] += 1
+        if entries.setdefault(name, entry).label != entry.label:
+            torn.append(f"{path} has label {entries[name].label} in line {first[name]} and {label} in line {number}")
+        first.setdefault(name, number)
+    if wrong:
+        number, line = wrong[0]
+        others = f"; so are lines {_some([str(n) for n, _ in wrong[1:]])}" if len(wrong) > 1 else ""
+        raise ValueError(
+            f'{file}, line {number}: must be "path label", the label a class number in [0, {_MAX_CLASSES}), '
+            f"got {line!r}{others}"
+        )
+    if torn:
+        raise ValueError(f"{file}: a video has one label: {_some(torn, '; ')}")
     if not entries:
         raise ValueError(f"{key}={file} has no lines")
-    return Listing(entries, [str(label) for label in range(1 + max(entry.label for entry in entries))])
+    labels = {entry.label for entry in entries.values()}
+    if key == "data.path" and min(labels) > 0:
+        raise ValueError(
+            f"{file}: labels start at 0, and these are {min(labels)} to {max(labels)}; subtract {min(labels)} from each"
+        )
+    again = {str(entries[name].path): f"listed {n} times, counts once" for name, n in times.items() if n > 1}
+    return Listing(list(entries.values()), [str(label) for label in range(1 + max(labels))], again)
+
+
+def _text(file: Path, key: str) -> str:
+    """The list as text, without the mark that spreadsheet programs begin it with."""
+    content = file.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"{key}={file} is in UTF-16; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + content[: error.start].count(b"\n")
+        raise ValueError(
+            f"{key}={file}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8 (the file is in ISO-8859-1 or "
+            "the like); save it as UTF-8"
+        ) from None
+
+
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    return between.join([*names[:_NAMED], *more])
 
 
 def emptied(classes: Sequence[str], before: Sequence[Entry], after: Sequence[Entry]) -> list[str]:

@@ -1,0 +1,106 @@
+"""Split folders of any case, links to folders, and layouts of public sets, for images and videos alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.data import split_folders
+from core.data.image_folder import ImageFolder
+from core.data.videos import FrameFolder, VideoFolder
+from tests.core.data.making_videos import ramp, write_video
+
+pytest.importorskip("decord", reason="decord has no wheel for this machine")
+
+
+def write_videos(folder: Path, *, num: int) -> None:
+    for number in range(num):
+        write_video(folder / f"{number}.avi", ramp(8, height=16, width=16))
+
+
+def images(folder: Path, num: int = 2) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(num):
+        Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def names(root: Path, split: str) -> list[str]:
+    entries, _ = ImageFolder(path=str(root), size=8).entries(split)
+    return [file.relative_to(root).as_posix() for file, _ in entries]
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "validation"), ("TRAIN", "Val")])
+def test_images_are_split_whatever_the_case_of_the_folders(tmp_path: Path, train: str, test: str) -> None:
+    images(tmp_path / train / "cat", 3)
+    images(tmp_path / test / "cat", 1)
+    assert len(names(tmp_path, "train")) == 3 and names(tmp_path, "test") == [f"{test}/cat/0.png"]
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("training", "validation")])
+def test_videos_and_frame_folders_are_split_likewise(tmp_path: Path, train: str, test: str) -> None:
+    for name, num in ((train, 2), (test, 1)):
+        write_videos(tmp_path / "videos" / name / "wave", num=num)
+        for number in range(num):
+            images(tmp_path / "frames" / name / "wave" / f"clip{number}", 4)
+    for kind, root in ((VideoFolder, "videos"), (FrameFolder, "frames")):
+        data = kind(path=str(tmp_path / root))
+        assert [len(data.listing(split).entries) for split in ("train", "test")] == [2, 1]
+        assert data.listing("train").classes == ["wave"]
+
+
+@pytest.mark.parametrize("kind", [ImageFolder, VideoFolder])
+def test_a_root_of_splits_only_is_never_read_as_classes(tmp_path: Path, kind: type) -> None:
+    for name in ("test", "Val"):
+        images(tmp_path / name / "cat")
+        write_videos(tmp_path / name / "wave", num=2)
+    with pytest.raises(ValueError, match=r"has the folders Val, test, which are splits and no classes"):
+        kind(path=str(tmp_path)).spec()
+
+
+def test_one_split_by_two_cases_is_refused(tmp_path: Path) -> None:
+    images(tmp_path / "train" / "cat")
+    images(tmp_path / "Train" / "cat")
+    if len(list(tmp_path.iterdir())) == 1:
+        pytest.skip("this disk does not tell cases apart")
+    with pytest.raises(ValueError, match="has the folders Train and train, which are one split"):
+        names(tmp_path, "train")
+
+
+def test_ilsvrc_s_unlabelled_test_images_leave_val_as_the_test_split(tmp_path: Path) -> None:
+    images(tmp_path / "train" / "n01440764")
+    images(tmp_path / "val" / "n01440764", 1)
+    images(tmp_path / "test", 3)
+    assert names(tmp_path, "test") == ["val/n01440764/0.png"]
+
+
+def test_a_class_folder_that_is_a_link_and_a_link_inside_one_are_followed_once(tmp_path: Path) -> None:
+    images(tmp_path / "elsewhere")
+    images(tmp_path / "root" / "dog")
+    (tmp_path / "root" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "dog" / "more").symlink_to(images(tmp_path / "more"))
+    (tmp_path / "root" / "dog" / "loop").symlink_to(tmp_path / "root" / "dog")
+    found = sorted(names(tmp_path / "root", "train") + names(tmp_path / "root", "test"))
+    assert found == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png", "dog/more/0.png", "dog/more/1.png"]
+
+
+def test_links_are_followed_for_videos_and_frame_folders_too(tmp_path: Path) -> None:
+    write_videos(tmp_path / "v" / "wave", num=2)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "wave").symlink_to(tmp_path / "v" / "wave")
+    images(tmp_path / "f" / "clip0", 4)
+    (tmp_path / "frames" / "jump").mkdir(parents=True)
+    (tmp_path / "frames" / "jump" / "clip0").symlink_to(tmp_path / "f" / "clip0")
+    images(tmp_path / "frames" / "jump" / "clip1", 4)
+    for kind, root in ((VideoFolder, "videos"), (FrameFolder, "frames")):
+        data = kind(path=str(tmp_path / root), test_share=0.5)
+        assert [len(data.listing(split).entries) for split in ("train", "test")] == [1, 1]
+
+
+def test_a_walk_ends_where_links_go_round(tmp_path: Path) -> None:
+    images(tmp_path / "a")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert [file.name for file in split_folders.walk(tmp_path)] == ["0.png", "1.png"]
