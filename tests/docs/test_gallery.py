@@ -17,13 +17,14 @@ MAINS = {
 
 
 def at_smoke(module, words):
-    """A smoke launch is called study@smoke, where it is not given a name."""
+    """A smoke launch is called study@smoke, and study@smoke,mine where it is given a name."""
     if module == "sweeps.launch":
         return [*words, "scale=smoke", "seeds=[0]", "executor=inline"]
     if module == "sweeps.decode":
         return [*(f"{word}@smoke" for word in words), "steps=3", "runtime.threads=1"]
     if module == "analysis.gallery" and not any(word.startswith("study=") for word in words):
         return [*words, f"study={words[0].removeprefix('name=')}@smoke"]
+    words = [word.replace("@mine", "@smoke,mine") for word in words]
     return [f"{word}@smoke" if word == "study=masking_ratio" else word for word in words]
 
 

@@ -52,11 +52,10 @@ def test_inline_has_one_worker(job: Job) -> None:
         inline(job, workers=2)
 
 
-def test_an_executor_comes_back_at_once_when_nothing_is_left(engine: Engine, job: Job) -> None:
+def test_an_executor_comes_back_when_nothing_is_left(engine: Engine, job: Job) -> None:
     for name in EXECUTORS:
-        start = time.perf_counter()
         assert EXECUTORS[name](job, workers=1) == Ended()
-        assert time.perf_counter() - start < 2.0
+        assert states(engine) == {} and not (job.results_dir / "runs").exists()
 
 
 def test_two_processes_share_the_runs(engine: Engine, job: Job) -> None:
@@ -71,9 +70,8 @@ def test_two_processes_share_the_runs(engine: Engine, job: Job) -> None:
 def test_a_worker_that_died_is_replaced_and_its_run_goes_on_at_once(engine: Engine, job: Job) -> None:
     add(engine, breaks="die")
     add(engine, 1)
-    start = time.perf_counter()
-    assert local(job, workers=1) == Ended()
-    assert time.perf_counter() - start < 60  # no waiting for the lease of 300 s
+    # Whoever waited for the lease would meet the limit of every test first.
+    assert local(replace(job, lease_s=36_000.0), workers=1) == Ended()
     assert states(engine) == {"done": 2}
     assert outcomes(engine) == {"lost": 1, "done": 2}
     trained = (job.results_dir / "runs" / "1" / "trained").read_text().split()

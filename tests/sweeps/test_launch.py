@@ -3,7 +3,6 @@
 import io
 import re
 import shutil
-import time
 
 import pytest
 import yaml
@@ -103,9 +102,7 @@ def test_a_study_goes_from_its_file_to_its_table_and_relaunching_trains_nothing(
     assert 0 <= value <= 100
     assert num_attempts == 3
 
-    start = time.perf_counter()
     assert launch.main(words) == OK
-    assert time.perf_counter() - start < 5
     assert capsys.readouterr().out == first
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(Attempt)) == num_attempts

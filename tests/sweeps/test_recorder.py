@@ -265,15 +265,15 @@ def test_tensorboard_shows_the_curve_without_doubling_back(engine: Engine, claim
     assert [(event.step, event.value) for event in board.Scalars("loss")] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
 
 
-def test_a_call_of_log_takes_less_than_fifty_microseconds(engine: Engine, claim: Claim, make: Make) -> None:
-    metrics = {name: 0.1 for name in ("loss", "lr", "weight_decay", "ema_decay", "grad_norm")}
-    times = []
-    with make(claim, sync_s=60.0) as record:
-        for step in range(1000):
-            start = time.perf_counter()
-            record.log(step, metrics)
-            times.append(time.perf_counter() - start)
-    assert sorted(times)[len(times) // 2] < 50e-6  # the median: the machine may be busy
+def test_log_waits_for_no_database(engine: Engine, claim: Claim, make: Make) -> None:
+    """Its microseconds are in benchmarks/database.py."""
+    with make(claim, sync_s=0.01) as record:
+        with engine.begin():  # nobody else may write meanwhile
+            for step in range(1, 1001):
+                record.log(step, {"loss": 0.1})
+            assert record.step == 1000
+        record.finish("done", {}, {})
+    assert record.outcome == "done"
 
 
 def test_a_journals_points_come_back_from_disk(tmp_path: Path) -> None:

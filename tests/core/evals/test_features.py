@@ -139,7 +139,8 @@ def test_max_train_takes_a_subset_with_its_labels():
     pooled = features.pooled("train")
     assert len(pooled) == len(set(train.fetched)) == 12
     assert train.fetched != list(range(12))
-    assert torch.equal(pooled, frozen(train=40).pooled("train")[train.fetched])
+    # Other batches round otherwise.
+    torch.testing.assert_close(pooled, frozen(train=40).pooled("train")[train.fetched])
     assert torch.equal(features.labels("train")["column"], torch.tensor(train.fetched) % 4)
     assert len(features.pooled("test")) == 10
 
