@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from core.evals import EVALS
 from core.fitting import (
     check,
+    check_device,
     fingerprints,
     is_left_to_others,
     is_recorded_later,
@@ -73,6 +74,7 @@ __all__ = [
     "Runtime",
     "build",
     "check",
+    "check_device",
     "fingerprints",
     "flatten",
     "from_flat",
@@ -115,13 +117,22 @@ def parse(overrides: Sequence[str]) -> Flat:
         if "=" not in text:
             raise ConfigError(f"{text!r} is not of the form key=value")
         try:
-            override = parser.parse_override(text)
+            override = parser.parse_override(quoted(text))
         except HydraException as error:
-            raise ConfigError(f"{text!r} cannot be read as key=value: {first_line(error)}") from error
+            raise ConfigError(
+                f"{text!r} cannot be read as key=value: {first_line(error)}; quotes around a value take it as it is: "
+                f"\"{text.partition('=')[0]}='...'\""
+            ) from error
         if override.type != OverrideType.CHANGE or override.is_sweep_override():
             raise ConfigError(f"{text!r}: only plain key=value is understood here, one value a key")
         settings[override.key_or_group] = override.value()
     return settings
+
+
+def quoted(text: str) -> str:
+    """``key=value`` with quotes around a value that has letters which Hydra's grammar does not know: für_alle."""
+    key, _, value = text.partition("=")
+    return text if value.isascii() or set(value) & set("'\"[]{}\\") else f"{key}='{value}'"
 
 
 def layered(settings: Flat) -> Flat:
@@ -205,6 +216,7 @@ def build(settings: Mapping[str, Any]) -> Run:
     assert isinstance(run, Run)
     run = with_content(run)
     check(run)
+    flatten(run)  # an option that is not finite is named here, before anything is written
     return run
 
 
@@ -320,7 +332,7 @@ def first_line(error: Exception) -> str:
 
 def flatten(run: Run) -> Flat:
     """Every choice and option of a run under its dotted key, as plain values; `load` of it gives the run again."""
-    flat: Flat = {key: plain(getattr(run, key)) for key in TOP_LEVEL}
+    flat: Flat = {key: plain(getattr(run, key), key) for key in TOP_LEVEL}
     for group in GROUPS:
         component = getattr(run, group)
         flat[group] = None if component is None else name_of(group, component)
@@ -337,16 +349,17 @@ def flatten(run: Run) -> Flat:
 
 
 def options(component: Any, prefix: str) -> Flat:
-    return {f"{prefix}.{f.name}": plain(getattr(component, f.name)) for f in dataclasses.fields(component)}
+    names = [f.name for f in dataclasses.fields(component)]
+    return {f"{prefix}.{name}": plain(getattr(component, name), f"{prefix}.{name}") for name in names}
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, key: str) -> Any:
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, key) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{value} is not a number that a table can hold")
+        raise ConfigError(f"{key}={value}: must be a finite number, or null where the option allows it")
     return value
 
 

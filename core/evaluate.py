@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from core import checkpoint
+from core import checkpoint, terminal
 from core.checkpoint import CheckpointError
 from core.config import ConfigError
 from core.stored import Answer, Asked, Judge, Presets, asked_of, open_stored
@@ -43,6 +43,7 @@ Evaluates trained runs from their newest checkpoints; what is recorded with the 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every evaluation is answered, 1 when one failed, 2 for a mistake in the command."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    terminal.survive_any()
     if any(word in ("-h", "--help", "help") for word in words):
         print(USAGE)
         return 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from core.cost import COST_METRICS, judging_names
 from core.data.fingerprint import fingerprint, same
@@ -30,6 +32,8 @@ def check(run: Run) -> DataSpec:
     Raises ConfigError: a missing `data.path`, a patch size that does not divide the clip, a mask that cannot be drawn
     on the grid, an objective without its parts.
     """
+    if not 0 <= run.seed < 2**63:
+        raise ConfigError(f"seed must be a whole number in [0, 2**63), got {run.seed}")
     for group in OPTIONAL:
         if (getattr(run, group) is None) == (group in run.objective.uses):
             wanted = "needs a" if group in run.objective.uses else "uses no"
@@ -165,11 +169,31 @@ def located(run: Run) -> Run:
 def load_split(run: Run, split: str, group: str = "data") -> Dataset:
     """A split of the run's `data`, `eval_data` or `flow_data`. Raises ConfigError when its files cannot give it."""
     data = located(dataclasses.replace(run, data=getattr(run, group))).data
+    cache = Path(run.runtime.cache)
     try:
-        loaded: Dataset = data.load(split, Path(run.runtime.cache))
+        loaded: Dataset = data.load(split, cache)
     except ValueError as error:
         raise ConfigError(named(str(error), group)) from error
+    except OSError as error:
+        if (at_fault := blamed(error, {"runtime.cache": cache})) is None:
+            raise
+        raise ConfigError(at_fault) from error
     return loaded
+
+
+def blamed(error: OSError, folders: Mapping[str, Path]) -> str | None:
+    """What to say of a file that could not be written below one of `folders` (by the option that names it)."""
+    file = Path(str(error.filename)).absolute() if error.filename else None
+    for option, folder in folders.items():
+        if file is not None and (file.is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(file)):
+            return f"{option}={folder}: cannot be written to: {error.strerror} ({file}); make room or give another"
+    return None
+
+
+def check_device(name: str) -> None:
+    """Raises ConfigError for `runtime.device` = "cuda" where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("runtime.device=cuda: torch sees no CUDA device here; use runtime.device=cpu or auto")
 
 
 def fingerprints(

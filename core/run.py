@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from core.data import DATA
@@ -71,6 +72,7 @@ class Runtime:
     features_gib: float = 8.0  # disk that the features of runs that are judged again may take in `cache`; 0 keeps none
 
     def __post_init__(self) -> None:
+        self.dir, self.cache = (str(Path(place).expanduser()) for place in (self.dir, self.cache))
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"runtime.{name} must be at least 1, got {getattr(self, name)}")

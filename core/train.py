@@ -8,6 +8,7 @@ again resumes at the last checkpoint; a run that has ended prints its result.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -24,10 +25,12 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from core import terminal
 from core.checkpoint import CheckpointError, other_data
 from core.config import GROUPS, SECTIONS, ConfigError, Run, Runtime, fingerprints, flatten, identity, load
 from core.data.augment import Augment
 from core.evals import EVALS
+from core.fitting import blamed
 from core.optim import Optim
 from core.trainer import train
 from core.types import DataError
@@ -42,6 +45,9 @@ component and their options (also: help=optim, help=augment, help=runtime, help=
   runtime.dir=runs/last           checkpoints, TensorBoard events, result.json; the same command again resumes
 
 example: python -m core.train method=ijepa mask.num_targets=2 seed=1 scale=smoke runtime.dir=runs/first"""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class ConsoleRecorder:
@@ -106,6 +112,7 @@ class ConsoleRecorder:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the run is done, 1 when it diverged, 2 for a mistake in the command, 130 when it was interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    terminal.survive_any()
     console = Console(stderr=True)
     if any(word in ("-h", "--help", "help") for word in arguments):
         print(USAGE)
@@ -124,7 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
     is_main = int(os.environ.get("RANK", "0")) == 0
-    recorder = ConsoleRecorder(run, console, is_main=is_main)
+    places = {"runtime.dir": Path(run.runtime.dir), "runtime.cache": Path(run.runtime.cache)}
+    try:
+        recorder = ConsoleRecorder(run, console, is_main=is_main)
+    except OSError as error:
+        console.print(f"error: {blamed(error, places) or error}", style="red", markup=False, highlight=False)
+        return 2
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, recorder.ask_to_stop)
     try:
@@ -132,6 +144,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train(run, recorder)
     except (ConfigError, CheckpointError, DataError) as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        return 2
+    except OSError as error:
+        # A full disk names no file: it is the checkpoint's, which is written last.
+        if (at_fault := blamed(error, places)) is None and error.errno not in FULL:
+            raise
+        at_fault = at_fault or f"runtime.dir={run.runtime.dir}: {error.strerror}; make room or give another"
+        console.print(f"error: {at_fault}", style="red", markup=False, highlight=False)
         return 2
     if not is_main:
         return 0

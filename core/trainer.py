@@ -20,7 +20,7 @@ from core.data.augment import normalise
 from core.data.left_out import data_facts
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
-from core.fitting import fingerprints, load_split
+from core.fitting import check_device, fingerprints, load_split
 from core.judging import cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
@@ -214,8 +214,7 @@ def start_from_weights(run: Run, learner: Learner, spec: DataSpec) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("runtime.device=cuda: torch sees no CUDA device here; use runtime.device=cpu or auto")
+    check_device(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

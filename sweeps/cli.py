@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -75,9 +76,11 @@ class Arguments:
             seeds = text
         if isinstance(seeds, int) and not isinstance(seeds, bool):
             seeds = [seeds]
-        is_list = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+        is_list = isinstance(seeds, list) and all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds)
         if not is_list or not seeds or len(set(seeds)) != len(seeds):
-            raise UserError(f"seeds must be a list of different whole numbers such as [0,1,2], got {text!r}")
+            raise UserError(
+                f"seeds must be a list of different whole numbers in [0, 2**63) such as [0,1,2], got {text!r}"
+            )
         return list(seeds)
 
 
@@ -154,21 +157,20 @@ def is_absent(url: str) -> bool:
     """Whether the database is a file that is not there yet."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         return False  # opening it will say what is wrong
     return parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
 
 
 def writable_folder(path: str, name: str) -> Path:
     """The folder, once it is sure that it can be made and written to; leaves nothing behind when it cannot."""
-    folder = Path(path)
+    folder = Path(path).expanduser()
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
         raise UserError(f"{name}={path}: {existing} is a file; give a folder")
-    probe = existing / ".write_test"
     try:
-        probe.touch()
-        probe.unlink()
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".write_test-"):  # a name of its own: others probe too
+            pass
     except OSError as error:
         raise UserError(f"{name}={path}: {existing} cannot be written to: {error.strerror}; give another") from None
     return folder
@@ -195,11 +197,16 @@ def duration(seconds: float | None) -> str:
 def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None, usage: str) -> int:
     """`command`'s exit code; a mistake of the user becomes one line on stderr and exit code 2, never a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without – or ± shows something else in their place
+            stream.reconfigure(errors="replace")
     if any(word in ("-h", "--help", "help") for word in words):
         print(usage)
         return OK
     try:
-        return command(words)
+        code = command(words)
+        sys.stdout.flush()  # here, where a reader that has gone is met below
+        return code
     except (UserError, StudyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR

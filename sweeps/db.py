@@ -47,6 +47,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.functions import FunctionElement
 
+from sweeps.database_url import is_torn
+from sweeps.database_url import mask_url as mask_url
 from sweeps.sqlite_lock import begin_writing
 
 RUN_STATES = ("queued", "running", "done", "failed", "diverged", "pruned", "cancelled")
@@ -348,17 +350,6 @@ def insert_new(connection: Connection, table: type[Base], rows: Sequence[Mapping
         connection.execute(insert(table).on_conflict_do_nothing(), rows)
 
 
-def mask_url(url: str | URL) -> str:
-    """`url` without its password, fit for a message or a log."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        return "<not a database URL>"  # it may be a mistyped URL with a password inside: print nothing of it
-    if "password" in parsed.query:
-        parsed = parsed.update_query_dict({"password": "***"})
-    return parsed.render_as_string(hide_password=True)
-
-
 def open_database(url: str | URL, *, read_only: bool = False) -> Engine:
     """An engine on `url`, checked to be reachable. Call `upgrade` once before writing.
 
@@ -374,8 +365,13 @@ def open_database(url: str | URL, *, read_only: bool = False) -> Engine:
     try:
         parsed = make_url(url)
         backend = parsed.get_dialect().name
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, NoSuchModuleError, ValueError):
         raise ValueError(f"db={shown}: not a database URL; allowed: {allowed}") from None
+    if is_torn(parsed):
+        raise ValueError(
+            "db: the host of this URL has an @, / or # in it, so part of a password may stand there; in a password "
+            "write @ as %40, / as %2F, # as %23 and % as %25 (nothing of the URL is shown here)"
+        )
     if backend == "sqlite":
         engine = _open_sqlite(parsed, read_only=read_only)
     elif backend == "postgresql":
@@ -403,7 +399,8 @@ def _open_sqlite(url: URL, *, read_only: bool) -> Engine:
         raise ValueError(
             "db=sqlite:// is in memory, which workers cannot share; give a file: sqlite:///results/a.sqlite"
         )
-    path = Path(str(url.database))
+    path = Path(str(url.database)).expanduser()
+    url = url.set(database=str(path))
     if read_only and not path.is_file():
         raise ValueError(f"db={mask_url(url)}: there is no such file; launch a study first or name another db")
     try:

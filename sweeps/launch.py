@@ -10,7 +10,7 @@ import functools
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,8 @@ def parse(words: Sequence[str]) -> Launch:
     request = Request.of(read(arguments.values["study"]), arguments)
     executor, workers, options = _executor(arguments, of_slurm)
     runtime: dict[str, Any] = dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime)
+    if options is None:  # jobs of a cluster see other machines than this one
+        check_machine(runtime)
     if "same_data" in runtime:
         runtime["same_data"] = seen_data.typed(request.runtime)
     if "dir" in runtime:
@@ -100,6 +102,19 @@ def parse(words: Sequence[str]) -> Launch:
     )
     priority = arguments.whole("priority", 0, least=0)
     return Launch(request, job, executor, workers, arguments.flag("retry"), priority, options)
+
+
+def check_machine(runtime: Mapping[str, Any]) -> None:
+    """Raises UserError for a device or a cache that workers of this machine could not use."""
+    if runtime.get("device") == "cuda":
+        from core.config import ConfigError, check_device  # imports torch
+
+        try:
+            check_device("cuda")
+        except ConfigError as error:
+            raise UserError(str(error)) from None
+    if "cache" in runtime:
+        cli.writable_folder(runtime["cache"], "runtime.cache")
 
 
 def _executor(arguments: Arguments, of_slurm: Sequence[str]) -> tuple[str, int, slurm.Options | None]:

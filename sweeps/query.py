@@ -28,7 +28,7 @@ USAGE = """usage: python -m sweeps.query "select ..." | study=NAME|all | run=ID 
                               [format=table|csv|json|parquet] [to=FILE] [db=sqlite:///results/ablations.sqlite]
 
   "select ..."     any reading SQL; tables start with sw_ (sw_run, sw_result, sw_config, sw_study, ...);
-                   {mask.ratio} is that option of sw_config
+                   {mask.ratio} is that option of sw_config, {method} and {scale} what it was made from
   study=NAME       one row a cell, seed and metric, with every option of its config as a column (a table on the screen
                    leaves out those that are the same in every row)
   run, series      a run's learning curve: step and value, as trained last where a run was resumed
@@ -41,6 +41,7 @@ examples:
 
 OPTIONS = ("study", "run", "series", "format", "to", "db")
 OPTION = re.compile(r"\{([a-z_]\w*(?:\.\w+)*)\}")
+COLUMNS = ("method", "scale")  # of sw_config: the presets that a config was first made from
 FORMATS = ("table", "csv", "json", "parquet")
 NAMED = ("row_key", "col_key", "seed", "run_id", "metric", "value")  # of a study: shown whether they vary or not
 
@@ -48,6 +49,7 @@ NAMED = ("row_key", "col_key", "seed", "run_id", "metric", "value")  # of a stud
 def ask(engine: Engine, sql: str) -> pd.DataFrame:
     """The rows of one reading statement. Raises UserError for one that writes or that the database cannot run."""
     # text() reads ":name" as a parameter, and the driver "%": the statement is taken as it stands.
+    check_options(engine, sql)
     statement = text(with_options(sql, engine.dialect.name).replace(":", r"\:"))
     try:
         with engine.connect() as connection:
@@ -62,11 +64,28 @@ def ask(engine: Engine, sql: str) -> pd.DataFrame:
         raise UserError(f"the database cannot run it: {reason}: {sql}") from None
 
 
+def check_options(engine: Engine, sql: str) -> None:
+    """Raises UserError naming the nearest options for a `{mask.ratios}` that no config of the database has."""
+    asked = set(OPTION.findall(sql)) - set(COLUMNS)
+    if not asked:
+        return
+    with engine.connect() as connection:
+        known = {key for config in connection.scalars(select(Config.json)) for key in config}
+    for name in sorted(asked - known if known else ()):
+        raise UserError(
+            f"{{{name}}}: no config of this database has that option{close_matches(name, [*known, *COLUMNS])}"
+        )
+
+
 def with_options(sql: str, dialect: str) -> str:
     """`{mask.ratio}` as the expression that reads this option from sw_config, which databases write differently."""
     # SQLite takes a bare 'mask.ratio' for a path into a nested object before 3.45.
     path = """'$."{}"'""" if dialect == "sqlite" else "'{}'"
-    return OPTION.sub(lambda found: f"(sw_config.json ->> {path.format(found[1])})", sql)
+
+    def expression(found: re.Match[str]) -> str:
+        return f"sw_config.{found[1]}" if found[1] in COLUMNS else f"(sw_config.json ->> {path.format(found[1])})"
+
+    return OPTION.sub(expression, sql)
 
 
 def tidy(engine: Engine, study: str) -> pd.DataFrame:

@@ -6,6 +6,7 @@ when `sweeps.expand` sends every cell through `core.config`; nothing here import
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ __all__ = [
     "close_matches", "format_override", "further_seeds", "instance_name", "is_trial", "merge", "names", "parse", "read",
 ]  # fmt: skip
 
+LONGEST = 120  # letters that a table's name has beside the study's: names of files have limits
 SCALES = ("smoke", "cpu", "gpu", "paper")
 DEFAULT_SCALE = "cpu"
 RANDOM_INIT = "random_init"
@@ -211,6 +213,11 @@ def instance_name(stem: str, scale: str = DEFAULT_SCALE, overrides: Sequence[str
         key, _, value = override.partition("=")
         parts.append(f"{key}={Path(value).name if '/' in value else value}")
     slug = ",".join(parts)
+    if len(slug) > LONGEST:
+        if name:
+            raise StudyError(f"name={name[:20]}...: {len(name)} letters; a table's name has at most {LONGEST}")
+        digest = hashlib.sha256(slug.encode()).hexdigest()[:8]
+        slug = f"{slug[: LONGEST - 30].rsplit(',', 1)[0]},{len(parts)}-overrides-{digest}"
     return stem + ("@" + re.sub(r"[^\w.,=+-]+", "_", slug) if slug else "")
 
 
@@ -239,7 +246,7 @@ class _Reader(Checks):
         if not isinstance(spec.get("random_init", True), bool):
             raise self.error(f"random_init must be true or false, got {spec['random_init']!r}")
         return Study(
-            name=self.path.stem,
+            name=_plain_name(self.path.stem),
             path=self.path,
             spec=json.loads(json.dumps(spec)),
             title=str(spec["title"]),
@@ -436,6 +443,12 @@ class _Reader(Checks):
             compare={str(key): str(metric) for key, metric in compare.items()} or None,
             outcomes=outcomes,
         )
+
+
+def _plain_name(stem: str) -> str:
+    """A study's name is a name of files, of pages and in commands: `my study.yaml` is my_study."""
+    name = re.sub(r"[^\w.,=+-]+", "_", stem)
+    return name if re.match(r"\w", name) else f"_{name.lstrip('.,=+-')}"
 
 
 def _key(value: Any) -> str:
