@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sweeps import status
 from sweeps.cli import duration
-from sweeps.status import StudyStatus, shown_loss
+from sweeps.status import StudyStatus, shown_step
 
 REFRESH_S = 1.0
 LINE_EVERY_S = 15.0  # without a terminal, unless a run ended in between
@@ -70,14 +70,11 @@ def _num_ended(study: StudyStatus) -> int:
 
 
 def line(study: StudyStatus) -> str:
-    """`masking_ratio: 3 of 27 done, 1 failed; half, seed 0: step 120 of 300, loss 0.61; 2 min 10 s left`."""
+    """`masking_ratio: 3 of 27 done, 1 failed; half, seed 0: loss 0.61 at step 120 of 300; 2 min 10 s left`."""
     counts = study.counts()
     parts = [f"{counts['done']} of {len(study.runs)} done"]
     parts += [f"{counts[state]} {state}" for state in ("failed", "diverged", "pruned") if counts[state]]
-    running = [
-        f"{run.label}: step {run.step} of {run.num_steps}" + (f", loss {run.loss:.4g}" if run.loss is not None else "")
-        for run in study.of("running")
-    ]
+    running = [f"{run.label}: {shown_step(run)}" for run in study.of("running")]
     left = [f"{duration(study.seconds_left)} left"] if study.seconds_left is not None else []
     return f"{study.name}: " + "; ".join([", ".join(parts), *running, *left])
 
@@ -98,7 +95,6 @@ def picture(study: StudyStatus) -> Group:
     for run in study.of("running"):
         speed = f"{run.speed:.1f} steps/s" if run.speed else "starting"
         runs.add_row(
-            "  " + escape(run.label), f"step {run.step} of {run.num_steps}", f"loss {shown_loss(run)}", speed,
-            f"{duration(run.seconds_left)} left",
+            "  " + escape(run.label), shown_step(run), speed, f"{duration(run.seconds_left)} left"
         )  # fmt: skip
     return Group(head, runs)

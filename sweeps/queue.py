@@ -53,6 +53,7 @@ class Usage(NamedTuple):
     """What an attempt has used up so far."""
 
     step: int | None = None  # last step reached
+    loss: float | None = None  # at that step; None where it has none, or one that is not finite
     cpu_seconds: float = 0.0
     gpu_seconds: float = 0.0
     peak_memory: int | None = None  # bytes

@@ -97,6 +97,7 @@ class DatabaseRecorder:
         self.should_prune, self.is_pruned = should_prune, False
         self.outcome: str | None = None
         self.step = claim.checkpoint_step  # last step known to be reached: where an error happened, twice or not
+        self.loss: float | None = None  # at that step
         self.resume_step: int | None = None
         self._checkpoint: tuple[int, str] | None = None
         self._kept: list[Kept] = []
@@ -145,6 +146,10 @@ class DatabaseRecorder:
             raise RuntimeError(f"run {self.claim.run_id}: its recording stopped") from self._broken
         with self._lock:
             self._journal.append(step, metrics)
+            if "loss" in metrics:
+                self.loss = float(metrics["loss"]) if math.isfinite(metrics["loss"]) else None
+            elif step != self.step:
+                self.loss = None  # of an earlier step, which it would be shown beside
             self.step = step
             if self.resume_step is None:
                 # A run resumed at its end logs its evaluation at the checkpoint's step: it trained from the next on.
@@ -194,7 +199,7 @@ class DatabaseRecorder:
         if self.fenced.is_set():
             self.outcome = "fenced"
             return
-        parcel, usage = self._pack(everything=True), self.usage(self.step)
+        parcel, usage = self._pack(everything=True), self._used()
 
         def write(connection: Connection) -> None:
             if not queue.is_ended(connection, self.claim, outcome):
@@ -221,7 +226,7 @@ class DatabaseRecorder:
             try:
                 parcel = self._pack(everything=False)
                 with self.engine.begin() as connection:
-                    self._write(connection, parcel, self.usage(self.step))
+                    self._write(connection, parcel, self._used())
                 self._sent(parcel)
             except Fenced:
                 self._lost()
@@ -233,6 +238,12 @@ class DatabaseRecorder:
             except BaseException as error:
                 self._broken = error  # without this thread the lease ends: the next log() raises it
                 return
+
+    def _used(self) -> Usage:
+        """So far, with the newest loss: its curve waits up to CHUNK_S for more points, whoever watches need not."""
+        with self._lock:
+            step, loss = self.step, self.loss
+        return self.usage(step)._replace(loss=loss)
 
     def _pack(self, *, everything: bool) -> Parcel:
         """What to send: the generations that wait, and the current one once it is old or large enough."""

@@ -19,9 +19,9 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, Engine, and_, func, select
 
-from sweeps import cli, series
+from sweeps import cli
 from sweeps.cli import UserError, duration
-from sweeps.db import Attempt, CellRow, Chunk, Config, Event, RunRow, StudyRow
+from sweeps.db import Attempt, CellRow, Config, Event, RunRow, StudyRow
 from sweeps.identity import CODE_EPOCH
 from sweeps.run_page import run_page
 from sweeps.seed_rule import first_seeds, further_seeds
@@ -56,7 +56,7 @@ class RunStatus:
     state: str = MISSING
     step: int = 0
     speed: float | None = None  # steps a second of the running attempt
-    loss: float | None = None  # last one recorded of a running run
+    loss: float | None = None  # of a running run, at `step`
     error: str | None = None
     worker: str | None = None
 
@@ -115,7 +115,7 @@ def read(connection: Connection, name: str) -> StudyStatus:
     found = _read_runs(connection, list(first), [*seeds, *further])
     given_up = _given_up(connection, [row.id for row in found.values() if row.state == "queued"])
     runs = [
-        _run_status(connection, cell, seed, found.get((config_id, seed)), given_up)
+        _run_status(cell, seed, found.get((config_id, seed)), given_up)
         for config_id, cell in first.items()
         for seed in [*seeds, *(seed for seed in further if (config_id, seed) in found)]
     ]
@@ -130,7 +130,7 @@ def _read_runs(connection: Connection, config_ids: list[int], seeds: list[int]) 
     query = (
         select(
             RunRow.id, RunRow.config_id, RunRow.seed, RunRow.state, RunRow.owner, RunRow.checkpoint_step,
-            Attempt.error, Attempt.step, Attempt.resume_step, Attempt.started, Attempt.heartbeat,
+            Attempt.error, Attempt.step, Attempt.loss, Attempt.resume_step, Attempt.started, Attempt.heartbeat,
         )
         .outerjoin(Attempt, and_(Attempt.run_id == RunRow.id, Attempt.n == RunRow.attempt))
         .where(RunRow.config_id.in_(config_ids), RunRow.seed.in_(seeds), RunRow.code_epoch == CODE_EPOCH)
@@ -145,7 +145,7 @@ def _given_up(connection: Connection, run_ids: Sequence[int]) -> dict[int, str]:
     return {row.run_id: row.detail for row in found}
 
 
-def _run_status(connection: Connection, cell: Any, seed: int, row: Any, given_up: Mapping[int, str]) -> RunStatus:
+def _run_status(cell: Any, seed: int, row: Any, given_up: Mapping[int, str]) -> RunStatus:
     label = ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"], f"seed {seed}"]))
     num_steps = cell.num_steps or 0
     if row is None:
@@ -154,20 +154,9 @@ def _run_status(connection: Connection, cell: Any, seed: int, row: Any, given_up
     speed = None
     if row.state == "running" and row.step and row.heartbeat and row.heartbeat > row.started:
         speed = (row.step - (row.resume_step or 0)) / (row.heartbeat - row.started)
-    loss = _last_loss(connection, row.id) if row.state == "running" else None
+    loss = row.loss if row.state == "running" else None
     error = given_up.get(row.id, row.error)
     return RunStatus(label, seed, num_steps, row.id, row.state, step, speed, loss, error, row.owner)
-
-
-def _last_loss(connection: Connection, run_id: int) -> float | None:
-    """The last value of the newest chunk: a curve is not read whole to show its end."""
-    packed = connection.scalar(
-        select(Chunk.values)
-        .where(Chunk.run_id == run_id, Chunk.metric == "loss")
-        .order_by(Chunk.attempt.desc(), Chunk.seq.desc())
-        .limit(1)
-    )
-    return None if packed is None else float(series.decode_values(packed)[-1])
 
 
 # ---- showing ---------------------------------------------------------------------------------------------------------
@@ -175,6 +164,12 @@ def _last_loss(connection: Connection, run_id: int) -> float | None:
 
 def shown_loss(run: RunStatus) -> str:
     return "–" if run.loss is None else f"{run.loss:.4g}"
+
+
+def shown_step(run: RunStatus) -> str:
+    """`loss 0.61 at step 120 of 300`, and without a loss the step."""
+    step = f"step {run.step} of {run.num_steps}"
+    return step if run.loss is None else f"loss {shown_loss(run)} at {step}"
 
 
 def overview(studies: Sequence[StudyStatus]) -> Table:

@@ -115,6 +115,35 @@ def test_the_database_hears_of_the_step_a_run_is_at(engine: Engine, claim: Claim
         wait_for(lambda: heard() == 7)
 
 
+def test_the_database_hears_of_the_newest_loss_while_its_points_wait_to_be_sent(
+    engine: Engine, claim: Claim, make: Make
+) -> None:
+    def heard() -> tuple[int | None, float | None]:
+        with engine.begin() as connection:
+            return tuple(connection.execute(select(Attempt.step, Attempt.loss)).one())
+
+    with make(claim) as record:
+        record.log(1, {"loss": 1.0})  # the first is sent at once
+        wait_for(lambda: curve(engine) == {1: 1.0})
+        record.log(2, {"loss": 0.5})
+        wait_for(lambda: heard() == (2, 0.5))
+        assert curve(engine) == {1: 1.0}
+
+
+@BOTH
+def test_a_loss_is_never_shown_beside_another_step(engine: Engine, claim: Claim, make: Make) -> None:
+    with make(claim) as record:
+        record.log(4, {"loss": 0.5})
+        record.log(4, {"knn/digit_top1": 90.0})
+        assert record.loss == 0.5
+        record.log(6, {"finetune/loss": 0.1})
+        assert record.loss is None
+        record.log(7, {"loss": float("nan")})
+        record.finish("diverged", {}, {})
+    with engine.begin() as connection:
+        assert connection.execute(select(Attempt.step, Attempt.loss)).one() == (7, None)
+
+
 @BOTH
 def test_a_checkpoint_is_recorded_relative_to_the_results_folder(engine: Engine, claim: Claim, make: Make) -> None:
     def stored() -> tuple[str | None, int | None]:

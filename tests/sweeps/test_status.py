@@ -5,7 +5,7 @@ from alembic import command
 from rich.console import Console
 from sqlalchemy import Engine, select, update
 
-from sweeps import queue, series, status
+from sweeps import progress, queue, status
 from sweeps.cli import USER_ERROR
 from sweeps.db import Attempt, Environment, RunRow, insert_new, migrations, revision
 from sweeps.queue import Usage
@@ -40,13 +40,13 @@ def test_a_running_run_shows_step_speed_loss_and_time_left(engine):
     register(engine, two_rows())
     with engine.begin() as connection:
         claim = queue.claim(connection, "worker 1")
-        queue.hold(connection, claim, Usage(step=50))
+        queue.hold(connection, claim, Usage(step=50, loss=0.25))
         started = connection.scalar(select(Attempt.started))
         connection.execute(update(Attempt).values(heartbeat=started + 10, resume_step=0))
-        series.write(connection, [series.chunk_row(claim.run_id, 1, 0, "loss", [1, 2], [0.9, 0.25])])
     run = read(engine).of("running")[0]
     assert (run.step, run.num_steps, run.label) == (50, 100, "half, seed 0")
     assert (run.speed, run.seconds_left, run.loss) == (pytest.approx(5.0), pytest.approx(10.0), 0.25)
+    assert "half, seed 0: loss 0.25 at step 50 of 100;" in progress.line(read(engine))
 
 
 def test_the_time_left_of_a_study_counts_what_waits(engine):
