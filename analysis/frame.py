@@ -26,6 +26,7 @@ from sweeps.study import DEFAULT_SCALE, Study, further_seeds, parse
 from sweeps.study import names as study_files
 
 MISSING = "missing"  # the state of a run that nobody has asked for yet
+TOLD = ("data", "collapse")  # columns of JSON text: what an attempt saw, and how its features lie
 _NOT_GIVEN = (MISSING, "queued", "cancelled")  # another study's, where it is a seed this one has not spent
 _NAME = re.compile(r"\w[\w.,=+@-]*")  # what sweeps.study.instance_name gives: a name of files, in no other folder
 _INSTANCE_KEYS = ("scale", "overrides")  # what a launch adds to the study file's content
@@ -48,8 +49,8 @@ class Frame:
     """`rows` has one row per (run, metric): every cell × seed × metric the study wants, whether or not it exists.
 
     Columns of `rows`: study scale row_key col_key row_label col_label row_order col_order is_random_init config_id
-    seed run_id state error metric value git_sha dirty data cpu_seconds gpu_seconds. `value` is NaN unless the run is
-    done. `configs` has one row a config (indexed by its id) and one column a dotted key; `tidy` joins the two.
+    seed run_id state error metric value git_sha dirty data collapse cpu_seconds gpu_seconds. `value` is NaN unless the
+    run is done. `configs` has one row a config (indexed by its id) and one column a dotted key; `tidy` joins the two.
     """
 
     name: str
@@ -184,8 +185,8 @@ def _read_runs(
     query = (
         select(
             RunRow.config_id, RunRow.seed, RunRow.id.label("run_id"), RunRow.state, RunRow.cpu_seconds,
-            RunRow.gpu_seconds, Attempt.error, Attempt.git_sha, Attempt.dirty, Attempt.data, Result.metric,
-            Result.value,
+            RunRow.gpu_seconds, Attempt.error, Attempt.git_sha, Attempt.dirty, Attempt.data,
+            Attempt.facts["collapse"].label("collapse"), Result.metric, Result.value,
         )
         .outerjoin(Attempt, and_(Attempt.run_id == RunRow.id, Attempt.n == RunRow.attempt))
         .outerjoin(
@@ -200,7 +201,8 @@ def _read_runs(
     result = connection.execute(query)
     found = pd.DataFrame(result.fetchall(), columns=list(result.keys()))
     # As text: databases keep the keys of a mapping in orders of their own.
-    found["data"] = [json.dumps(told, sort_keys=True) if told else None for told in found["data"]]
+    for name in TOLD:
+        found[name] = [json.dumps(told, sort_keys=True) if told else None for told in found[name]]
     return found
 
 
@@ -213,7 +215,7 @@ def _read_configs(connection: Connection, study_id: int, revision: int) -> pd.Da
 
 # ---- shaping -----------------------------------------------------------------------------------------------------
 
-_RUN_COLUMNS = ["run_id", "state", "error", "git_sha", "dirty", "data", "cpu_seconds", "gpu_seconds"]
+_RUN_COLUMNS = ["run_id", "state", "error", "git_sha", "dirty", *TOLD, "cpu_seconds", "gpu_seconds"]
 _DISPLAY = {"row_label": "", "col_label": "", "row_order": 0, "col_order": 0, "is_random_init": False}
 
 
@@ -239,8 +241,8 @@ def _digest(spec: Mapping[str, Any], rows: pd.DataFrame, configs: pd.DataFrame) 
     """Over what is read, not over the file: a copied or vacuumed database, or one that also holds others, agrees."""
     # Ids are where a row happens to lie; two databases with the same runs number them differently.
     content = rows.drop(columns=["run_id", "config_id"])
-    if content["data"].isna().all():  # recorded before there were fingerprints: the digest is the one of then
-        content = content.drop(columns="data")
+    # Recorded before attempts were told of these: the digest is the one of then.
+    content = content.drop(columns=[name for name in TOLD if content[name].isna().all()])
     text = json.dumps(spec, sort_keys=True) + content.to_csv(index=False, lineterminator="\n", float_format="%.17g")
     text += json.dumps(sorted(json.dumps(c, sort_keys=True) for c in configs.to_dict("records")))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -9,9 +9,11 @@ import csv
 import io
 import re
 import unicodedata
+from dataclasses import replace
 
 from analysis.stats import Estimate
 from analysis.tables import Cell, Column, Kind, Row, Table
+from sweeps.collapse import MARK
 
 PRINTED_ONLY = "printed only"
 BASELINE = "baseline"
@@ -35,7 +37,8 @@ def cell_text(cell: Cell, column: Column) -> str:
 
 def row_label(row: Row) -> str:
     mark = BASELINE if row.is_baseline else PRINTED_ONLY if row.is_printed_only else ""
-    return f"{row.label} ({mark})" if mark else row.label
+    label = f"{row.label} {MARK}" if row.collapse else row.label
+    return f"{label} ({mark})" if mark else label
 
 
 def _lines(table: Table) -> list[list[str]]:
@@ -87,7 +90,7 @@ _LATEX = {
     "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "÷": r"$\div$", "·": r"$\cdot$", "→": r"$\to$",
     "←": r"$\leftarrow$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "≠": r"$\neq$", "∞": r"$\infty$",
     "√": r"$\surd$", "∈": r"$\in$", "°": r"$^{\circ}$", "µ": r"$\mu$", "…": r"\ldots{}", "–": "--", "—": "---",
-    "‘": "`", "’": "'", "“": "``", "”": "''", "\u00a0": "~", "²": "$^2$", "³": "$^3$", "ℓ": r"$\ell$",
+    "‘": "`", "’": "'", "“": "``", "”": "''", "\u00a0": "~", "²": "$^2$", "³": "$^3$", "ℓ": r"$\ell$", "†": r"\dag{}",
     "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "ε": r"$\epsilon$", "λ": r"$\lambda$",
     "μ": r"$\mu$", "π": r"$\pi$", "ρ": r"$\rho$", "σ": r"$\sigma$", "τ": r"$\tau$", "φ": r"$\phi$", "ω": r"$\omega$",
     "Δ": r"$\Delta$", "Σ": r"$\Sigma$",
@@ -184,6 +187,8 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         line = [table.name, table.scale, table.digest, row.key, row.label, _row_kind(row)]
         for cell, column in zip(row.cells, table.columns, strict=True):
+            if column.kind is Kind.value and row.collapse:
+                cell = replace(cell, note="; ".join(filter(None, [cell.note, f"{MARK} {row.collapse}"])))
             line += [cell.text] if column.kind in _WORDS else _estimate_fields(cell)
             line += [_number(cell.p), _number(cell.p_holm)] if column.kind is Kind.difference else []
         lines.append(line)

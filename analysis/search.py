@@ -8,13 +8,14 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis import collapse
 from analysis.drawing import compact
 from analysis.frame import Frame, records
 from analysis.stats import mean_interval
@@ -84,14 +85,23 @@ def table(frame: Frame) -> Table:
     shown = [*done["row_key"].head(NUM_SHOWN)]
     others = [key for key in dict.fromkeys(frame.cells["row_key"]) if not is_trial(key)]
     by_row = {key: rows for key, rows in tidy.groupby("row_key", sort=False)}
+    rows = tuple(
+        replace(
+            _row(by_row[key], columns, is_baseline=key == frame.study.baseline), collapse=collapse.of_row(frame, key)
+        )
+        for key in [*shown, *others]
+    )
     return Table(
         name=frame.name,
         title=frame.study.title,
         caption=str(frame.study.table.get("caption") or frame.study.title),
         row_header="trial",
         columns=tuple(columns),
-        rows=tuple(_row(by_row[key], columns, is_baseline=key == frame.study.baseline) for key in [*shown, *others]),
-        notes=tuple(_notes(frame, spec, found, len(shown))),
+        rows=rows,
+        notes=(
+            *_notes(frame, spec, found, len(shown)),
+            *(collapse.note(row.label, row.collapse) for row in rows if row.collapse),
+        ),
         provenance=provenance(frame),
         digest=frame.digest,
         scale=frame.scale,

@@ -14,6 +14,7 @@ from enum import Enum
 
 import pandas as pd
 
+from analysis import collapse
 from analysis.frame import Frame, Runs, records
 from analysis.stats import (
     CONFIDENCE,
@@ -79,6 +80,7 @@ class Row:
     is_baseline: bool = False
     is_random_init: bool = False
     is_printed_only: bool = False
+    collapse: str = ""  # "1 of 3 seeds collapsed (seed 2: RankMe 1.3)"
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,8 @@ def _printed_metric(frame: Frame) -> str:
 def _trained_row(frame: Frame, place: _Place, columns: list[Column]) -> Row:
     is_baseline = frame.study.baseline == place.row_key
     cells = tuple(_cell(frame, place, column, is_baseline) for column in columns)
-    return Row(place.row_key, place.label, cells, is_baseline, place.is_random_init)
+    told = collapse.of_row(frame, place.row_key, place.col_key)
+    return Row(place.row_key, place.label, cells, is_baseline, place.is_random_init, collapse=told)
 
 
 def _cell(frame: Frame, place: _Place, column: Column, is_baseline: bool) -> Cell:
@@ -377,6 +380,7 @@ def _notes(frame: Frame, columns: list[Column], rows: list[Row]) -> list[str]:
         source = study.printed.source or " ".join(study.source.values()) or "the paper"
         notes.append(f"Printed: {_printed_metric(frame)}, {source}; other data and scale than ours.")
     notes += _about_outcomes(frame)
+    notes += [collapse.note(row.label, row.collapse) for row in rows if row.collapse]
     if any(row.is_printed_only for row in rows):
         notes.append("Rows marked as printed only were not trained here.")
     unaveraged = _unaveraged(frame)

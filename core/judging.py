@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -12,12 +12,15 @@ from torch import Generator, Tensor
 from core.config import Run
 from core.cost import ENCODING_COSTS
 from core.data.augment import Augment, augment, normalise
+from core.evals.collapse import Spread, compared
 from core.evals.feature_cache import FeatureCache
 from core.evals.features import FrozenFeatures, Used
 from core.fitting import load_split
 from core.models.resized import for_frames
 from core.phases import Costs, Phase
-from core.types import Dataset, DataSpec, Evaluation, Learner, Look, Tuning, Workshop
+from core.types import Dataset, DataSpec, EncoderModule, Evaluation, Learner, Look, Tuning, Workshop
+
+NUM_COLLAPSE_CLIPS = 128  # that tell whether the encoder collapsed: a hundredth of what a small run trains on
 
 
 class Judgement(NamedTuple):
@@ -68,6 +71,26 @@ def frozen_features(
         estimator=learner if "flow" in run.objective.gives else None,
         resize=lambda encoder, frames: for_frames(encoder, run.encoder, frames),
     )
+
+
+def collapse(
+    trained: EncoderModule,
+    untrained: EncoderModule,
+    clips: Dataset,
+    spec: DataSpec,
+    device: torch.device,
+    precision: torch.dtype | None,
+) -> dict[str, Any]:
+    """See `core.evals.collapse.compared`: of a few clips, the same for every run on this data."""
+
+    def spread(encoder: EncoderModule) -> Spread:
+        features = FrozenFeatures(
+            encoder, clips, clips, prepare=normalise, device=device, batch_size=NUM_COLLAPSE_CLIPS,
+            autocast_dtype=precision, max_train=NUM_COLLAPSE_CLIPS, built_for=spec,
+        )  # fmt: skip
+        return Spread.of(features.pooled("train"))
+
+    return compared(spread(trained), spread(untrained))
 
 
 def changed(clips: Tensor, spec: DataSpec, look: Look, generator: Generator) -> Tensor:

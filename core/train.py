@@ -195,9 +195,13 @@ def print_results(record: Mapping[str, Any]) -> None:
     for name, value in sorted(record["results"].items()):
         print(f"{name:32s} {value:10.3f}")
     for name, value in sorted(record["facts"].items()):
+        if name == "collapse":
+            continue  # last, in words
         if isinstance(value, list):  # one line each: names of files
             value = f"\n{'':33s}".join(map(str, value))
         print(f"{name:32s} {value if isinstance(value, str) else f'{value:10,.1f}'}")
+    if said := record["facts"].get("collapse", {}).get("said"):
+        print(said)
 
 
 def describe(topic: str) -> str:

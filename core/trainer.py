@@ -21,7 +21,7 @@ from core.data.left_out import data_facts
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
 from core.fitting import check_device, fingerprints, load_split
-from core.judging import cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
+from core.judging import collapse, cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
 from core.optim import make_optimizer
@@ -140,6 +140,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
             precision=precision,
         )
         tuned = tune(run, judged_on, bench)
+        spread = against_untrained(run, learner, test_set, spec, device, precision)
     except Stopped as stopped:
         log.info("stopped while fine-tuning: %s", stopped)
         ended = {"step": run.optim.steps, "train_seconds": window.spent}
@@ -181,7 +182,22 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         "wall_seconds": time.perf_counter() - start,
         "step": run.optim.steps,
     }
-    record.finish("done", results, facts | data_facts(splits))
+    record.finish("done", results, facts | spread | data_facts(splits))
+
+
+def against_untrained(
+    run: Run, learner: Learner, test_set: Dataset, spec: DataSpec, device: torch.device, precision: torch.dtype | None
+) -> dict[str, Any]:
+    """{"collapse": how the features lie beside those of the encoder that training began with}; {} without training."""
+    if not run.optim.steps:
+        return {}
+    start = build_learner(run, spec)
+    start_from_weights(run, start, spec)
+    untrained = start.judged_encoder.to(device)
+    told = collapse(learner.judged_encoder, untrained, test_set, spec, device, precision)
+    if told["said"]:
+        log.info("%s", told["said"])
+    return {"collapse": told}
 
 
 # ---- building, resuming, saving ------------------------------------------------------------------------------------

@@ -282,6 +282,9 @@ def verdict(study: StudyStatus, words: Sequence[str], *, is_search: bool = False
     """
     for run in study.of("diverged"):
         print(f"diverged at step {run.step}: {run.label}", file=sys.stderr)
+    for run in study.runs:
+        if run.collapse:
+            print(f"{run.label}: {run.collapse}", file=sys.stderr)
     lacking = study.of("failed", *(() if is_search else ("pruned",)), *WAITING)
     for run in lacking:
         reason = f": {run.error}" if run.error else ""

@@ -13,6 +13,7 @@ from rich.table import Table
 from sqlalchemy import Connection, and_, select
 
 from sweeps.cli import UserError, duration
+from sweeps.collapse import shown_facts
 from sweeps.db import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow, database_now
 from sweeps.study import format_override, parse
 
@@ -148,7 +149,7 @@ def _attempt_table(connection: Connection, attempt: Any) -> Table:
         "peak memory": memory,
         **{f"fingerprint of {group}": value for group, value in sorted((attempt.data or {}).items())},
         **({} if attempt.data else {"data": "unknown: recorded before fingerprints were"}),
-        **{str(key): value for key, value in (attempt.facts or {}).items()},
+        **shown_facts(attempt.facts),
     }
     table = Table("", "", title=f"Attempt {attempt.n}", show_header=False)
     for name, value in rows.items():

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine, and_, func, select
 
 from sweeps import cli
 from sweeps.cli import UserError, duration
+from sweeps.collapse import MARK
 from sweeps.db import Attempt, CellRow, Config, Event, RunRow, StudyRow
 from sweeps.identity import CODE_EPOCH
 from sweeps.run_page import run_page
@@ -58,6 +59,7 @@ class RunStatus:
     speed: float | None = None  # steps a second of the running attempt
     loss: float | None = None  # of a running run, at `step`
     error: str | None = None
+    collapse: str = ""  # what is said of a finished run's features, where they say too little
     worker: str | None = None
 
     @property
@@ -131,6 +133,7 @@ def _read_runs(connection: Connection, config_ids: list[int], seeds: list[int]) 
         select(
             RunRow.id, RunRow.config_id, RunRow.seed, RunRow.state, RunRow.owner, RunRow.checkpoint_step,
             Attempt.error, Attempt.step, Attempt.loss, Attempt.resume_step, Attempt.started, Attempt.heartbeat,
+            Attempt.facts["collapse"].label("collapse"),
         )
         .outerjoin(Attempt, and_(Attempt.run_id == RunRow.id, Attempt.n == RunRow.attempt))
         .where(RunRow.config_id.in_(config_ids), RunRow.seed.in_(seeds), RunRow.code_epoch == CODE_EPOCH)
@@ -156,7 +159,8 @@ def _run_status(cell: Any, seed: int, row: Any, given_up: Mapping[int, str]) -> 
         speed = (row.step - (row.resume_step or 0)) / (row.heartbeat - row.started)
     loss = row.loss if row.state == "running" else None
     error = given_up.get(row.id, row.error)
-    return RunStatus(label, seed, num_steps, row.id, row.state, step, speed, loss, error, row.owner)
+    said = str((row.collapse or {}).get("said", "")) if row.state == "done" else ""
+    return RunStatus(label, seed, num_steps, row.id, row.state, step, speed, loss, error, said, row.owner)
 
 
 # ---- showing ---------------------------------------------------------------------------------------------------------
@@ -182,6 +186,8 @@ def overview(studies: Sequence[StudyStatus]) -> Table:
     for study in studies:
         counts = study.counts()
         numbers = [f"[{STYLES.get(s, 'white')}]{counts[s]}[/]" if counts[s] else "·" for s in states]
+        if any(run.collapse for run in study.runs):
+            numbers[0] += f" {MARK}"
         table.add_row(
             escape(study.name), str(study.num_cells), str(len(study.runs)), *numbers, duration(study.seconds_left)
         )
@@ -211,6 +217,11 @@ def details(study: StudyStatus, *, max_waiting: int | None = None) -> Group:
             table.add_row(str(run.run_id or "–"), escape(run.label), state, str(run.step), escape(run.error or ""))
         if num_more := len(waiting) - len(waiting[:max_waiting]):
             table.caption = f"and {num_more} more that wait"
+        parts.append(table)
+    if said := [run for run in study.runs if run.collapse]:
+        table = Table("run", "cell", "features", title=f"{MARK} Collapsed, or as before training")
+        for run in said:
+            table.add_row(str(run.run_id), escape(run.label), escape(run.collapse))
         parts.append(table)
     return Group(*parts)
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, and_, select
 from analysis.site.curves import Curve, Panel, panels
 from analysis.site.html import shown
 from sweeps import series
+from sweeps.collapse import shown_facts
 from sweeps.db import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow
 from sweeps.study import parse
 
@@ -296,7 +297,7 @@ def _try(attempt: Any) -> Try:
         "GPU seconds": attempt.gpu_seconds or None,
         "peak": ", ".join(f"{size / 2**30:.2f} GiB {where}" for size, where in memory if size),
         **{f"fingerprint of {group}": value for group, value in sorted((attempt.data or {}).items())},
-        **{str(key).replace("_", " "): value for key, value in sorted((attempt.facts or {}).items())},
+        **{str(key).replace("_", " "): value for key, value in sorted(shown_facts(attempt.facts).items())},
     }
     return Try(
         n=attempt.n,

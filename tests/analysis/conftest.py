@@ -123,6 +123,7 @@ class Laboratory:
         git_sha: str = "a" * 40,
         code_epoch: int = 1,
         cpu_seconds: float = 60.0,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         with Session(self.engine) as session, session.begin():
             cells = session.query(CellRow).join(StudyRow, StudyRow.id == CellRow.study_id)
@@ -134,7 +135,8 @@ class Laboratory:
             session.add(run)
             session.flush()
             outcome = state if state in ("done", "failed", "diverged") else None
-            session.add(Attempt(run_id=run.id, n=1, started=0.0, outcome=outcome, git_sha=git_sha, dirty=False))
+            told = {"git_sha": git_sha, "dirty": False, "facts": dict(facts) if facts else None}
+            session.add(Attempt(run_id=run.id, n=1, started=0.0, outcome=outcome, **told))
             session.add_all(Result(run_id=run.id, metric=m, value=v, attempt=1) for m, v in values.items())
 
 

@@ -151,6 +151,34 @@ def test_the_global_generators_are_neither_read_nor_moved(cache, tmp_path):
     assert run_it(cache, tmp_path / "b", "method=ijepa").points == first.points
 
 
+def test_a_run_whose_features_become_one_says_that_it_collapsed(cache, tmp_path):
+    """I-JEPA whose target encoder is the trained one has nothing that keeps features apart."""
+    words = "method=ijepa optim.steps=40 optim.lr_peak=0.01 target.decay_start=0.0 target.decay_end=0.0 evals=[]"
+    told = run_it(cache, tmp_path, *words.split()).facts["collapse"]
+    assert told["state"] == "collapsed" and told["said"].startswith("collapsed: ")
+    assert told["rankme"] < told["rankme_untrained"] and told["std"] < told["std_untrained"]
+
+
+def test_a_run_that_learns_says_nothing_of_collapse(cache, tmp_path):
+    told = run_it(cache, tmp_path, "method=vicreg", "optim.steps=40", "evals=[]").facts["collapse"]
+    assert (told["state"], told["said"]) == ("", "")
+
+
+def test_a_run_that_training_did_not_change_says_that_it_is_as_untrained(cache, tmp_path):
+    told = run_it(cache, tmp_path, "optim.lr_peak=1e-9", "evals=[]").facts["collapse"]
+    assert told["state"] == "untrained" and told["said"].startswith("no different from untrained")
+
+
+def test_a_run_of_no_steps_is_never_called_collapsed(cache, tmp_path):
+    assert "collapse" not in run_it(cache, tmp_path, "optim.steps=0").facts
+
+
+def test_what_is_said_of_collapse_is_no_metric(cache, tmp_path):
+    record = run_it(cache, tmp_path)
+    assert "collapse" in record.facts
+    assert not any("collapse" in name for name in (*record.results, *record.costs))
+
+
 def test_no_steps_evaluates_the_randomly_initialised_encoder(cache, tmp_path):
     record = run_it(cache, tmp_path, "optim.steps=0")
     assert record.outcome == "done"

@@ -93,7 +93,7 @@ def test_a_study_goes_from_its_file_to_its_table_and_relaunching_trains_nothing(
     words = ["study=tiny", "scale=smoke", "executor=inline"]
     assert launch.main(words) == OK
     first = capsys.readouterr().out
-    assert "| half (baseline) |" in first
+    assert "| half † (baseline) |" in first  # two steps change nothing, and it says so
     assert "| random init |" in first
     engine = open_database(f"sqlite:///{folder}/results/ablations.sqlite", read_only=True)
     with engine.connect() as connection:

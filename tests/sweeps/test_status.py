@@ -5,7 +5,7 @@ from alembic import command
 from rich.console import Console
 from sqlalchemy import Engine, select, update
 
-from sweeps import progress, queue, status
+from sweeps import launch, progress, queue, status
 from sweeps.cli import USER_ERROR
 from sweeps.db import Attempt, Environment, RunRow, insert_new, migrations, revision
 from sweeps.queue import Usage
@@ -63,6 +63,31 @@ def test_a_run_that_nobody_registered_is_missing(engine):
     with engine.begin() as connection:
         connection.execute(RunRow.__table__.delete().where(RunRow.seed == 1))
     assert dict(read(engine).counts()) == {"queued": 2, "missing": 2}
+
+
+def test_a_collapsed_run_is_marked_and_its_page_says_the_numbers(engine):
+    register(engine, two_rows())
+    said = "collapsed: features are nearly the same for every clip (RankMe 1.1, untrained 1.6)"
+    spread = {"rankme": 1.1, "std": 0.01, "rankme_untrained": 1.6, "std_untrained": 0.04}
+    with engine.begin() as connection:
+        claim = queue.claim(connection, "w")
+        queue.finish(connection, claim, "done", facts={"collapse": {**spread, "state": "collapsed", "said": said}})
+        healthy = queue.claim(connection, "w")
+        queue.finish(connection, healthy, "done", facts={"collapse": {**spread, "state": "", "said": ""}})
+    assert sorted(run.collapse for run in read(engine).of("done")) == ["", said]
+    assert said in text(status.details(read(engine))) and "2 †" in text(status.overview([read(engine)]))
+    with engine.connect() as connection:
+        assert "RankMe 1.1, untrained 1.6" in text(status.run_page(connection, claim.run_id))
+        assert "none (RankMe 1.1, untrained 1.6; std 0.01" in text(status.run_page(connection, healthy.run_id))
+
+
+def test_a_launch_ends_with_a_line_for_each_collapsed_run(engine, capsys):
+    register(engine, two_rows(seeds=[0]))
+    with engine.begin() as connection:
+        for said in ("collapsed: all the same", ""):
+            queue.finish(connection, queue.claim(connection, "w"), "done", facts={"collapse": {"said": said}})
+    assert launch.verdict(read(engine), ["study=ratio"]) == 0
+    assert capsys.readouterr().err == "half, seed 0: collapsed: all the same\n"
 
 
 def test_a_failed_run_shows_its_error(engine):

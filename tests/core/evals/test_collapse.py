@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from core.evals.collapse import Collapse, rankme
+from core.evals.collapse import Collapse, Spread, compared, rankme
 from core.types import generator_for
 from tests.core.evals.known import clusters
 
@@ -45,3 +45,27 @@ def test_identical_samples_show_as_collapse():
     results = Collapse().run(features, seed=0)
     assert results["collapse/rankme"] == pytest.approx(1, abs=1e-3)
     assert results["collapse/feature_std"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("trained", "state"),
+    [
+        (Spread(1.312, 0.019), "collapsed"),  # committed runs of convnext, by objective: flow,
+        (Spread(1.451, 0.066), "collapsed"),  # motion_content in one direction,
+        (Spread(1.979, 0.232), ""),  # in few,
+        (Spread(3.732, 0.181), ""),  # in as many as before
+        (Spread(3.642, 0.020), "collapsed"),
+        (Spread(1.0, 0.0), "collapsed"),
+        (Spread(3.7, 0.11), "untrained"),
+        (Spread(9.0, 0.108), ""),
+    ],
+)
+def test_features_are_judged_beside_those_of_the_untrained_encoder(trained: Spread, state: str):
+    told = compared(trained, Spread(3.642, 0.108))
+    assert told["state"] == state
+    assert (f"RankMe {trained.rankme:.3g}, untrained 3.64" in told["said"]) == bool(state)
+
+
+def test_an_encoder_that_was_constant_from_the_start_has_not_collapsed_in_training():
+    assert compared(Spread(1.0, 0.0), Spread(1.0, 0.0))["state"] == "untrained"
+    assert compared(Spread(2.0, 0.1), Spread(1.0, 0.0))["state"] == ""
