@@ -7,6 +7,7 @@ Masks and reconstructions are those of `clips.npz` and `masks.npz`, as `core.pic
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -213,8 +214,8 @@ def launch(name: str, spec: dict[str, Any], seed: int | None = None) -> str:
     if slug and name != instance_name(stem, scale, overrides):
         words.append(f"name={slug}")
     if seed is not None:
-        words.append("seeds=[<one that is not there>]" if seed == _NEW_SEED else f"seeds=[{seed}]")
-    return f"python -m sweeps.launch {' '.join(words)}"
+        words.append("seeds=[NEW]" if seed == _NEW_SEED else f"seeds=[{seed}]")
+    return f"python -m sweeps.launch {shlex.join(words)}"
 
 
 def _done(connection: Connection, config_id: int, seed: int | None) -> int | None:

@@ -35,6 +35,7 @@ from analysis.site.pages import FOLDER, Content, Site, site_files
 from analysis.tables import Table
 from sweeps import cli
 from sweeps.cli import UserError
+from sweeps.offered import HERE, Place
 
 USAGE = """usage: python -m analysis.report [key=value ...]
 
@@ -53,24 +54,24 @@ RUN_PAGES = (f"{FOLDER}/runs/*.html", f"{FOLDER}/pictures/*.png")  # under resul
 PATTERNS = ("tables/*", "figures/*", "report/*", "report/*/*")  # under results_dir: nothing in them is written by hand
 
 
-def write(engine: Engine, studies: Sequence[str], results_dir: Path) -> list[Path]:
+def write(engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE) -> list[Path]:
     """Write the tables and figures of these studies and the index of all; the paths, in a fixed order.
 
     When all studies are asked, pages of runs that the database does not have, or has under another identity by now, go.
     """
-    wanted = contents(engine, studies)
+    wanted = contents(engine, studies, place)
     paths = files.write(wanted, results_dir)
     if set(studies) == set(names(engine)):
         files.remove_extra(wanted, results_dir, RUN_PAGES)
     return paths
 
 
-def differences(engine: Engine, studies: Sequence[str], results_dir: Path) -> list[str]:
+def differences(engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE) -> list[str]:
     """One line a file that is not what the database gives: different, missing or, when all studies are asked, extra.
 
     The site is looked at where there is one: a results folder may keep its tables and figures only.
     """
-    wanted = contents(engine, studies)
+    wanted = contents(engine, studies, place)
     if not (results_dir / FOLDER).is_dir():
         wanted = {name: content for name, content in wanted.items() if not name.startswith(f"{FOLDER}/")}
     found = files.differences(wanted, results_dir)
@@ -79,8 +80,9 @@ def differences(engine: Engine, studies: Sequence[str], results_dir: Path) -> li
     return found
 
 
-def contents(engine: Engine, studies: Sequence[str]) -> dict[str, bytes]:
-    """Every file's path under the results folder and its bytes: a pure function of database and study files.
+def contents(engine: Engine, studies: Sequence[str], place: Place = HERE) -> dict[str, bytes]:
+    """Every file's path under the results folder and its bytes: a pure function of database and study files, and of
+    where they are, which the commands on pages name.
 
     With all its studies also what is said over them: their agreement with the papers.
     """
@@ -93,7 +95,7 @@ def contents(engine: Engine, studies: Sequence[str]) -> dict[str, bytes]:
         drawn = agreement_drawing.images(summaries)
         over_all = agreement_files(summaries, drawn) if frames.keys() == set(studies) else {}
         pages = [Content(frames[study], table, partial(images, study)) for study, table in made.items()]
-        site = site_files(Site(engine), everything, pages, summaries, drawn)
+        site = site_files(Site(engine, place=place), everything, pages, summaries, drawn)
         for study, table in made.items():
             own = table_files(table) | {
                 f"figures/{study}-{name}.{end}": data
@@ -191,7 +193,7 @@ def _lost(runs: pd.DataFrame) -> list[str]:
 def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS)
     is_check, asked = arguments.flag("check"), arguments.text("study", "all")
-    results_dir = Path(arguments.text("results_dir", "results"))
+    results_dir, place = Path(arguments.text("results_dir", "results")), Place.typed(words)
     paper = arguments.text("check_paper", "")
     marks = paper_check.read(Path(paper)) if paper else []
     engine = files.open_results(arguments)
@@ -202,8 +204,8 @@ def command(words: Sequence[str]) -> int:
             return cli.INCOMPLETE if found else cli.OK
         studies = names(engine) if asked == "all" else asked.split(",")
         if is_check:
-            return files.report(differences(engine, studies, results_dir), results_dir)
-        paths = write(engine, studies, results_dir)
+            return files.report(differences(engine, studies, results_dir, place), results_dir)
+        paths = write(engine, studies, results_dir, place)
     finally:
         engine.dispose()
     print(f"{len(paths)} files under {results_dir}: {len(studies)} studies")

@@ -30,6 +30,7 @@ from analysis.site.pages import Content, Site
 from sweeps import cli
 from sweeps.cli import UserError
 from sweeps.db import Attempt, Event, RunRow, StudyRow
+from sweeps.offered import HERE, Place
 
 USAGE = """usage: python -m analysis.serve [db=sqlite:///results/ablations.sqlite] [port=8000]
 
@@ -62,8 +63,8 @@ class Answer(NamedTuple):
 class Live:
     """The pages of one database as it is now. A page is made once for each state of the database that somebody sees."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, place: Place = HERE) -> None:
+        self.engine, self.place = engine, place
         self.lock = threading.Lock()  # matplotlib's settings belong to the process
         self.token = ""
         self.pages: dict[str, Answer] = {}
@@ -83,7 +84,7 @@ class Live:
             if token != self.token:
                 self.token, self.pages, self.frames = token, {}, {}
             if path not in self.pages:
-                found = self._make(path, Site(self.engine, live=token))
+                found = self._make(path, Site(self.engine, live=token, place=self.place))
                 if found.status is not HTTPStatus.OK:
                     return found
                 self.pages[path] = found
@@ -188,7 +189,7 @@ def handler(live: Live, hosts: Callable[[], set[str]]) -> type[BaseHTTPRequestHa
     return Handler
 
 
-def open_server(engine: Engine, port: int) -> ThreadingHTTPServer:
+def open_server(engine: Engine, port: int, place: Place = HERE) -> ThreadingHTTPServer:
     """A server that is bound and not yet running. Raises UserError where the port cannot be had."""
 
     def hosts() -> set[str]:
@@ -197,7 +198,7 @@ def open_server(engine: Engine, port: int) -> ThreadingHTTPServer:
         return found | {HOST, "localhost"} if bound == 80 else found
 
     try:
-        server = ThreadingHTTPServer((HOST, port), handler(Live(engine), hosts))
+        server = ThreadingHTTPServer((HOST, port), handler(Live(engine, place), hosts))
     except (OSError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise UserError(f"port={port} is in use by another program; give another, or port=0 for any") from None
@@ -211,7 +212,7 @@ def command(words: Sequence[str]) -> int:
     port = arguments.whole("port", 8000, least=0)
     engine = files.open_results(arguments, is_live=True)
     try:
-        with open_server(engine, port) as server:
+        with open_server(engine, port, Place.typed(words)) as server:
             print(f"http://{HOST}:{server.server_address[1]}/ until Ctrl-C", flush=True)
             server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:

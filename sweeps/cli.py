@@ -16,9 +16,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from sweeps.db import mask_url, newest_revision, open_database, refuse_newer, revision, upgrade
+from sweeps.offered import DEFAULT_DATABASE as DEFAULT_DATABASE
+from sweeps.offered import Place
 from sweeps.study_files import StudyError, close_matches
 
-DEFAULT_DATABASE = "sqlite:///results/ablations.sqlite"
 OK, INCOMPLETE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -208,7 +209,8 @@ def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None
         sys.stdout.flush()  # here, where a reader that has gone is met below
         return code
     except (UserError, StudyError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A message from deep inside does not know which database was asked; the words here do.
+        print(f"error: {Place.typed(words).complete(str(error))}", file=sys.stderr)
         return USER_ERROR
     except DBAPIError as error:
         reason = " ".join(str(error.orig).split())

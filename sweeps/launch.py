@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from sweeps.db import upgrade
 from sweeps.director import Director, direct, find_director
 from sweeps.executors import EXECUTORS, Ended, Executor, Job, threads_per_worker
 from sweeps.expand import Expansion, Request, expand, fingerprint
+from sweeps.offered import Place, repeated
 from sweeps.progress import Progress
 from sweeps.queue import LEASE_S
 from sweeps.registry import Registered, find_registered, launch_hash, register_study, settled
@@ -259,12 +259,12 @@ def train(engine: Engine, launch: Launch, registered: Registered, director: Dire
 # ---- the end ---------------------------------------------------------------------------------------------------------
 
 
-def write_report(engine: Engine, name: str, results_dir: Path) -> None:
+def write_report(engine: Engine, name: str, results_dir: Path, place: Place) -> None:
     """The study's table on the screen, and its tables and figures under `results_dir`."""
     # seaborn and scipy take 2 s to import: not before training, and not for --help or a mistake in the command.
     from analysis.report import write
 
-    paths = write(engine, [name], results_dir)
+    paths = write(engine, [name], results_dir, place)
     for path in paths:
         if path == results_dir / "tables" / f"{name}.md":
             cli.console().print(path.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
@@ -273,6 +273,11 @@ def write_report(engine: Engine, name: str, results_dir: Path) -> None:
     shown = ", ".join(str(path) for path in paths if path.stem != "index" and site not in path.parents)
     shown += f", {site / 'studies' / name}.html"
     print(f"written: {shown}")
+
+
+def again(words: Sequence[str]) -> str:
+    """The command that goes on with a launch, without what was asked for that once."""
+    return repeated("sweeps.launch", [word for word in words if not word.startswith("retry=")])
 
 
 def verdict(study: StudyStatus, words: Sequence[str], *, is_search: bool = False) -> int:
@@ -291,8 +296,8 @@ def verdict(study: StudyStatus, words: Sequence[str], *, is_search: bool = False
         print(f"{run.state}: {run.label} (run {run.run_id or '–'}){reason}", file=sys.stderr)
     if not lacking:
         return cli.OK
-    again = f"python -m sweeps.launch {shlex.join(words)}"
-    hint = f"; try failed ones again with: {again} retry=true" if study.of("failed") else f"; go on with: {again}"
+    is_failed = bool(study.of("failed"))
+    hint = f"; try failed ones again with: {again(words)} retry=true" if is_failed else f"; go on with: {again(words)}"
     print(f"{len(lacking)} of {len(study.runs)} runs of {study.name} have no result{hint}", file=sys.stderr)
     return cli.INCOMPLETE
 
@@ -318,11 +323,11 @@ def command(words: Sequence[str]) -> int:
             left = read_status(engine, registered.name).of(*WAITING)
             begun = "whose jobs go on" if launch.slurm else "those begun go on from their checkpoints"
             print(
-                f"stopped: {len(left)} runs are left, {begun}; to go on: python -m sweeps.launch {shlex.join(words)}",
+                f"stopped: {len(left)} runs are left, {begun}; to go on: {again(words)}",
                 file=sys.stderr,
             )
             return cli.INTERRUPTED
-        write_report(engine, registered.name, launch.job.results_dir)
+        write_report(engine, registered.name, launch.job.results_dir, Place.typed(words))
         is_search = launch.request.study.search(launch.request.scale) is not None
         return verdict(read_status(engine, registered.name), words, is_search=is_search)
     finally:

@@ -20,6 +20,7 @@ from analysis.site.sheet import sheet
 from analysis.site.summary import Summary, not_launched, of_frame
 from analysis.tables import Table
 from sweeps.db import StudyRow
+from sweeps.offered import HERE, Place
 
 FOLDER = "report"  # under results_dir
 
@@ -39,6 +40,7 @@ class Site:
 
     engine: Engine
     live: str = ""
+    place: Place = HERE  # what the commands on the pages are about
 
     @cached_property
     def templates(self) -> Environment:
@@ -47,8 +49,8 @@ class Site:
     def index_page(self, frames: Sequence[Frame], agreements: Sequence[Agreement]) -> bytes:
         """All studies: those of the database, then those that nobody has launched."""
         specs = self._specs()
-        launched = [of_frame(frame, specs[frame.name]) for frame in frames]
-        studies = launched + not_launched([frame.name for frame in frames], frames)
+        launched = [of_frame(frame, specs[frame.name], self.place) for frame in frames]
+        studies = launched + not_launched([frame.name for frame in frames], frames, self.place)
         compared = [one for agreement in agreements for one in agreement.comparisons]
         return self._render(
             "index.html",
@@ -95,7 +97,7 @@ class Site:
         return self._render(
             "study.html",
             root="../",
-            summary=of_frame(frame, self._specs()[frame.name]),
+            summary=of_frame(frame, self._specs()[frame.name], self.place),
             table=table,
             rows=study_page.shown_rows(table, frame),
             comparisons=shown_comparisons(compare(frame)),
@@ -124,7 +126,7 @@ class Site:
             return {row.name: row.spec for row in connection.execute(select(StudyRow.name, StudyRow.spec))}
 
     def _render(self, template: str, **values: Any) -> bytes:
-        return self.templates.get_template(template).render(live=self.live, **values).encode()
+        return self.templates.get_template(template).render(live=self.live, place=self.place, **values).encode()
 
 
 def shown_comparisons(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import MISSING, Frame, records
+from sweeps.offered import Place
 from sweeps.study import DEFAULT_SCALE, Study, StudyError, instance_name, is_trial, names, read
 
 LEFT = (MISSING, "queued", "running", "cancelled")  # states of a run that is still to be trained
@@ -61,7 +61,7 @@ class Summary:
         return max(self.cpu_seconds, self.gpu_seconds)
 
 
-def of_frame(frame: Frame, spec: Mapping[str, Any]) -> Summary:
+def of_frame(frame: Frame, spec: Mapping[str, Any], place: Place) -> Summary:
     """A study of the database."""
     runs = frame.runs.drop_duplicates(["config_id", "seed"])
     counts = dict(Counter(runs["state"]))
@@ -76,7 +76,7 @@ def of_frame(frame: Frame, spec: Mapping[str, Any]) -> Summary:
         gpu_seconds=float(runs["gpu_seconds"].fillna(0).sum()),
         cost_left=left,
         cost_basis=basis,
-        command=command(frame.name, spec),
+        command=command(frame.name, spec, place),
     )
 
 
@@ -112,7 +112,7 @@ def _cost_left(frame: Frame, runs: pd.DataFrame) -> tuple[float | None, str]:
     return float(costs.sum()), "from this study's recorded runs"
 
 
-def command(name: str, spec: Mapping[str, Any]) -> str:
+def command(name: str, spec: Mapping[str, Any], place: Place) -> str:
     """What trains, or resumes, this instance of a study, as typed in a shell."""
     stem, _, slug = name.partition("@")
     scale, overrides = str(spec.get("scale", DEFAULT_SCALE)), list(spec.get("overrides", []))
@@ -122,7 +122,7 @@ def command(name: str, spec: Mapping[str, Any]) -> str:
     seeds = spec.get("seeds")
     if isinstance(seeds, list) and seeds != _file_seeds(stem, scale):
         words.append(f"seeds=[{','.join(map(str, seeds))}]")
-    return "python -m sweeps.launch " + " ".join(shlex.quote(word) for word in words)
+    return place.command("sweeps.launch", *words)
 
 
 def _file_seeds(stem: str, scale: str) -> Any:
@@ -136,13 +136,13 @@ def _file_seeds(stem: str, scale: str) -> Any:
 # ---- studies that nobody has launched --------------------------------------------------------------------------------
 
 
-def not_launched(known: Sequence[str], frames: Sequence[Frame]) -> list[Summary]:
+def not_launched(known: Sequence[str], frames: Sequence[Frame], place: Place) -> list[Summary]:
     """The study files that the database has no instance of at the default scale."""
     per_kind = _cost_by_kind(frames)
-    return [_of_file(stem, per_kind) for stem in names() if stem not in known]
+    return [_of_file(stem, per_kind, place) for stem in names() if stem not in known]
 
 
-def _of_file(stem: str, per_kind: Mapping[str, tuple[float, int]]) -> Summary:
+def _of_file(stem: str, per_kind: Mapping[str, tuple[float, int]], place: Place) -> Summary:
     study = read(stem)
     kinds = [_kind(cell.overrides) for cell in study.cells(DEFAULT_SCALE) if not cell.is_random_init]
     num_runs = len(kinds) * len(study.seeds(DEFAULT_SCALE))
@@ -165,7 +165,7 @@ def _of_file(stem: str, per_kind: Mapping[str, tuple[float, int]]) -> Summary:
         gpu_seconds=0.0,
         cost_left=left if is_known else None,
         cost_basis=(_basis(kinds, per_kind) if is_known else "nothing has been run yet") + further,
-        command=f"python -m sweeps.launch study={stem}",
+        command=place.command("sweeps.launch", f"study={stem}"),
         has_page=False,
     )
 

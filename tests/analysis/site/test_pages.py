@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -20,8 +22,9 @@ from analysis.site.pages import Content, Site
 from analysis.site.study_page import AGREES, OPEN, OPPOSITE, READING, shown_rows
 from analysis.site.summary import not_launched
 from sweeps.db import Artifact, Blob
+from sweeps.offered import HERE, Place
 from sweeps.study import names, read
-from tests.analysis.conftest import MAIN, ROWS
+from tests.analysis.conftest import MAIN, ROWS, fill_grid
 from tests.analysis.site.conftest import EVIL
 
 VOID = {"meta", "link", "br", "img", "input", "wbr"}
@@ -34,12 +37,14 @@ class Page(HTMLParser):
         super().__init__()
         self.path, self.open, self.links, self.tags, self.words = path, [], [], [], ""
         self.handlers: list[str] = []
+        self.ids: list[str] = []
         self.parts: list[str] = []
         self.feed(path.read_text(encoding="utf-8"))
         assert self.open == [], f"{path.name}: not closed: {self.open}"
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
+        self.ids += [value for name, value in attributes if name == "id"]
         self.links += [value for name, value in attributes if name in ("href", "src")]
         self.handlers += [name for name, _ in attributes if name.startswith("on")]
         if tag not in VOID:
@@ -83,7 +88,10 @@ def test_every_link_leads_to_a_file_of_the_site(report, pages):
             if link.startswith(("#", "data:,")):
                 continue
             assert not re.match(r"\w+:|//", link), f"{name} loads or leads to {link}"
-            assert ((report / name).parent / link).resolve().is_file(), f"{name}: {link}"
+            path, _, fragment = map(unquote, link.partition("#"))
+            target = ((report / name).parent / path).resolve()
+            assert target.is_file(), f"{name}: {link}"
+            assert not fragment or fragment in pages[str(target.relative_to(report))].ids, f"{name}: {link}"
 
 
 def test_no_string_of_a_run_becomes_markup(pages):
@@ -139,7 +147,7 @@ def hints_of(laboratory, study):
 def test_a_study_that_nobody_has_run_says_what_its_estimate_stands_on(laboratory):
     laboratory.study("rows", {**ROWS, "base": {"method": "ijepa"}})
     laboratory.run("rows", "block", 0, {MAIN: 40.0})
-    found = {one.name: one for one in not_launched(["rows"], [load(laboratory.engine, "rows")])}
+    found = {one.name: one for one in not_launched(["rows"], [load(laboratory.engine, "rows")], HERE)}
     assert found["ijepa_context_scale"].cost_basis == "rough: as 1 runs of ijepa"
     assert found["ijepa_context_scale"].cost_left == pytest.approx(12 * 60)
     assert found["ijepa_compute"].cost_basis == "very rough: as 1 runs of ijepa; mae as any method"
@@ -150,7 +158,7 @@ def test_a_study_that_nobody_has_run_says_what_its_estimate_stands_on(laboratory
 
 
 def test_without_any_run_nothing_tells_what_a_study_costs(laboratory):
-    found = not_launched([], [])
+    found = not_launched([], [], HERE)
     assert {(one.cost_left, one.cost_basis.partition(";")[0]) for one in found} == {(None, "nothing has been run yet")}
 
 
@@ -275,3 +283,48 @@ def test_a_run_that_kept_pictures_shows_them(laboratory, tmp_path):
     assert shown.shape == (3 * 14 - 2, 4 * 14 - 2, 3)  # three lines of four frames, with gaps
     # A palette of fewer colours: near, not equal.
     assert np.abs(shown[:12, :12, 0].astype(int) - clips[0, 0, :, :, 0]).max() <= 6
+
+
+def test_every_command_of_a_page_names_the_database_that_was_read(laboratory):
+    fill_grid(laboratory)
+    place = Place("sqlite:///my runs.sqlite", "out")
+    site = Site(laboratory.engine, place=place)
+    frame = load(laboratory.engine, "masking_ratio")
+    pages = [
+        site.index_page([frame], []),
+        site.study_page(Content(frame, table_of(frame))),
+        *site.run_pages([1]).values(),
+    ]
+    commands = [
+        html.unescape(found)
+        for page in pages
+        for found in re.findall(r"<code[^>]*>(python -m [^<]* [^<]*)</code>", page.decode())
+    ]
+    assert {command.split()[2] for command in commands} >= {"sweeps.launch", "analysis.report", "sweeps.status"}
+    assert [command for command in commands if "'db=sqlite:///my runs.sqlite'" not in command] == []
+    assert all("results_dir=out" in command for command in commands if "sweeps.launch" in command)
+
+
+def test_a_run_that_two_studies_share_leads_back_to_the_one_that_one_came_from(pages):
+    shared = next(
+        name
+        for name, page in pages.items()
+        if name.startswith("runs/") and {"of-evil", "of-ijepa_masking"} <= {*page.ids}
+    )
+    for study in ("evil", "ijepa_masking"):
+        assert f"../{shared}#of-{study}" in pages[f"studies/{study}.html"].links
+        assert f"../studies/{study}.html#runs" in pages[shared].links
+
+
+def test_a_name_with_signs_is_a_link_that_works_and_words_as_on_disk(laboratory):
+    name = "ijepa_masking@smoke,data=own_set"
+    laboratory.study(name, ROWS, "smoke", ["data=own_set"])
+    laboratory.run(name, "multiblock", 0, {MAIN: 60.0})
+    site = Site(laboratory.engine)
+    frame = load(laboratory.engine, name)
+    page = site.study_page(Content(frame, table_of(frame))).decode()
+    assert "#of-ijepa_masking%40smoke%2Cdata%3Down_set" in page
+    run_id = int(frame.runs["run_id"].dropna().iloc[0])
+    run = next(iter(site.run_pages([run_id]).values())).decode()
+    assert f'id="of-{name}"' in run
+    assert 'href="../studies/ijepa_masking%40smoke%2Cdata%3Down_set.html#runs">' + name in run
