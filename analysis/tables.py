@@ -112,8 +112,9 @@ class _Place:
 def build(frame: Frame) -> Table:
     """Lay the study out as its `table:` section says.
 
-    With `columns: columns` (the default when the study has a second axis) a column is a level of that axis and holds
-    the main metric; with `columns: metrics` a column is a metric and each level of a second axis is a line of its own.
+    With `columns: columns` (the default when the study has a second axis) a column is a level of that axis, in a
+    block for every metric; with `columns: metrics` a column is a metric and each level of a second axis is a line of
+    its own.
     """
     by_level = bool(frame.study.columns) and frame.study.table.get("columns", "columns") == "columns"
     places = _places(frame, by_level)
@@ -127,7 +128,7 @@ def build(frame: Frame) -> Table:
         name=frame.name,
         title=frame.study.title,
         caption=str(frame.study.table.get("caption") or frame.study.title),
-        row_header=frame.study.row_axis or "row",
+        row_header=_row_header(frame, by_level),
         columns=tuple(columns),
         rows=tuple(rows),
         notes=tuple([*_notes(frame, columns, rows), *about_best]),
@@ -135,6 +136,12 @@ def build(frame: Frame) -> Table:
         digest=frame.digest,
         scale=frame.scale,
     )
+
+
+def _row_header(frame: Frame, by_level: bool) -> str:
+    """The corner of the table: both axes' names, `rows \\ columns` where each has a side of its own."""
+    rows, columns = frame.study.row_axis or "row", frame.study.col_axis
+    return f"{rows} \\ {columns}" if columns and by_level else ", ".join(filter(None, [rows, columns]))
 
 
 # ---- layout ------------------------------------------------------------------------------------------------------
@@ -158,9 +165,15 @@ def _columns(frame: Frame, places: list[_Place], by_level: bool) -> list[Column]
     has_difference = len(places) > 1
     columns: list[Column] = []
     if by_level:
-        metric = frame.metrics[0]
-        for level in frame.study.columns:
-            columns.append(Column(level.key, level.label, Kind.value, metric, level.key))
+        for number, level in [(n, level) for n in range(len(frame.metrics)) for level in frame.study.columns]:
+            # A block a metric; only the main one, the first, has differences and stands beside the printed numbers.
+            metric = frame.metrics[number]
+            label = f"{metric}: {level.label}" if len(frame.metrics) > 1 else level.label
+            columns.append(
+                Column(f"{level.key}.{metric}" if number else level.key, label, Kind.value, metric, level.key)
+            )
+            if number:
+                continue
             if has_difference:
                 columns.append(
                     Column(f"{level.key}.difference", f"Δ {level.label}", Kind.difference, metric, level.key)

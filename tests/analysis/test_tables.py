@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine
 
-from analysis import tables
+from analysis import render, tables
 from analysis.frame import load
 from analysis.render import cell_text
 from analysis.stats import mean_interval
@@ -12,7 +12,7 @@ from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory, grid_value
 
 
 def text(table: Table, row: str, column: str) -> str:
-    number = [c.label for c in table.columns].index(column)
+    number = [c.label.removeprefix(f"{MAIN}: ") if c.col_key else c.label for c in table.columns].index(column)
     cells = next(r.cells for r in table.rows if r.key == row)
     return cell_text(cells[number], table.columns[number])
 
@@ -41,10 +41,23 @@ def test_a_difference_is_paired_by_seed_and_within_its_column(grid_table: Table)
 
 def test_columns_are_the_levels_of_the_second_axis_each_with_difference_and_printed(grid_table: Table) -> None:
     assert [column.label for column in grid_table.columns] == [
-        "half length", "Δ half length", "printed: half length", "full length", "Δ full length", "printed: full length",
+        f"{MAIN}: half length", "Δ half length", "printed: half length",
+        f"{MAIN}: full length", "Δ full length", "printed: full length",
+        "collapse/rankme: half length", "collapse/rankme: full length",
     ]  # fmt: skip
     assert text(grid_table, "0.9", "printed: full length") == "84.4"
     assert text(grid_table, "0.5", "printed: full length") == ""
+
+
+def test_a_table_of_two_axes_has_a_block_for_every_metric_and_names_both_axes(grid_table: Table) -> None:
+    assert grid_table.row_header == "mask.ratio \\ length"
+    assert text(grid_table, "0.9", "collapse/rankme: full length") not in ("", "–")
+    assert len({column.key for column in grid_table.columns}) == len(grid_table.columns)
+    assert "mask.ratio \\\\ length" in render.markdown(grid_table)
+    assert r"mask.ratio \textbackslash{} length" in render.latex(grid_table)
+    for shown in (render.markdown(grid_table), render.latex(grid_table)):
+        assert "collapse/rankme: full length" in shown
+    assert "long.collapse/rankme.mean" in render.to_csv(grid_table)
 
 
 def test_metrics_can_be_the_columns_of_a_grid_with_a_line_a_cell(laboratory: Laboratory) -> None:
