@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import leave_out
+from sweeps import leave_out, row_labels
 from sweeps.cli import Arguments, UserError
 from sweeps.identity import CODE_EPOCH
 from sweeps.search_space import SearchSpec
@@ -70,6 +70,11 @@ class Request:
             spec["scales"].get(self.scale, {}).pop(settled, None)
         if self.study.seed_rule(self.scale) is not None:
             spec["baseline"] = self.study.baseline  # of the comparisons that the seeds are spent on
+        given = [values for axis in spec.get("grid", []) for values in axis.values()]
+        axes = given or [spec.get("rows", []), spec.get("columns", [])]
+        for values, levels in zip(axes, (self.study.rows, self.study.columns), strict=False):
+            if values:
+                row_labels.settle(values, [level.label_at(self.scale) for level in levels])
         return spec | {"scale": self.scale, "overrides": list(self.overrides)}
 
     def contents(self) -> dict[str, str | None]:

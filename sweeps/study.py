@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from sweeps import leave_out
+from sweeps import leave_out, row_labels
 from sweeps.overrides import format_override, format_value, merge
 from sweeps.search_space import DEFAULT_ROW, SearchSpec, is_trial, merge_search, parse_search
 from sweeps.seed_rule import SeedRule, first_seeds, further_seeds, parse_rule
@@ -37,7 +37,7 @@ _STUDY_KEYS = (
     "title", "question", "source", "base", "scales", "grid", "rows", "leave_out", "columns", "baseline", "random_init",
     "seeds", "metrics", "table", "figures", "printed", "notes", "search",
 )  # fmt: skip
-_LEVEL_KEYS = ("key", "label", "set", "scales")
+_LEVEL_KEYS = ("key", "label", "labels", "set", "scales")
 _SCALE_KEYS = ("seeds", "metrics", "search")
 _PRINTED_KEYS = ("metric", "source", "values", "outcomes", "rows", "digits", "compare")
 
@@ -50,9 +50,14 @@ class Level:
     label: str
     set: dict[str, Any] = field(default_factory=dict)
     scales: dict[str, dict[str, Any]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)  # by scale, instead of `label`
 
     def overrides(self, scale: str) -> dict[str, Any]:
         return merge(self.set, self.scales.get(scale, {}))
+
+    def label_at(self, scale: str) -> str:
+        """With the values of the options that the label names: `{data.num_train} clips`."""
+        return row_labels.at_scale(self.label, self.labels, scale, self.overrides(scale))
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class Study:
         columns = self.columns or (Level("", ""),)
         cells = [
             Cell(
-                row.key, column.key, row.label, column.label, i, j,
+                row.key, column.key, row.label_at(scale), column.label_at(scale), i, j,
                 merge(shared, row.overrides(scale), column.overrides(scale)),
             )
             for i, row in enumerate(self.rows)
@@ -166,7 +171,7 @@ class Study:
             baseline = next(row for row in self.rows if row.key == self.baseline)
             cells += [
                 Cell(
-                    RANDOM_INIT, column.key, RANDOM_INIT_LABEL, column.label, len(self.rows), j,
+                    RANDOM_INIT, column.key, RANDOM_INIT_LABEL, column.label_at(scale), len(self.rows), j,
                     merge(shared, baseline.overrides(scale), column.overrides(scale), {"optim.steps": 0}),
                     is_random_init=True,
                 )
@@ -335,12 +340,24 @@ class _Reader(Checks):
         self.keys(value, _LEVEL_KEYS, where)
         if "key" not in value:
             raise self.error(f"{where}.key is missing")
-        return Level(
+        found = Level(
             key=_key(value["key"]),
             label=str(value.get("label", _key(value["key"]))),
             set=self.overrides(value.get("set", {}), f"{where}.set"),
             scales=self.scales(value.get("scales", {}), f"{where}.scales", special=False),
+            labels=self.labels(value.get("labels", {}), f"{where}.labels"),
         )
+        for scale in SCALES:
+            try:
+                found.label_at(scale)
+            except ValueError as error:
+                raise self.error(f"{where}.label: {error}") from None
+        return found
+
+    def labels(self, value: Any, where: str) -> dict[str, str]:
+        labels = self.mapping(value, where)
+        self.keys(labels, SCALES, where)
+        return {str(scale): str(label) for scale, label in labels.items()}
 
     # ---- overrides
 
