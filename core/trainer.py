@@ -65,6 +65,8 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         splits["flow"] = pair_set = load_split(run, "train", "flow_data")
     # Only the main process judges; data that cannot be judged on is better known before training than after.
     judged_splits = judged_sets(run, train_set, test_set) if where.is_main else (train_set, test_set)
+    if where.is_main:
+        check_labels(run, *judged_splits)
     spec, config = train_set.spec, identity(flatten(run)) | {"seed": run.seed}
     data = fingerprints(run)
     record.saw(data)
@@ -198,6 +200,18 @@ def against_untrained(
     if told["said"]:
         log.info("%s", told["said"])
     return {"collapse": told}
+
+
+def check_labels(run: Run, train_set: Dataset, test_set: Dataset) -> None:
+    """Raises ConfigError, naming every evaluation that cannot judge on this data, before anything trains."""
+    wrong = []
+    for name, evaluation in sorted(run.evals.items()):
+        try:
+            evaluation.check_labels(train_set.labels(), test_set.labels(), test_set.spec)
+        except ValueError as error:
+            wrong.append(f"evals={name}: {error}")
+    if wrong:
+        raise ConfigError("; ".join(wrong))
 
 
 # ---- building, resuming, saving ------------------------------------------------------------------------------------

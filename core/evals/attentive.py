@@ -7,7 +7,7 @@ held-out train videos answers the test split.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -17,7 +17,16 @@ from torch.nn import functional as F
 
 from core.evals.attention_grid import Layout, Probes, train
 from core.evals.clips import plan
-from core.evals.samples import check_layers, check_test, check_train, hold_out, labelled, top1, top1_names
+from core.evals.samples import (
+    check_classes,
+    check_layers,
+    check_test,
+    check_train,
+    hold_out,
+    labelled,
+    top1,
+    top1_names,
+)
 from core.types import DataSpec, Encoder, Evaluation, Features, Sampling, Tokens, generator_for
 
 
@@ -109,6 +118,9 @@ class Attentive(Evaluation):
                 f"evals.attentive.heads must divide the tokens' width, {width}, got {self.heads}; "
                 f"up to 32 these do: {', '.join(map(str, allowed))}"
             )
+
+    def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
+        check_classes(train, test, spec, heldout="evals.attentive.heldout")
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("attentive", spec)

@@ -14,7 +14,7 @@ from core.evals.clips import plan
 from core.evals.mixing import dropout, erase, mix, smoothed
 from core.evals.rand_augment import rand_augment
 from core.evals.recipes import Optimizer, check_recipe, recipe_of, requirement, settings_of
-from core.evals.samples import check_test, check_train, draw_per_class, labelled, top1
+from core.evals.samples import check_classes, check_test, check_train, draw_per_class, labelled, top1
 from core.types import (
     DataSpec,
     Encoder,
@@ -120,6 +120,9 @@ class FineTune(Tuning):
                 f"evals.finetune.tubelet must divide the {spec.frames} frames of a clip, got {self.tubelet}"
             )
         plan(spec, built_for, self.sampling, "evals.finetune.")
+
+    def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
+        check_classes(train, test, spec)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         accuracies = [f"finetune/{label}_{top}" for label in self._labels(spec) for top in ("top1", "top5")]

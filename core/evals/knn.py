@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.samples import Samples, check_layers, test_samples, top1, top1_names, train_samples
+from core.evals.samples import Samples, check_classes, check_layers, test_samples, top1, top1_names, train_samples
 from core.types import DataSpec, Encoder, Evaluation, Features
 
 
@@ -47,18 +48,25 @@ class Knn(Evaluation):
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.knn.num_layers", self.num_layers, encoder)
 
+    def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
+        for label, known in check_classes(train, test, spec).items():
+            self._check_k(len(known), label)
+
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("knn", spec)
+
+    def _check_k(self, num_train: int, label: str) -> None:
+        if self.k > num_train:
+            raise ValueError(
+                f"evals.knn.k must be at most the number of train samples with label {label!r}, {num_train}, got "
+                f"{self.k}"
+            )
 
     def run(self, features: Features, seed: int) -> dict[str, float]:
         results = {}
         for label, num_classes in features.spec.classes.items():
             train = train_samples(features, label, self.num_layers)
-            if self.k > len(train.labels):
-                raise ValueError(
-                    f"evals.knn.k must be at most the number of train samples with label {label!r}, "
-                    f"{len(train.labels)}, got {self.k}"
-                )
+            self._check_k(len(train.labels), label)
             test = test_samples(features, label, self.num_layers)
             scores = knn_scores(train, test.features, num_classes, k=self.k, temperature=self.temperature)
             results[f"knn/{label}_top1"] = top1(scores, test.labels)

@@ -6,12 +6,23 @@ The head is chosen on train samples held out for that, and only the chosen one m
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
 from torch.nn import functional as F
 
 from core.evals.linear_grid import Head, scores_of, train_heads
-from core.evals.samples import Samples, check_layers, hold_out, test_samples, top1, top1_names, train_samples
+from core.evals.samples import (
+    Samples,
+    check_classes,
+    check_layers,
+    hold_out,
+    test_samples,
+    top1,
+    top1_names,
+    train_samples,
+)
 from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
 
 
@@ -52,6 +63,9 @@ class Linear(Evaluation):
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.linear.num_layers", self.num_layers, encoder)
+
+    def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
+        check_classes(train, test, spec, heldout="evals.linear.heldout")
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("linear", spec)

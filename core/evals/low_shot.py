@@ -6,6 +6,7 @@ every label makes look alike.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from statistics import mean
@@ -16,7 +17,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.evals.ridge import RidgeHead, Standardiser, fit_ridge, standardiser
-from core.evals.samples import Samples, check_layers, draw_per_class, test_samples, top1, top1_names, train_samples
+from core.evals.samples import (
+    Samples,
+    check_classes,
+    check_layers,
+    draw_per_class,
+    test_samples,
+    top1,
+    top1_names,
+    train_samples,
+)
 from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
 
 
@@ -86,6 +96,10 @@ class LowShot(Evaluation):
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.low_shot.num_layers", self.num_layers, encoder)
+
+    def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
+        for label, known in check_classes(train, test, spec).items():
+            self._num_drawn(known, label, spec.classes[label])
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("low_shot", spec)

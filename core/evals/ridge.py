@@ -6,14 +6,23 @@ ablation wants to see.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from core.evals.samples import Samples, check_layers, hold_out, test_samples, top1, top1_names, train_samples
+from core.evals.samples import (
+    Samples,
+    check_classes,
+    check_layers,
+    hold_out,
+    test_samples,
+    top1,
+    top1_names,
+    train_samples,
+)
 from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
 
 
@@ -94,6 +103,9 @@ class Ridge(Evaluation):
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.ridge.num_layers", self.num_layers, encoder)
+
+    def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
+        check_classes(train, test, spec, heldout="evals.ridge.heldout")
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("ridge", spec)

@@ -76,6 +76,26 @@ def labelled(labels: Mapping[str, Tensor], split: str, label: str, spec: DataSpe
     return values >= 0
 
 
+def check_classes(
+    train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec, *, heldout: str = ""
+) -> dict[str, Tensor]:
+    """The train labels of each label that are known, once both splits of the data are fit to be judged on by classes.
+
+    Raises ValueError: see `check_train` and `check_test`; and, naming the option `heldout` if it is given, where no
+    class has two samples, one to choose by.
+    """
+    found = {}
+    for label in spec.classes:
+        has_label = [labelled(labels, split, label, spec) for split, labels in (("train", train), ("test", test))]
+        known = train[label][has_label[0]]
+        check_train(known, label, spec)
+        check_test(test[label][has_label[1]], label, known)
+        if heldout and len(known) and int(known.bincount().max()) < 2:
+            raise ValueError(f"{heldout}: nothing can be held out to choose by, no class has two train samples")
+        found[label] = known
+    return found
+
+
 def check_train(labels: Tensor, label: str, spec: DataSpec) -> None:
     """Raise ValueError when a class of `label` is absent from the train `labels`, unless all but one are."""
     num_classes = spec.classes[label]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from core.evals.linear_grid import Head, Optimizer, scores_of, steps, train_heads
 from core.evals.samples import (
     Samples,
+    check_classes,
     check_layers,
     draw_per_class,
     hold_out,
@@ -126,6 +127,9 @@ class Vissl(Evaluation):
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.vissl.layers", max(self.layers), encoder)
+
+    def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
+        check_classes(train, test, spec, heldout="evals.vissl.heldout")
 
     def metrics(self, spec: DataSpec) -> list[str]:
         names = [f"vissl/{label}_{amount.name}top1" for label in spec.classes for amount in self.amounts]

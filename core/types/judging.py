@@ -98,6 +98,12 @@ class Evaluation:
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         """Raise ValueError when it cannot judge such an encoder, trained on `built_for`, on data like `spec`."""
 
+    def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
+        """Raise ValueError when it cannot judge on splits with these labels (name -> [N] int64): asked before step 1.
+
+        One that needs no labels asks for none.
+        """
+
     def metrics(self, spec: DataSpec) -> list[str]:
         """The names `run` will return, known before training: ["ridge/digit_top1", ...]."""
         raise NotImplementedError

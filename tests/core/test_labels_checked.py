@@ -1,0 +1,75 @@
+"""What an evaluation needs of the labels is known before the first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.config import ConfigError, load
+from core.evals import EVALS
+from core.trainer import train
+from core.types import DataSpec
+
+
+class Silent:
+    """A recorder that must never hear of a step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def saw(self, data) -> None: ...
+
+    def log(self, step, metrics) -> None:
+        raise AssertionError("a step was taken")
+
+    def should_stop(self) -> bool:
+        return False
+
+
+def archive(path: Path, train: list[int], test: list[int]) -> Path:
+    shape = (16, 16)
+    np.savez(
+        path,
+        x_train=np.zeros((len(train), *shape), np.uint8), y_train=np.array(train),
+        x_test=np.zeros((len(test), *shape), np.uint8), y_test=np.array(test),
+    )  # fmt: skip
+    return path
+
+
+def go(folder: Path, train_labels: list[int], test_labels: list[int], *words: str) -> None:
+    file = archive(folder / "a.npz", train_labels, test_labels)
+    run = load(
+        [
+            *("method=mae", "scale=smoke", "data=npz", f"data.path={file}", "encoder.patch=4", "optim.batch_size=4"),
+            *(f"runtime.dir={folder / 'run'}", f"runtime.cache={folder / 'cache'}", *words),
+        ]
+    )
+    train(run, Silent(folder))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["ridge", "knn", "linear", "low_shot", "vissl", "attentive", "finetune"])
+def test_a_class_without_train_samples_is_refused_before_step_1(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"evals={name}: .*class.* \[1\] .*train sample"):
+        go(tmp_path, [0, 0, 2, 2, 0, 2], [0, 1, 2], f"evals=[{name}]", *(["evals.knn.k=2"] if name == "knn" else []))
+
+
+def test_more_neighbours_than_train_samples_are_refused_before_step_1(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evals=knn: evals.knn.k must be at most .* 4, got 20"):
+        go(tmp_path, [0, 1, 0, 1], [0, 1], "evals=[knn]")
+
+
+def test_two_samples_of_many_classes_leave_one_to_choose_by(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evals.ridge.heldout: nothing can be held out .* no class has two"):
+        go(tmp_path, [0, 1, 2, 3], [0, 1], "evals=[ridge]")
+
+
+def test_every_evaluation_that_cannot_judge_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evals=knn: .*; evals=ridge: "):
+        go(tmp_path, [0, 0, 2, 2], [0, 2], "evals=[knn,ridge]")
+
+
+@pytest.mark.parametrize("name", ["collapse", "flow", "seg", "vos", "detect"])
+def test_an_evaluation_without_classes_asks_for_no_labels(name: str) -> None:
+    EVALS[name]().check_labels({}, {}, DataSpec(3, 1, 8, 8))
