@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
+
+from core.types import DataError
 
 log = logging.getLogger(__name__)
 
@@ -12,19 +16,22 @@ _VALIDATION = ("validation", "valid", "val", "eval", "evaluation", "dev")
 # What the folder of a split may be called, first match first. `test` falls back to the validation folder because
 # ImageNet and its like keep the labels of their test images to themselves.
 NAMES = {"train": ("train", "training"), "test": ("test", "testing", *_VALIDATION), "validation": _VALIDATION}
+_ALIKE = (NAMES["train"], ("test", "testing"), _VALIDATION)  # names of one split
 _ALL = {name for names in NAMES.values() for name in names}
 
 
 def find(root: Path, split: str, *, fits: Callable[[Path], bool] = lambda folder: True) -> Path | None:
     """The folder below `root` that is `split`, the first by its name that `fits`; None where there is none.
 
-    Raises ValueError where two folders are called alike but for their case.
+    Raises ValueError where two folders are called like one split: train and Train, val and valid.
     """
     folders = [folder for folder in sorted(root.iterdir()) if folder.is_dir()]
     for name in NAMES[split]:
         called = [folder for folder in folders if folder.name.lower() == name]
-        if len(called) > 1:
-            both = " and ".join(folder.name for folder in called)
+        alike = next(names for names in _ALIKE if name in names)
+        rivals = [folder for folder in folders if folder.name.lower() in alike]
+        if called and any(not folder.samefile(rivals[0]) for folder in rivals):
+            both = " and ".join(folder.name for folder in rivals)
             raise ValueError(f"data.path={root} has the folders {both}, which are one split; remove or rename one")
         if called and fits(called[0]):
             return called[0]
@@ -33,27 +40,70 @@ def find(root: Path, split: str, *, fits: Callable[[Path], bool] = lambda folder
     return None
 
 
+def holds_splits_only(root: Path) -> bool:
+    """Whether `root` has folders and all are called like splits."""
+    names = _folder_names(root)
+    return bool(names) and all(name.lower() in _ALL for name in names)
+
+
 def refuse_splits_only(root: Path) -> None:
     """Raise ValueError where folders would be read as classes that are all called like splits."""
-    names = [folder.name for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-    if names and all(name.lower() in _ALL for name in names):
+    if holds_splits_only(root):
         raise ValueError(
-            f"data.path={root} has the folders {', '.join(names)}, which are splits and no classes, but none called "
-            f"{' or '.join(NAMES['train'])}; name the training folder so, or give the folder above the classes"
+            f"data.path={root} has the folders {', '.join(_folder_names(root))}, which are splits and no classes, but "
+            f"none called {' or '.join(NAMES['train'])}; name the training folder so, or give the folder above the "
+            "classes"
         )
 
 
-def walk(root: Path) -> Iterator[Path]:
-    """Every file below `root` that is not hidden, links to folders followed, each folder once: no loop, no copies."""
-    seen = {root.resolve()}
-    pending = [root]
-    while pending:
-        folder = pending.pop()
-        for item in sorted(folder.iterdir()):
-            if item.name.startswith("."):
-                continue
-            if not item.is_dir():
-                yield item
-            elif (real := item.resolve()) not in seen:
-                seen.add(real)
-                pending.append(item)
+def _folder_names(root: Path) -> list[str]:
+    return [folder.name for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+
+
+# ---- links -------------------------------------------------------------------------------------------------------
+
+
+def walk(root: Path) -> list[Path]:
+    """Every file below `root` that is not hidden, sorted, links to folders followed, each folder once.
+
+    A folder below `root` keeps its own name beside links to it. Of several links to a folder elsewhere the nearest to
+    `root` is followed, the first by name of these. A link to a folder that holds `root` is not followed, so there is no
+    loop; one to nothing is a file, for the reader to name. Raises DataError for a folder that may not be listed.
+    """
+    found: list[Path] = []
+    links: list[tuple[int, Path]] = []  # a heap: depth, link
+    seen = {_identity(folder) for folder in (root, *root.resolve().parents)}
+    _walk(root, seen, found, links)
+    while links:
+        _, link = heapq.heappop(links)
+        if (identity := _identity(link)) not in seen:
+            seen.add(identity)
+            _walk(link, seen, found, links)
+    return sorted(found)
+
+
+def _walk(start: Path, seen: set[tuple[int, int]], found: list[Path], links: list[tuple[int, Path]]) -> None:
+    """Add the files of `start` and of its real folders to `found`, and its links to folders to `links`."""
+    waiting = [start]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as listed:
+                items = [item for item in listed if not item.name.startswith(".")]
+        except OSError as error:
+            raise DataError(f"data.path: {folder} cannot be listed ({error.strerror or error})") from error
+        for item in items:
+            path = folder / item.name
+            if item.is_dir(follow_symlinks=False):
+                if (identity := _identity(path)) not in seen:
+                    seen.add(identity)
+                    waiting.append(path)
+            elif item.is_symlink() and item.is_dir():
+                heapq.heappush(links, (len(path.parts), path))
+            elif item.is_file() or item.is_symlink():
+                found.append(path)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino

@@ -79,7 +79,7 @@ def listed(root: Path, key: str, frames: bool) -> Listing:
 
 
 def _search(root: Path, frames: bool) -> tuple[list[Path], dict[str, str]]:
-    files = list(split_folders.walk(root))
+    files = split_folders.walk(root)
     if frames:
         folders = {file.parent for file in files if file.suffix.lower() in pictures.SUFFIXES} - {root}
         return sorted(folders), {}

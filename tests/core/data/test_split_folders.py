@@ -104,3 +104,49 @@ def test_a_walk_ends_where_links_go_round(tmp_path: Path) -> None:
     images(tmp_path / "a")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     assert [file.name for file in split_folders.walk(tmp_path)] == ["0.png", "1.png"]
+
+
+# ---- links ---------------------------------------------------------------------------------------------------------
+
+
+def filled(root: Path, *files: str) -> Path:
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def below(root: Path) -> list[str]:
+    return [file.relative_to(root).as_posix() for file in split_folders.walk(root)]
+
+
+def test_files_are_sorted_and_hidden_ones_left_out(tmp_path: Path) -> None:
+    filled(tmp_path, "b/1.x", "a/2.x", "a/1.x", "a/.hidden", ".thumbnails/1.x", "a/.cache/3.x")
+    assert below(tmp_path) == ["a/1.x", "a/2.x", "b/1.x"]
+
+
+def test_two_links_to_one_folder_give_its_files_once_by_the_nearer_link(tmp_path: Path) -> None:
+    filled(tmp_path / "disk", "1.x")
+    root = filled(tmp_path / "root", "a/0.x")
+    for link in (root / "a" / "again", root / "z"):
+        link.symlink_to(tmp_path / "disk")
+    assert below(root) == ["a/0.x", "z/1.x"]
+
+
+def test_a_folder_below_the_root_keeps_its_own_name_beside_a_link_to_it(tmp_path: Path) -> None:
+    (filled(tmp_path, "b/1.x", "b/deep/2.x") / "a").symlink_to("b/deep")
+    assert below(tmp_path) == ["b/1.x", "b/deep/2.x"]
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    filled(tmp_path / "one", "1.x"), filled(tmp_path / "two", "2.x")
+    (tmp_path / "one" / "more").symlink_to(tmp_path / "two")
+    (tmp_path / "two" / "more").symlink_to(tmp_path / "one")
+    (tmp_path / "one" / "up").symlink_to(tmp_path)
+    (tmp_path / "one" / "self").symlink_to(".")
+    assert below(tmp_path / "one") == ["1.x", "more/2.x"]
+
+
+def test_a_link_to_nothing_is_a_file_that_a_reader_can_name(tmp_path: Path) -> None:
+    (filled(tmp_path, "a/1.x") / "a" / "gone.x").symlink_to(tmp_path / "nowhere")
+    assert below(tmp_path) == ["a/1.x", "a/gone.x"]
