@@ -93,7 +93,10 @@ def tracks(evaluation: Vos, features: FrozenFeatures) -> tuple[Arrays, Arrays]:
             continue
         length = len(video.objects)
         count = min(length, NUM_FRAMES, max(2, VIDEO_BYTES // video.frames[:, 0].numel()))
-        times = torch.arange(count) * length // count
+        # Frames whose objects are known, where there are enough; else the truth of some is "not counted".
+        known = torch.arange(length) if video.known is None or len(video.known) < 2 else torch.tensor(video.known)
+        count = min(count, len(known))
+        times = known[torch.arange(count) * len(known) // count]
         answers = evaluation.follow(features, video, objects)
         answers[0] = video.objects[0]
         shown[f"frames_{number}"] = video.frames[:, times].permute(1, 2, 3, 0).contiguous().numpy()

@@ -99,6 +99,16 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
     ),
     added("2026-11-21 optim.name", "optim.name", "adamw", when={}, beside="augment.flip"),
+    *(
+        added(f"2026-11-27 {group}.{option} of {kind}", f"{group}.{option}", value, when={group: kind})
+        for group in ("data", "eval_data", "flow_data")
+        for kind, option, value in (
+            ("davis", "resize_masks", False),
+            ("voc", "resize_masks", False),
+            ("cityscapes", "resize_masks", False),
+            ("ade20k", "resize_masks", False),
+        )
+    ),
 )
 
 

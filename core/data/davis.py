@@ -1,4 +1,4 @@
-"""DAVIS: folders of frames with a mask of every object in every frame."""
+"""DAVIS and sets laid out like it: folders of frames with a mask of every object in every frame, or every k-th."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.data.arrays import check_split
-from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, named_faults, to_rgb
+from core.data.arrays import cache_key, cached_folder, check_split
+from core.data.frame_pairs import file_facts, frame_size
+from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, named_faults, to_rgb
+from core.data.placing import require_mask_size
 from core.types import Batch, Data, DataError, DataSpec, TrackedVideo
 
 FRAMES, MASKS, LISTS = "JPEGImages", "Annotations", "ImageSets"
@@ -27,6 +29,7 @@ class Sequence(NamedTuple):
     name: str
     frames: list[Path]
     masks: list[Path]
+    known: list[int]  # the frame of each mask, by its place among the frames
 
 
 @dataclass
@@ -37,6 +40,10 @@ class Davis(Data):
     the folder of the resolution. The lists ImageSets/<year>/train.txt and val.txt say which sequences are "train" and
     "test"; without an ImageSets folder every sequence is in both, as nothing is learned of masks here. A mask's values
     are the objects' numbers and 255 where a pixel does not count, or 0 and 255 for one object (DAVIS 2016).
+
+    A sequence may have masks of every k-th frame only, from the first on (YouTube-VOS, in one folder without the
+    resolution), and is judged on these; of one with a mask of the first frame alone the objects are followed and drawn,
+    and not scored. There an object that the first mask does not show is not counted.
 
     Tracked videos are whole, resized to a short side of `size`, masks by the nearest pixel. As clips to train on or to
     encode, the data gives pieces of `frames` frames in a row that do not overlap, the middle `size` x `width` of the
@@ -52,6 +59,7 @@ class Davis(Data):
     max_frames: int | None = None  # of each sequence, its first ones; null = all
     resolution: str = "480p"  # folder below JPEGImages and Annotations, where there is such a one
     year: str = "2017"  # folder below ImageSets, where there is one
+    resize_masks: bool = False  # take masks of another size than their frames', to the nearest pixel; else refuse them
 
     def __post_init__(self) -> None:
         if not 8 <= self.size <= 4096:
@@ -67,8 +75,7 @@ class Davis(Data):
             )
 
     def spec(self) -> DataSpec:
-        for split in SPLITS:
-            self.sequences(split)
+        known = {split: self.sequences(split) for split in SPLITS}
         return DataSpec(
             channels=3,
             frames=self.frames,
@@ -76,7 +83,7 @@ class Davis(Data):
             width=self.width or self.size,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
-            has_objects=True,
+            has_objects=any(len(sequence.known) > 1 for sequence in known["test"]),
         )
 
     def sources(self) -> list[tuple[str, Path]]:
@@ -89,13 +96,27 @@ class Davis(Data):
         ]
 
     def load(self, split: str, cache: Path) -> DavisDataset:
+        """Look at the head of every mask and its frame, once; pixels are read as they are used."""
         check_split(split)
-        return DavisDataset(self, self.sequences(split))
+        sequences = self.sequences(split)
+        facts = file_facts([*sequence.frames, *sequence.masks] for sequence in sequences)
+        folder = cache / "davis" / f"{split}-{cache_key([facts, self.resize_masks])}"
+        cached_folder(folder, lambda draft: self._check(sequences, draft))
+        return DavisDataset(self, sequences)
+
+    def _check(self, sequences: list[Sequence], folder: Path) -> None:
+        """Every mask is of its frame's size, or may be resized to it."""
+        for sequence in sequences:
+            for mask, place in zip(sequence.masks, sequence.known, strict=True):
+                frame = sequence.frames[place]
+                sizes = frame_size(mask), frame_size(frame)
+                require_mask_size(mask, sizes[0], frame, sizes[1], resize=self.resize_masks)
+        (folder / "checked.txt").write_text(f"{len(sequences)} sequences\n", encoding="utf-8")
 
     def sequences(self, split: str) -> list[Sequence]:
-        """The split's sequences by name, with as many masks as frames.
+        """The split's sequences by name, with masks of all frames, of every k-th or of the first.
 
-        Raises ValueError naming the folder, list or sequence that is missing, and the first frame without a mask.
+        Raises ValueError naming the folder, list or sequence that is missing, and the first frame that lacks its mask.
         """
         root = Path(self.path)
         frames, masks = self._folder(root / FRAMES), self._folder(root / MASKS)
@@ -128,20 +149,32 @@ class Davis(Data):
         for folder, what in ((frames, "frames"), (masks, "annotation")):
             if not folder.is_dir():
                 raise ValueError(f"data.path={self.path}: the sequence {name} has no {what}, {folder} is missing")
-        found = Sequence(name, _numbered(frames, (".jpg", ".jpeg", ".png")), _numbered(masks, (".png",)))
-        missing = [frame.name for frame in found.frames if frame.stem not in {mask.stem for mask in found.masks}]
-        if missing or len(found.frames) != len(found.masks):
-            which = f"; the first frame without one is {missing[0]}" if missing else ""
+        images, annotated = _numbered(frames, SUFFIXES), _numbered(masks, (".png",))
+        if len(images) < max(2, self.frames):
             raise ValueError(
-                f"data.path={self.path}: the sequence {name} has {len(found.frames)} frames and {len(found.masks)} "
-                f"masks{which}"
-            )
-        if len(found.frames) < max(2, self.frames):
-            raise ValueError(
-                f"data.path={self.path}: the sequence {name} has {len(found.frames)} frames; it takes at least 2, and "
+                f"data.path={self.path}: the sequence {name} has {len(images)} frames; it takes at least 2, and "
                 f"data.frames={self.frames}"
             )
-        return Sequence(name, found.frames[: self.max_frames], found.masks[: self.max_frames])
+        places = {frame.stem: place for place, frame in enumerate(images)}
+        known = [places[mask.stem] for mask in annotated if mask.stem in places]
+        step = known[1] - known[0] if len(known) > 1 else len(images)
+        if len(known) < len(annotated) or known[:1] != [0] or known != list(range(0, known[-1] + 1, step)):
+            lacking = [frame.name for place, frame in enumerate(images) if place % step == 0 and place not in known]
+            which = f"; the first frame without one is {lacking[0]}" if lacking else ""
+            strange = [mask.name for mask in annotated if mask.stem not in places]
+            which += f"; of no frame is {strange[0]}" if strange else ""
+            raise ValueError(
+                f"data.path={self.path}: the sequence {name} has {len(images)} frames and {len(annotated)} "
+                f"masks{which}; there must be one of every frame, of every k-th from the first on, or of the first only"
+            )
+        if step == 1 and len(known) < len(images):
+            raise ValueError(
+                f"data.path={self.path}: the sequence {name} has {len(images)} frames and {len(annotated)} masks; the "
+                f"first frame without one is {images[len(known)].name}"
+            )
+        last = self.max_frames or len(images)
+        taken = [place for place in known if place < last]
+        return Sequence(name, images[:last], annotated[: len(taken)], taken)
 
 
 class DavisDataset:
@@ -195,11 +228,14 @@ class DavisDataset:
                     f"{_size(frame)} px, that to {_size(frames[0])}"
                 )
         shape = frames[0].shape[1], frames[0].shape[2]
-        masks = [read_mask(*paths, shape) for paths in zip(sequence.masks, sequence.frames, strict=True)]
-        if set(torch.unique(masks[0]).tolist()) <= {0, VOID}:  # one object
-            masks = [mask.where(mask != VOID, 1) for mask in masks]
-        else:
-            masks = [mask.where(mask != VOID, -1) for mask in masks]
+        masks = [
+            read_mask(mask, sequence.frames[place], shape, resize=self.options.resize_masks)
+            for mask, place in zip(sequence.masks, sequence.known, strict=True)
+        ]
+        void = 1 if set(torch.unique(masks[0]).tolist()) <= {0, VOID} else -1  # one object, or several
+        masks = [mask.where(mask != VOID, void) for mask in masks]
+        if len(masks) < len(frames):
+            return _sparse(sequence, torch.stack(frames, dim=1), masks)
         known = set(torch.unique(masks[0]).tolist()) | {0, -1}
         for path, mask in zip(sequence.masks, masks, strict=True):
             unknown = sorted(set(torch.unique(mask).tolist()) - known)
@@ -209,6 +245,20 @@ class DavisDataset:
                     f"{sorted(known - {0, -1})}"
                 )
         return TrackedVideo(sequence.name, torch.stack(frames, dim=1), torch.stack(masks))
+
+
+def _sparse(sequence: Sequence, frames: Tensor, masks: list[Tensor]) -> TrackedVideo:
+    """A video with masks of some frames. One that shows later objects alone says nothing of those that are followed."""
+    given = [number for number in torch.unique(masks[0]).tolist() if number > 0]
+    objects = torch.full((frames.shape[1], *masks[0].shape), -1, dtype=torch.int64)
+    known = []
+    for place, mask in zip(sequence.known, masks, strict=True):
+        shown = {number for number in torch.unique(mask).tolist() if number > 0}
+        if place > 0 and shown and shown.isdisjoint(given):
+            continue
+        objects[place] = mask.where(torch.isin(mask, torch.tensor([0, *given])), -1)
+        known.append(place)
+    return TrackedVideo(sequence.name, frames, objects, tuple(known))
 
 
 def read_frame(path: Path, size: int) -> Tensor:
@@ -222,17 +272,14 @@ def read_frame(path: Path, size: int) -> Tensor:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
-def read_mask(path: Path, frame: Path, shape: tuple[int, int]) -> Tensor:
+def read_mask(path: Path, frame: Path, shape: tuple[int, int], *, resize: bool) -> Tensor:
     """The values of a mask [H, W] int64, resized to `shape`.
 
-    Raises DataError for a mask that is not of its frame's size, and for one that has colours instead of numbers.
+    Raises DataError for a mask that is not of its frame's size (unless it may be resized), and for one that has colours
+    instead of numbers.
     """
     with named_faults(path), Image.open(path) as image, Image.open(frame) as picture:
-        if image.size != picture.size:
-            raise DataError(
-                f"data.path: {path} is {image.height}x{image.width} px, its frame {frame.name} "
-                f"{picture.height}x{picture.width}"
-            )
+        require_mask_size(path, image.size[::-1], frame, picture.size[::-1], resize=resize)
         if image.mode not in ("P", "L"):
             raise DataError(
                 f"data.path: {path} is an image of the mode {image.mode}; a mask holds the number of an object in each "

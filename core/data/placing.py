@@ -77,3 +77,22 @@ def placing(frame: tuple[int, int], size: tuple[int, int], fit: Fit, file: Path)
             f"data.height x data.width = {size[0]} x {size[1]}; change these, or take data.fit=resize"
         )
     return Placing(frame, frame, size)
+
+
+def require_mask_size(
+    mask: Path, found: tuple[int, int], frame: Path, wanted: tuple[int, int], *, resize: bool
+) -> None:
+    """Raise DataError for a mask of [h, w] px that is not of its frame's size, unless it may be and has its shape."""
+    if found == wanted:
+        return
+    sizes = f"data.path: {mask} is of {found[0]} x {found[1]} px, its image {frame.name} of {wanted[0]} x {wanted[1]}"
+    if not resize:
+        raise DataError(f"{sizes}; data.resize_masks=true resizes such masks to the nearest pixel")
+    if not 0.9 < found[0] * wanted[1] / (found[1] * wanted[0]) < 1.1:
+        raise DataError(f"{sizes}: of another shape, which data.resize_masks=true does not resize")
+
+
+def to_nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[h, w] -> `size`: each pixel takes the value that was nearest to its centre."""
+    frame = (values.shape[0], values.shape[1])
+    return values if frame == size else Placing(frame, size, size).nearest(values)

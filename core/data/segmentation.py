@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core.data import split_folders
 from core.data.arrays import cache_key, cached_folder, check_split
 from core.data.frame_pairs import file_facts, folder_in, folder_of, frame_size, read_frame
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, named_faults
-from core.data.placing import Fit, placing
+from core.data.placing import Fit, placing, require_mask_size, to_nearest
 from core.types import Batch, Data, DataError, DataSpec
 
-_VERSION = 1  # raise it when the same files would give other values, or when more of them is checked
+_VERSION = 2  # raise it when the same files would give other values, or when more of them is checked
 
 
 class Labelled(NamedTuple):
@@ -40,6 +41,7 @@ class Segmented(Data):
     height: int = 512  # px
     width: int = 512
     fit: Fit = Fit.resize  # or cover, crop, pad
+    resize_masks: bool = False  # take masks of another size than their images', to the nearest pixel; else refuse them
 
     num_classes: ClassVar[int]
     layout: ClassVar[str]  # what `path` must hold
@@ -70,8 +72,8 @@ class Segmented(Data):
         """Look at the head of every file, once; pixels are read as they are used."""
         check_split(split)
         entries = self.entries(split)
-        folder = cache / "segmented" / f"{split}-{cache_key([_VERSION, file_facts(entries)])}"
-        cached_folder(folder, lambda draft: _check(entries, draft))
+        folder = cache / "segmented" / f"{split}-{cache_key([_VERSION, file_facts(entries), self.resize_masks])}"
+        cached_folder(folder, lambda draft: _check(entries, draft, resize=self.resize_masks))
         return SegmentedImages(self, self._spec(), entries)
 
     def sources(self) -> list[tuple[str, Path]]:
@@ -167,10 +169,17 @@ class Ade20k(Segmented):
     layout: ClassVar[str] = "images and annotations, with training and validation in each"
 
     def entries(self, split: str) -> list[Labelled]:
-        part = "training" if split == "train" else "validation"
-        images, masks = (folder_in(self.path, f"{name}/{part}", self.layout) for name in ("images", "annotations"))
+        images, masks = (self._part(name, split) for name in ("images", "annotations"))
         files = [file for file in images.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != "."]
         return self.require([Labelled(file, masks / f"{file.stem}.png") for file in files])
+
+    def _part(self, name: str, split: str) -> Path:
+        """images/training, or what else that split may be called."""
+        found = split_folders.find(
+            folder_in(self.path, name, self.layout), "train" if split == "train" else "validation"
+        )
+        part = "training" if split == "train" else "validation"
+        return found or folder_in(self.path, f"{name}/{part}", self.layout)
 
     def class_of(self) -> Mapping[int, int]:
         return {number: number - 1 for number in range(self.num_classes + 1)}
@@ -207,6 +216,8 @@ class SegmentedImages:
         for row, index in enumerate(indices.tolist()):
             entry = self._entries[index]
             classes = read_mask(entry.mask, self._class_of)
+            if self._options.resize_masks:
+                classes = to_nearest(classes, frame_size(entry.image))
             place = placing((classes.shape[0], classes.shape[1]), size, self._options.fit, entry.image)
             found[row, 0] = np.where(place.inside(), place.nearest(classes), -1)
         return torch.from_numpy(found)
@@ -216,7 +227,7 @@ class SegmentedImages:
         return cache_key([_VERSION, file_facts(self._entries), *self._how()])
 
     def _how(self) -> list[Any]:
-        return [self.spec.height, self.spec.width, self._options.fit.name]
+        return [self.spec.height, self.spec.width, self._options.fit.name, self._options.resize_masks]
 
 
 def read_mask(file: Path, class_of: Mapping[int, int]) -> np.ndarray:
@@ -245,19 +256,15 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
-def _check(entries: Sequence[Labelled], folder: Path) -> None:
-    """Every mask is there, can be opened and is of its image's size."""
+def _check(entries: Sequence[Labelled], folder: Path, *, resize: bool) -> None:
+    """Every mask is there, can be opened and is of its image's size, or may be resized to it."""
 
     def wrong(entry: Labelled) -> str | None:
         try:
             image, mask = frame_size(entry.image), frame_size(entry.mask)
+            require_mask_size(entry.mask, mask, entry.image, image, resize=resize)
         except DataError as error:
             return str(error)
-        if image != mask:
-            return (
-                f"data.path: {entry.mask} is of {mask[0]} x {mask[1]} px, its image {entry.image.name} of {image[0]} x "
-                f"{image[1]}"
-            )
         return None
 
     with ThreadPoolExecutor(8) as pool:

@@ -30,8 +30,10 @@ class Vos(Evaluation):
     The masks of the first frame are averaged over the cells of its feature map and carried on from frame to frame
     (`core.evals.propagation`), enlarged bilinearly, stretched to [0, 1] for each object, and every pixel goes to the
     largest. An object's J and F are means over the frames, without the first, which is given, and the last; the metrics
-    are means over the objects of all videos. Pixels that do not count are in no mask. An encoder of clips sees frames
-    one by one, each as a clip that stands still; of frames larger than its own its places are enlarged.
+    are means over the objects of all videos. A video whose objects are known in some frames only is judged on these,
+    the last among them; one of which only the first frame's are known is not scored. Pixels that do not count are in no
+    mask. An encoder of clips sees frames one by one, each as a clip that stands still; of frames larger than its own
+    its places are enlarged.
 
     `vos/seconds_per_sequence` is the time for encoding, following and scoring a video.
 
@@ -62,8 +64,8 @@ class Vos(Evaluation):
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         if not spec.has_objects:
             raise ValueError(
-                "evals.vos needs videos whose objects are known in every frame, and this data's are not; choose "
-                "eval_data=davis, or eval_data=moving_digits with eval_data.frames of at least 2"
+                "evals.vos needs videos whose objects are known in frames after the first, and this data has none; "
+                "choose eval_data=davis, or eval_data=moving_digits with eval_data.frames of at least 2"
             )
         if spec.channels != built_for.channels:
             raise ValueError(
@@ -79,11 +81,14 @@ class Vos(Evaluation):
         start, num_videos, found = time.perf_counter(), 0, list[Followed]()
         for video in features.sequences("test", self.max_sequences):
             objects = objects_of(video)
-            if objects and len(video.objects) > 1:
+            if objects and counting(video):
                 found += score(self.follow(features, video, objects), video, objects)
             num_videos += 1
         if not found:
-            raise ValueError("evals.vos: no test video has an object in its first frame, so there is nothing to follow")
+            raise ValueError(
+                "evals.vos: no test video has an object in its first frame and a known frame after it, so there is "
+                "nothing to follow and to score"
+            )
         region = 100 * sum(each.region for each in found) / len(found)
         contour = 100 * sum(each.contour for each in found) / len(found)
         return {
@@ -124,17 +129,24 @@ def objects_of(video: TrackedVideo) -> list[int]:
     return [number for number in torch.unique(video.objects[0]).tolist() if number > 0]
 
 
-def score(answers: Tensor, video: TrackedVideo, objects: list[int]) -> list[Followed]:
-    """How well each of `objects` is followed by `answers` [T, H, W], in the frames between the first and the last.
+def counting(video: TrackedVideo) -> list[int]:
+    """The frames that are scored: known ones after the first, which is given.
 
-    Of a video of two frames the second counts.
+    Where every frame is known the last does not count, as DAVIS has it, but of a video of two frames the second does.
     """
-    counting = range(1, max(2, len(answers) - 1))
+    if video.known is None:
+        return list(range(1, max(2, len(video.objects) - 1))) if len(video.objects) > 1 else []
+    return [frame for frame in video.known if frame > 0]
+
+
+def score(answers: Tensor, video: TrackedVideo, objects: list[int]) -> list[Followed]:
+    """How well each of `objects` is followed by `answers` [T, H, W], in the frames that are `counting`."""
     counts = (video.objects >= 0).numpy()
     ours, theirs = answers.numpy(), video.objects.numpy()
+    frames = counting(video)
     found = []
     for number in objects:
-        pairs = [((ours[t] == number) & counts[t], theirs[t] == number) for t in counting]
+        pairs = [((ours[t] == number) & counts[t], theirs[t] == number) for t in frames]
         found.append(
             Followed(
                 sum(region_overlap(*pair) for pair in pairs) / len(pairs),

@@ -49,7 +49,7 @@ class DataSpec:
     segment_classes: int = 0  # kinds of things that a pixel may show, background included; 0: pixels have no classes
     has_flow: bool = False  # whether the movement of each pixel to the next frame is known
     has_occlusion: bool = False  # and which pixels the next frame does not show
-    has_objects: bool = False  # whether the pixels of each object are known in every frame
+    has_objects: bool = False  # whether the pixels of each object are known in frames of whole videos
 
 
 class Regions(NamedTuple):
@@ -69,11 +69,12 @@ class FlowTruth(NamedTuple):
 
 
 class TrackedVideo(NamedTuple):
-    """A video whose objects are known in every frame. Those of a data set may differ in length and size."""
+    """A video whose objects are known, in every frame or in some. Those of a data set may differ in length and size."""
 
     name: str
     frames: Tensor  # [C, T, H, W] uint8
     objects: Tensor  # [T, H, W] int64: 0 background, 1 .. the objects, -1 not counted
+    known: tuple[int, ...] | None = None  # the frames whose objects are known, the first among them; None: all
 
 
 class Dataset(Protocol):

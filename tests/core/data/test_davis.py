@@ -15,6 +15,7 @@ from core.evals.features import FrozenFeatures
 from core.evals.vos import Vos
 from core.models import ViT
 from core.models.resized import for_frames
+from core.motion_pictures import tracks
 from core.train import main
 from core.types import DataError, generator_for
 
@@ -159,12 +160,13 @@ def test_a_mask_of_colours_is_refused(root) -> None:
 
 def test_a_mask_of_another_size_is_refused(root) -> None:
     Image.fromarray(np.zeros((8, 12), np.uint8)).save(root / "Annotations" / "cows" / "00001.png")
-    with pytest.raises(ValueError, match=r"cows/00001\.png is 8x12 px, its frame 00001\.jpg 16x24"):
+    with pytest.raises(ValueError, match=r"cows/00001\.png is of 8 x 12 px, its image 00001\.jpg of 16 x 24"):
         Davis(path=str(root)).load("test", root).sequence(1)
 
 
 def test_frames_of_several_sizes_are_refused(root) -> None:
     Image.new("RGB", (32, 16)).save(root / "JPEGImages" / "cows" / "00005.jpg")
+    Image.new("L", (32, 16)).save(root / "Annotations" / "cows" / "00005.png")
     with pytest.raises(ValueError, match=r"cows/00005\.jpg is of another shape.*16x32 px, that to 16x24"):
         Davis(path=str(root), size=16).load("test", root).sequence(1)
 
@@ -188,15 +190,80 @@ def test_numbers_out_of_range_are_refused(name, value) -> None:
         Davis(path="x", **{name: value})
 
 
+def annotate(root: Path, name: str, *kept: int) -> None:
+    """Remove the masks of all frames but `kept`."""
+    for path in (root / "Annotations" / name).iterdir():
+        if int(path.stem) not in kept:
+            path.unlink()
+
+
+@pytest.mark.parametrize("kept", [(0, 1, 3), (1, 3, 5), (0, 1, 2, 3), (0, 2, 3, 4)])
+def test_masks_that_are_not_of_every_kth_frame_are_refused(root, kept) -> None:
+    annotate(root, "cows", *kept)
+    with pytest.raises(ValueError, match=rf"the sequence cows has 6 frames and {len(kept)} masks"):
+        Davis(path=str(root)).spec()
+
+
+def test_a_mask_one_pixel_wider_than_its_frame_is_refused_with_both_sizes_or_resized(root) -> None:
+    path = root / "Annotations" / "cows" / "00001.png"
+    values = np.array(Image.open(path))
+    Image.fromarray(np.pad(values, ((0, 0), (0, 1)))).save(path)
+    with pytest.raises(DataError, match=r"00001\.png is of 16 x 25 px, .* of 16 x 24; data\.resize_masks=true"):
+        Davis(path=str(root), size=16).load("test", root)
+    video = Davis(path=str(root), size=16, resize_masks=True).load("test", root).sequence(1)
+    assert (video.objects[1] == torch.from_numpy(values)).float().mean() > 0.95
+
+
+def test_a_mask_of_another_shape_is_refused_even_where_masks_are_resized(root) -> None:
+    Image.fromarray(np.zeros((24, 16), np.uint8)).save(root / "Annotations" / "cows" / "00001.png")
+    with pytest.raises(DataError, match=r"of another shape, which data\.resize_masks=true does not resize"):
+        Davis(path=str(root), resize_masks=True).load("test", root)
+
+
+# ---- masks of some frames -------------------------------------------------------------------------------------------
+
+
+def test_masks_of_every_second_frame_are_known_and_the_others_not_counted(root) -> None:
+    annotate(root, "cows", 0, 2, 4)
+    data = Davis(path=str(root), size=16)
+    video = data.load("test", root).sequence(1)
+    assert data.spec().has_objects and video.frames.shape[1] == 6 and video.known == (0, 2, 4)
+    assert (video.objects[[1, 3, 5]] == -1).all() and (video.objects[4, 2:7, 6:12] == 1).all()
+
+
+def test_an_object_that_comes_later_is_not_counted_where_masks_are_sparse(root) -> None:
+    annotate(root, "cows", 0, 2, 4)
+    values = np.asarray(Image.open(root / "Annotations" / "cows" / "00002.png")).copy()
+    values[15] = 9
+    Image.fromarray(values).save(root / "Annotations" / "cows" / "00002.png")
+    Image.fromarray(np.full((16, 24), 9, np.uint8)).save(root / "Annotations" / "cows" / "00004.png")
+    video = Davis(path=str(root), size=16).load("test", root).sequence(1)
+    assert (video.objects[2, 15] == -1).all() and (video.objects[2, 2:7, 4:10] == 1).all()
+    assert video.known == (0, 2)  # the third mask is the first of object 9 and says nothing of the others
+
+
+def test_a_sequence_with_a_first_mask_alone_is_there_to_be_followed(root) -> None:
+    annotate(root, "cows", 0)
+    video = Davis(path=str(root), size=16).load("test", root).sequence(1)
+    assert video.known == (0,) and video.frames.shape[1] == 6 and (video.objects[1:] == -1).all()
+
+
+def test_a_set_with_first_masks_alone_cannot_be_scored_and_says_so(root) -> None:
+    annotate(root, "cows", 0), annotate(root, "bear", 0)
+    spec = Davis(path=str(root), size=16).spec()
+    with pytest.raises(ValueError, match=r"evals\.vos needs videos whose objects are known in frames after the first"):
+        Vos().check(ViT(), spec, spec)
+
+
 # ---- what it is for --------------------------------------------------------------------------------------------------
 
 
-def test_a_transformer_of_small_clips_follows_objects_in_it(root) -> None:
+def features_of(root: Path) -> FrozenFeatures:
     data = Davis(path=str(root), size=16)
     options = ViT(width=24, depth=1, heads=2, patch=2, tubelet=2)
     built_for = data.spec().__class__(3, 4, 8, 8)
     test = data.load("test", root)
-    features = FrozenFeatures(
+    return FrozenFeatures(
         options.build(built_for, generator_for(0, "init")),
         test,
         test,
@@ -206,8 +273,29 @@ def test_a_transformer_of_small_clips_follows_objects_in_it(root) -> None:
         built_for=built_for,
         resize=lambda encoder, spec: for_frames(encoder, options, spec),
     )
-    found = Vos().run(features, seed=0)
+
+
+def test_a_transformer_of_small_clips_follows_objects_in_it(root) -> None:
+    found = Vos().run(features_of(root), seed=0)
     assert found["vos/jf"] > 60  # the squares' colours are all that it takes
+
+
+def test_a_sequence_with_a_first_mask_alone_is_drawn_and_not_scored(root) -> None:
+    both = Vos().run(features_of(root), seed=0)
+    annotate(root, "bear", 0)
+    bear_left_out = Vos().run(features_of(root), seed=0)
+    shown, followed = tracks(Vos(), features_of(root))
+    assert set(followed) == {"followed_0", "followed_1"} and shown["times_0"].tolist() == [0, 1, 2, 3]
+    (root / "JPEGImages" / "bear").rename(root / "bear")
+    cows = Vos().run(features_of(root), seed=0)
+    assert cows["vos/jf"] == pytest.approx(bear_left_out["vos/jf"]) != both["vos/jf"]
+
+
+def test_a_sequence_with_masks_of_every_second_frame_is_scored_and_drawn_on_these(root) -> None:
+    annotate(root, "cows", 0, 2, 4)
+    assert Vos().run(features_of(root), seed=0)["vos/jf"] > 60
+    shown, _ = tracks(Vos(), features_of(root))
+    assert shown["times_1"].tolist() == [0, 2, 4] and (shown["objects_1"] >= 0).all()
 
 
 def test_a_run_is_trained_on_its_frames_and_judged_on_its_sequences(root, tmp_path, capsys) -> None:

@@ -148,6 +148,24 @@ def test_a_mask_of_another_size_than_its_image_is_refused_before_training(tmp_pa
         opened("ade20k", root, tmp_path)
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_a_mask_one_pixel_off_is_resized_where_it_may_be(name, tmp_path):
+    root = SETS[name][1](tmp_path / "data")
+    file = next(f for f in sorted(root.rglob("*.png")) if "leftImg8bit" not in f.name)
+    write_mask(file, np.full((HEIGHT, WIDTH + 1), 7))
+    with pytest.raises(DataError, match=r"is of 12 x 17 px, .* of 12 x 16; data\.resize_masks=true"):
+        opened(name, root, tmp_path)
+    assert opened(name, root, tmp_path, resize_masks=True).segments(torch.tensor([0])).shape == (1, 1, HEIGHT, WIDTH)
+
+
+def test_the_parts_of_ade20k_may_be_called_in_any_case(tmp_path):
+    root = ade20k(tmp_path / "data")
+    for name in ("images", "annotations"):
+        (root / name / "training").rename(root / name / "Train")
+        (root / name / "validation").rename(root / name / "VAL")
+    assert [len(opened("ade20k", root, tmp_path, split)) for split in ("train", "test")] == [2, 2]
+
+
 def test_an_image_without_a_mask_is_named(tmp_path):
     root = ade20k(tmp_path / "data")
     (root / "annotations" / "training" / "ADE_train_00000001.png").unlink()

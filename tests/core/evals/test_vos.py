@@ -177,6 +177,21 @@ def test_of_a_video_of_two_frames_the_second_counts() -> None:
     assert score(torch.zeros_like(video.objects), video, [1]) == [Followed(0.0, 0.0)]
 
 
+def test_known_frames_after_the_first_count_the_last_among_them() -> None:
+    video = moving(shift=0, frames=6)._replace(known=(0, 2, 5))
+    answers = torch.zeros_like(video.objects)
+    answers[5] = video.objects[5]
+    assert score(answers, video, [1]) == [Followed(0.5, 0.5)]
+
+
+def test_a_video_of_which_the_first_frame_alone_is_known_is_not_scored() -> None:
+    whole, first = moving(name="whole"), moving(shift=3, name="first")._replace(known=(0,))
+    found = Vos().run(Videos([whole, first], noise=0.6), seed=0)
+    assert found["vos/j"] == pytest.approx(Vos().run(Videos([whole], noise=0.6), seed=0)["vos/j"])
+    with pytest.raises(ValueError, match="nothing to follow and to score"):
+        Vos().run(Videos([first]), seed=0)
+
+
 def test_an_object_that_is_everywhere_or_nowhere_is_answered_so() -> None:
     labels = torch.zeros(3, 4, 3)
     labels[..., 1] = 1
