@@ -103,6 +103,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         added(f"2026-11-27 {group}.{option} of {kind}", f"{group}.{option}", value, when={group: kind})
         for group in ("data", "eval_data", "flow_data")
         for kind, option, value in (
+            ("image_folder", "test_path", ""),  # a test split was below `path`, or held out
             ("davis", "resize_masks", False),
             ("voc", "resize_masks", False),
             ("cityscapes", "resize_masks", False),

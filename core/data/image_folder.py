@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,27 +22,41 @@ from core.types import Batch, Data, DataSpec, generator_for
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # raise it when the same files would be decoded to other pixels
+_VERSION = 2  # raise it when the same files would be decoded to other pixels
 
+_NAMED = 10  # files that one warning names
 Entry = tuple[Path, int]  # an image file and its class
+
+
+class Listing(NamedTuple):
+    """What a split holds."""
+
+    entries: list[Entry]  # sorted by name
+    classes: list[str]
+    others: list[Path]  # files in class folders that are no pictures by their names, or links to nothing
 
 
 @dataclass
 class ImageFolder(Data):
     """A folder of images: `path`/train/<class>/*.jpg and `path`/test/<class>/*.jpg, or only `path`/<class>/*.jpg.
 
-    Without split folders a fixed share of each class is held out for `test`. Classes are the folder names in
-    alphabetical order. Each image is resized (antialiased) and cut to a square once, and the squares are kept as uint8
-    in the cache, keyed by the names, sizes and times of the files. A set too large for `memory_gb` is decoded as it is
-    used instead.
+    Without split folders a fixed share of each class is held out for `test`, unless `test_path` is a folder of test
+    images of the same classes (or one whose test or validation folder holds them). Split folders may be called as other
+    sets call them, in any case (Training, val); a `test` folder without class folders has no labels, and `val` is the
+    test split. Classes are the folder names in alphabetical order. Links to folders are followed, each once. Each image
+    is resized (antialiased) and cut to a square once, and the squares are kept as uint8 in the cache, keyed by the
+    names, sizes and times of the files. A set too large for `memory_gb` is decoded as it is used instead.
 
-    An image that cannot be read is left out: it is named in a warning (at every load) and in `excluded` of the split.
+    Of an animation or a stack the first picture is taken. Pictures of more than 8 bits are scaled by what the file says
+    or holds (`pictures.scaled`). An image that cannot be read, or whose scale is not known, is left out: it is named in
+    a warning (at every load) and in `excluded` of the split. Files that are no pictures by their names are counted.
     An image of a lazy set that passes this check and later fails stops the run.
 
     Normalised by ImageNet's mean and standard deviation.
     """
 
     path: str = ""
+    test_path: str = ""  # the test images, where `path` holds none
     size: int = 64  # px, what the model sees
     store_size: int | None = None  # px kept, `size` by default; more gives random crops something to choose from
     crop: float = 1.0  # share of the short side that the square covers
@@ -67,7 +82,7 @@ class ImageFolder(Data):
         return self.store_size or self.size
 
     def spec(self) -> DataSpec:
-        _, names = self.entries("train")
+        names = self.listing("train").classes
         self.entries("test")  # a missing test folder is better known before training than after
         return self._spec(names)
 
@@ -76,13 +91,13 @@ class ImageFolder(Data):
 
     def load(self, split: str, cache: Path) -> ArrayDataset | LazyPictures:
         check_split(split, tuple(split_folders.NAMES))
-        entries, names = self.entries(split)
-        root = Path(self.path)
-        listing = [
-            (str(file.relative_to(root)), (stat := file.stat()).st_size, stat.st_mtime_ns) for file, _ in entries
-        ]
+        entries, names, others = self.listing(split)
+        roots = self._roots()
+        self._report(split, others)
+        listing = [(name_in(file, roots), (stat := file.stat()).st_size, stat.st_mtime_ns) for file, _ in entries]
         in_memory = len(entries) * 3 * self.stored**2 <= self.memory_gb * 2**30
-        key = cache_key([_VERSION, str(root.resolve()), listing, names, self.stored, self.crop, in_memory])
+        places = [str(folder.resolve()) for folder in roots]
+        key = cache_key([_VERSION, places, listing, names, self.stored, self.crop, in_memory])
         folder = cache / "image_folder" / f"{split}-{key}"
         files = [file for file, _ in entries]
         cached_folder(folder, lambda draft: decode_into(draft, files, self.stored, self.crop, keep=in_memory))
@@ -91,15 +106,13 @@ class ImageFolder(Data):
         for number, reason in reasons.items():
             log.warning("data.path: left out the unreadable image %s (%s)", files[int(number)], reason)
         kept = [entry for number, entry in enumerate(entries) if str(number) not in reasons]
-        left = Counter(label for _, label in kept)
-        if emptied := [
-            name for label, name in enumerate(names) if label in {b for _, b in entries} and not left[label]
-        ]:
+        gone = {label for _, label in entries} - {label for _, label in kept}
+        if emptied := [names[label] for label in sorted(gone)]:
             raise ValueError(
                 f"data.path={self.path}: no image of class {', '.join(emptied)} can be read; each class needs one"
             )
         labels = {"class": torch.tensor([label for _, label in kept])}
-        excluded = tuple(name_in(files[int(number)], [root]) for number in reasons)
+        excluded = tuple(name_in(files[int(number)], roots) for number in reasons)
         spec = self._spec(names)
         if in_memory:
             return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, excluded, folder)
@@ -107,15 +120,36 @@ class ImageFolder(Data):
 
     def sources(self) -> list[tuple[str, Path]]:
         splits = {split: self.entries(split)[0] for split in ("train", "test")}
-        root = Path(self.path)
+        roots = self._roots()
         return [
-            (f"{split} {label} {name_in(file, [root])}", file)
+            (f"{split} {label} {name_in(file, roots)}", file)
             for split, entries in splits.items()
             for file, label in entries
         ]
 
+    def _roots(self) -> list[Path]:
+        return [Path(path) for path in (self.path, self.test_path) if path]
+
+    def _report(self, split: str, others: Sequence[Path]) -> None:
+        """One warning for all files that are passed over by their names."""
+        if not others:
+            return
+        kinds = Counter(file.suffix.lower() or "no suffix" for file in others)
+        counts = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common(_NAMED))
+        named = ", ".join(name_in(file, self._roots()) for file in others[:_NAMED])
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        log.warning(
+            "data.path: passed over %d files of %s, %s split, which are no pictures that can be opened here by their "
+            "names (%s): %s%s",
+            *(len(others), self.path, split, counts, named, more),
+        )
+
     def entries(self, split: str) -> tuple[list[Entry], list[str]]:
         """The image files of a split with their classes, sorted by name, and the class names."""
+        return self.listing(split)[:2]
+
+    def listing(self, split: str) -> Listing:
+        """The split's files. ValueError when `path` and `test_path` cannot give them."""
         root = Path(self.path)
         if not self.path or not root.is_dir():
             raise ValueError(
@@ -125,22 +159,34 @@ class ImageFolder(Data):
         train = split_folders.find(root, "train")
         if train is None:
             split_folders.refuse_splits_only(root)
-            return self._hold_out(split, root)
-        own = train if split == "train" else split_folders.find(root, split, fits=_has_folders)
-        if own is None:
-            called = " or ".join(split_folders.NAMES[split])
-            raise ValueError(f"data.path={self.path} has a train folder but none called {called} with class folders")
-        names = [folder.name for folder in _class_folders(train)]
+            if not self.test_path:
+                return self._hold_out(split, root)
+        own = train or root
+        if split == "test" and self.test_path:
+            own = _tested_on(Path(self.test_path))
+        elif split != "train":
+            own = _split_of(root, split)
+        names = [folder.name for folder in _class_folders(train or root)]
         if unknown := [folder.name for folder in _class_folders(own) if folder.name not in names]:
-            raise ValueError(f"data.path={self.path}: {own.name}/{unknown[0]} is a class that train/ does not have")
-        entries = [(file, names.index(folder.name)) for folder in _class_folders(own) for file in _images(folder)]
-        return entries, names
+            key = f"data.test_path={self.test_path}" if split == "test" and self.test_path else f"data.path={self.path}"
+            raise ValueError(
+                f"{key}: {own.name}/{unknown[0]} is a class that {(train or root).name}/ does not have"
+                + (f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else "")
+            )
+        number = {name: place for place, name in enumerate(names)}
+        entries, others = list[Entry](), list[Path]()
+        for folder in _class_folders(own):
+            files, passed = _images(folder)
+            entries += [(file, number[folder.name]) for file in files]
+            others += passed
+        return Listing(entries, names, others)
 
-    def _hold_out(self, split: str, root: Path) -> tuple[list[Entry], list[str]]:
+    def _hold_out(self, split: str, root: Path) -> Listing:
         check_split(split)
-        folders, entries = _class_folders(root), []
+        folders, entries, others = _class_folders(root), list[Entry](), list[Path]()
         for label, folder in enumerate(folders):
-            files = _images(folder)
+            files, passed = _images(folder)
+            others += passed
             if len(files) < 2:
                 raise ValueError(
                     f"data.path={self.path}: class {folder.name} needs two images, one to hold out; it has 1"
@@ -149,7 +195,30 @@ class ImageFolder(Data):
             order = torch.randperm(len(files), generator=generator_for(self.split_seed, "split", folder.name)).tolist()
             chosen = order[:num_test] if split == "test" else order[num_test:]
             entries += [(files[number], label) for number in sorted(chosen)]
-        return entries, [folder.name for folder in folders]
+        return Listing(entries, [folder.name for folder in folders], others)
+
+
+def _split_of(root: Path, split: str, key: str = "data.path") -> Path:
+    """The folder of a split below `root`, one with class folders. Raises ValueError."""
+    own = split_folders.find(root, split, fits=_has_folders)
+    if own is None:
+        raise ValueError(
+            f"{key}={root} has {'a train folder' if key == 'data.path' else 'split folders'} but none called "
+            f"{' or '.join(split_folders.NAMES[split])} with class folders; images without class folders have no "
+            "labels: put those of each class into a folder of its own, or name such a folder in data.test_path"
+        )
+    return own
+
+
+def _tested_on(root: Path) -> Path:
+    """Where the class folders of `data.test_path` are."""
+    if not root.is_dir():
+        there = "is not a folder" if root.exists() else "does not exist"
+        raise ValueError(
+            f"data.test_path must be a folder with one sub-folder of images for each class, got {str(root)!r}, which "
+            f"{there}"
+        )
+    return _split_of(root, "test", "data.test_path") if split_folders.holds_splits_only(root) else root
 
 
 def _has_folders(folder: Path) -> bool:
@@ -161,16 +230,27 @@ def _class_folders(root: Path) -> list[Path]:
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if not folders:
         raise ValueError(f"data.path: {root} has no sub-folders; put the images of each class in a folder of its own")
+    if any(folder.is_symlink() for folder in folders):
+        real: dict[Path, Path] = {}
+        for folder in folders:
+            if (other := real.setdefault(folder.resolve(), folder)) != folder:
+                raise ValueError(f"data.path: {other} and {folder} are one folder by a link; an image has one class")
     return folders
 
 
-def _images(folder: Path) -> list[Path]:
-    files = sorted(file for file in split_folders.walk(folder) if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
+def _images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The images of a class, and the files that are none by their names."""
+    files = split_folders.walk(folder)
+    # Of the names that images have, only links need a look: they may lead nowhere.
+    images = [f for f in files if f.suffix.lower() in SUFFIXES and (not f.is_symlink() or f.is_file())]
+    others = sorted(set(files) - set(images)) if len(images) < len(files) else []
+    if not images:
+        held = f"; what it holds: {', '.join(file.name for file in others[:_NAMED])}" if others else ""
         raise ValueError(
-            f"data.path: class folder {folder} holds no images ({' '.join(SUFFIXES)}); fill it or remove the folder"
+            f"data.path: class folder {folder} holds no images ({' '.join(SUFFIXES)}){held}; fill it or remove the "
+            "folder"
         )
-    return files
+    return images, others
 
 
 def decode_into(folder: Path, files: Sequence[Path], size: int, crop: float, *, keep: bool) -> None:

@@ -9,13 +9,45 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from core.types import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of pixels in [0, 1]: the usual choice for photographs
 IMAGENET_STD = (0.229, 0.224, 0.225)
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+# Pillow's formats of pictures made of pixels, and the codec that its build may lack. Its other formats (PDF, EPS, HDF5,
+# icons, MPEG) are no pictures of a data set; of PPM's, .pfm is how flow and depth are stored, and .icb, .vda and .vst
+# are names of TGA that other programs use.
+_FORMATS = {
+    "AVIF": "avif",
+    "BMP": None,
+    "DIB": None,
+    "GIF": None,
+    "JPEG": "jpg",
+    "JPEG2000": "jpg_2000",
+    "MPO": "jpg",
+    "PCX": None,
+    "PNG": "zlib",
+    "PPM": None,
+    "QOI": None,
+    "TGA": None,
+    "TIFF": None,
+    "WEBP": "webp",
+}
+_OTHERS = (".pfm", ".icb", ".vda", ".vst")
+
+
+def readable_suffixes() -> tuple[str, ...]:
+    """What the names of the picture files end in that the installed Pillow can open, in lower case."""
+    found = Image.registered_extensions()  # loads every plugin, some 40 ms
+    # JPEG's plugin opens MPO, too.
+    opened = {*Image.OPEN, "MPO"}
+    formats = {name for name, codec in _FORMATS.items() if name in opened and (not codec or features.check(codec))}
+    return tuple(sorted(suffix for suffix, name in found.items() if name in formats and suffix not in _OTHERS))
+
+
+SUFFIXES = readable_suffixes()
 
 
 @contextmanager
@@ -31,13 +63,67 @@ def named_faults(file: Path) -> Iterator[None]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Three 8-bit channels, upright. Transparency is dropped; of an animation, the first frame."""
+    """Three 8-bit channels, upright. Transparency is dropped; of an animation or a stack, the first picture.
+
+    Raises ValueError where the values do not tell their scale (`scaled`).
+    """
+    depth = depth_of(image)  # of the file: a turned copy has no format
+    is_wide = image.format == "TIFF" and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip instead of scaling
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    is_grey = image.mode.startswith("I") or image.mode == "F"
+    if is_grey:  # wider than 8 bits, which `convert` would clip instead of scaling
+        image = Image.fromarray(scaled(np.asarray(image), image.mode, depth))
     if image.mode == "P":
         image = image.convert("RGBA")  # straight to RGB, Pillow warns about a transparent palette
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    # Pillow keeps the upper byte of 16-bit colours, which in a TIFF may be 8 to 12 bits, then nearly black.
+    if is_wide and not is_grey and np.asarray(image).max() < 16:
+        raise ValueError("none of its 16-bit values reaches 4096: store them as 8 bits, or scaled to 65535")
+    return image
+
+
+def depth_of(image: Image.Image) -> int | None:
+    """How many bits a grey value has by the file's format; None where it may be any part of what the type can hold.
+
+    White is the highest value of PNG, PGM and JPEG 2000. A TIFF of 16 bits may hold the 8, 10 or 12 of a camera.
+    """
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]  # BitsPerSample
+        return 12 if tuple(np.atleast_1d(bits)) == (12,) else None
+    return 16 if image.format in ("PNG", "PPM", "JPEG2000") else None
+
+
+def scaled(values: np.ndarray, mode: str, depth: int | None) -> np.ndarray:
+    """Grey values of more than 8 bits, or real ones, as uint8, by `depth` bits or by what they can only be.
+
+    Whole numbers: up to 255 as they are (of 32 bits), 4096 to 65535 as 16 bits. Real ones: up to 1, 16 to 255, and 4096
+    to 65535. All zeros are black.
+
+    Raises ValueError, to leave the file out by name, for any other range: it might be several things, and would be
+    nearly black as some of them.
+    """
+    kind = "real numbers" if mode == "F" else "16-bit grey values" if mode.startswith("I;16") else "grey values"
+    if not np.isfinite(values).all():
+        raise ValueError(f"its {kind} are not all finite: replace NaN and infinity")
+    low, high = values.min(), values.max()
+    if low < 0:
+        raise ValueError(f"its {kind} go from {low:g} to {high:g}: move and scale them to 0..255 or 0..65535")
+    if high == 0:
+        return np.zeros(values.shape, np.uint8)
+    if depth is not None and 256 <= high < 2**depth:
+        shown = values.astype(np.int64) >> (depth - 8)
+    elif mode == "F" and high <= 1:
+        shown = np.rint(values * 255.0)
+    elif 16 <= high <= 255 and depth is None and not mode.startswith("I;16"):
+        shown = np.rint(values)
+    elif 4096 <= high <= 65535:
+        shown = values.astype(np.int64) >> 8
+    else:
+        raise ValueError(
+            f"its {kind} go up to {high:g}, of which the scale is not known: store them as 8 bits, or scaled to 65535"
+        )
+    eight: np.ndarray = shown.astype(np.uint8)
+    return eight
 
 
 def squared(image: Image.Image, size: int, crop: float) -> np.ndarray:

@@ -21,7 +21,7 @@ from core.types import Batch, Data, DataSpec, generator_for
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2  # raise it when the same files would be decoded to other pixels
 _TEST_NAMES = ("test", "val", "valid", "validation")
 
 
@@ -161,8 +161,13 @@ class Torchvision(Data):
                     f"data.name={self.name}: its samples are ({type(picture).__name__}, {type(target).__name__}); "
                     "data=torchvision takes sets of (image, class number)"
                 )
+            try:
+                square = squared(to_rgb(picture), self.size, self.crop)
+            except ValueError:  # its values do not tell their scale
+                bad.append(number)
+                continue
             if pixels is not None:
-                pixels[len(kept), :, 0] = squared(to_rgb(picture), self.size, self.crop)
+                pixels[len(kept), :, 0] = square
             kept.append(number)
             targets.append(int(target))
         if pixels is not None:

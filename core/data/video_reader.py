@@ -231,7 +231,7 @@ def _torchcodec(path: Path) -> Any:
 class FrameFolderReader:
     """A folder of frame images; their order is that of their names, with numbers compared as numbers."""
 
-    name = "frames"
+    name = "frames-2"  # part of the cache's keys; the number goes up when the same files would give other pixels
 
     def files(self, path: Path) -> list[Path]:
         try:

@@ -58,10 +58,13 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("words", [words for _, words in commands("data.md")], ids=list(SMALL))
+@pytest.mark.parametrize("words", [words for _, words in commands("data.md")], ids=lambda words: words[1])
 def test_its_commands_train_on_such_files(words, tmp_path):
     voc(tmp_path / "voc", num=24)
     making.sintel(tmp_path / "sintel", height=28, width=60)
+    for folder in ("photos/ant", "photos/bee", "other_photos/ant", "other_photos/bee"):
+        for number in range(12):
+            making.write_picture(tmp_path / folder / f"{number}.png", making.picture(32, 40, seed=number))
     for number in range(4):
         making.write_picture(tmp_path / "kitti" / "raw" / f"{number}.png", making.picture(32, 104, seed=number))
     here = [f"runtime.data_root={tmp_path}", f"runtime.cache={tmp_path / 'cache'}", "runtime.threads=1"]
