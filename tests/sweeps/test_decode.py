@@ -63,7 +63,8 @@ def test_samples_are_kept_and_drawn_and_the_same_again(trained, capsys):
     folder, where, options = trained
     run = f"run={run_of(folder, 'masked')}"
     assert gallery.main(["name=ijepa_rcdm", run, *where]) == 2
-    assert "python -m sweeps.decode run=ID" in capsys.readouterr().err
+    said = capsys.readouterr().err  # with the database and folder that the question named
+    assert "python -m sweeps.decode db=" in said and "run=ID" in said
     before = torch.get_rng_state()
     assert decode.main([run, "steps=3", *options]) == 0
     assert torch.equal(before, torch.get_rng_state())
