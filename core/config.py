@@ -112,21 +112,32 @@ def from_flat(flat: Mapping[str, Any], *, seed: int, runtime: Mapping[str, Any] 
 
 def parse(overrides: Sequence[str]) -> Flat:
     """``["mask.ratio=0.9", "evals=[knn,ridge]"]`` as a dict, values typed by Hydra's grammar."""
-    parser, settings = OverridesParser.create(), {}
+    parser, wrong = OverridesParser.create(), list[str]()
+    settings: Flat = {}
     for text in overrides:
         if "=" not in text:
-            raise ConfigError(f"{text!r} is not of the form key=value")
+            wrong.append(f"{text!r} is not of the form key=value")
+            continue
         try:
             override = parser.parse_override(quoted(text))
         except HydraException as error:
-            raise ConfigError(
+            wrong.append(
                 f"{text!r} cannot be read as key=value: {first_line(error)}; quotes around a value take it as it is: "
                 f"\"{text.partition('=')[0]}='...'\""
-            ) from error
+            )
+            continue
         if override.type != OverrideType.CHANGE or override.is_sweep_override():
-            raise ConfigError(f"{text!r}: only plain key=value is understood here, one value a key")
+            wrong.append(f"{text!r}: only plain key=value is understood here, one value a key")
+            continue
         settings[override.key_or_group] = override.value()
+    refuse(wrong)
     return settings
+
+
+def refuse(wrong: Sequence[str]) -> None:
+    """Raises one ConfigError of all that is wrong, each in a line of its own."""
+    if wrong:
+        raise ConfigError("\n".join(dict.fromkeys(wrong)))
 
 
 def quoted(text: str) -> str:
@@ -167,7 +178,7 @@ def without_idle_evals(merged: Flat, *, explicit: Flat) -> Flat:
 def drop_unused_parts(merged: Flat, *, explicit: Flat) -> Flat:
     """Null the components that the objective does not use, unless the caller asked for one: then say so."""
     objective = merged.get("objective")
-    if objective not in OBJECTIVES:
+    if objective not in list(OBJECTIVES):  # it may be what cannot be looked up, such as a list
         return merged  # build() names the allowed ones
     for group in OPTIONAL:
         if group in OBJECTIVES[objective].uses:
@@ -192,32 +203,54 @@ def read_preset(kind: str, name: str, folder: Path) -> dict[str, Any]:
 
 
 def build(settings: Mapping[str, Any]) -> Run:
-    """The run of a complete flat config."""
+    """The run of a complete flat config. What is wrong with its keys is named all at once."""
     choices = {group: settings.get(group) for group in GROUPS}
-    for group, choice in choices.items():
-        if choice is None and group in NULLABLE:
-            continue
-        if choice not in GROUPS[group]:
-            raise ConfigError(unknown(group, choice, GROUPS[group]))
-    evals = chosen_evals(settings.get("evals", []))
+    wrong = [
+        unknown(group, choice, GROUPS[group])
+        for group, choice in choices.items()
+        if choice not in list(GROUPS[group]) and not (choice is None and group in NULLABLE)
+    ]
+    evals: tuple[str, ...] = ()
+    try:
+        evals = chosen_evals(settings.get("evals", []))
+    except ConfigError as error:
+        wrong.append(str(error))
+    refuse(wrong)
     template, allowed = composed(tuple(choices.items()), evals)
     config = copy.deepcopy(template)
     for key, value in settings.items():
-        if key not in GROUPS and key != "evals":
-            if key not in allowed:
-                raise ConfigError(no_such_key(key, value, key.split(".")[0], choices, evals, list(allowed)))
+        if key in GROUPS or key == "evals":
+            continue
+        if key not in allowed:
+            wrong.append(no_such_key(key, value, key.split(".")[0], choices, evals, list(allowed)))
+            continue
+        try:
             assign(config, key, value)
+        except ConfigError as error:
+            wrong.append(str(error))
+    refuse(wrong)
     try:
         run = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, ValueError) as error:
+        refuse(refused_options(config))
         raise ConfigError(first_line(error)) from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     assert isinstance(run, Run)
     run = with_content(run)
     check(run)
     flatten(run)  # an option that is not finite is named here, before anything is written
     return run
+
+
+def refused_options(config: DictConfig) -> list[str]:
+    """What the components say of the values of their options, one line for each component that refuses one."""
+    sections = [config[name] for name in (*GROUPS, *SECTIONS)] + [config.evals[name] for name in config.evals]
+    wrong = []
+    for section in filter(OmegaConf.is_config, sections):  # a group that the run does not have is None
+        try:
+            OmegaConf.to_object(section)
+        except (OmegaConfBaseException, ValueError) as error:
+            wrong.append(first_line(error))
+    return wrong
 
 
 def with_content(run: Run) -> Run:
@@ -234,9 +267,7 @@ def chosen_evals(value: Any) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple):
         raise ConfigError(f"evals={value}: must be a list of {', '.join(EVALS)}")
-    for name in names:
-        if name not in EVALS:
-            raise ConfigError(unknown("evals", name, EVALS))
+    refuse([unknown("evals", name, EVALS) for name in names if name not in list(EVALS)])
     return tuple(sorted(set(names)))
 
 

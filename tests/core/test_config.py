@@ -86,6 +86,31 @@ def test_a_mistake_is_named_with_its_key_its_value_and_what_is_allowed(overrides
         load(overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (
+            ["maks.ratio=1", "encoder.widht=3", "optim.steps=many"],
+            ["maks.ratio: un", "encoder.widht: un", "steps=many"],
+        ),
+        (["mask=tubee", "evals=[rigde,knnn]"], ["mask=tubee: un", "did you mean ridge", "did you mean knn"]),
+        (["mask.ratio=7", "evals=[knn]", "evals.knn.k=0"], ["mask.ratio must be in", "evals.knn.k must be at least 1"]),
+        (["mask.ratio", "seed"], ["'mask.ratio' is not of the form", "'seed' is not of the form"]),
+    ],
+)
+def test_all_mistakes_of_one_kind_are_named_at_once_a_line_each(overrides, messages):
+    with pytest.raises(ConfigError) as caught:
+        load(["method=mae", *overrides])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(messages) and all(any(message in line for line in lines) for message in messages)
+
+
+@pytest.mark.parametrize("override", ["mask=[random]", "objective={a: 1}", "evals=[{knn: 1}]"])
+def test_a_choice_that_is_no_word_is_unknown(override):
+    with pytest.raises(ConfigError, match=r"unknown"):
+        load([override])
+
+
 def test_pairs_of_frames_are_refused_where_nothing_learns_from_them():
     with pytest.raises(ConfigError, match=r"flow_data=moving_digits: objective=masked learns no flow"):
         load(["flow_data=moving_digits"])
