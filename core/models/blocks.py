@@ -62,7 +62,7 @@ class Blocks(nn.ModuleList):
                 Block(width, heads, mlp_ratio=mlp_ratio, qkv_bias=True, norm_layer=LayerNorm, attn_layer=Attention)
                 for _ in range(depth)
             ]
-        super().__init__(block.to_empty(device="cpu") for block in blocks)
+        super().__init__(block.to_empty(device=torch.get_default_device()) for block in blocks)
         for index, block in enumerate(self):
             rate = drop_path * index / max(depth - 1, 1)
             if rate > 0:
@@ -129,7 +129,7 @@ def make_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     """A Linear whose parameters are not drawn yet: nn.Linear would draw them from the global generator."""
     with torch.device("meta"):
         linear = nn.Linear(inputs, outputs, bias=bias)
-    return linear.to_empty(device="cpu")
+    return linear.to_empty(device=torch.get_default_device())
 
 
 @torch.no_grad()

@@ -77,7 +77,7 @@ class ConvNeXtModule(PyramidModule):
                 )
                 for number, (stage_width, depth) in enumerate(zip(options.widths, options.depths, strict=True))
             ]
-        self.stages = nn.ModuleList(stage.to_empty(device="cpu") for stage in stages)
+        self.stages = nn.ModuleList(stage.to_empty(device=torch.get_default_device()) for stage in stages)
         self.norm = LayerNorm(self.width)
         blocks: list[Any] = [module for module in self.stages.modules() if isinstance(module, ConvNeXtBlock)]
         for index, block in enumerate(blocks):

@@ -156,4 +156,4 @@ def make_conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, paddin
     """A convolution whose parameters are not drawn yet."""
     with torch.device("meta"):
         conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias)
-    return conv.to_empty(device="cpu")
+    return conv.to_empty(device=torch.get_default_device())

@@ -63,7 +63,7 @@ class ResNetModule(PyramidModule):
                 norm_layer=nn.BatchNorm2d,
                 act_layer=nn.ReLU,
             )
-        self.stages = nn.ModuleList(stage.to_empty(device="cpu") for _, stage in stages)
+        self.stages = nn.ModuleList(stage.to_empty(device=torch.get_default_device()) for _, stage in stages)
         blocks: list[Any] = [block for _, stage in stages for block in stage]
         for index, block in enumerate(blocks):
             rate = options.drop_path * index / max(len(blocks) - 1, 1)

@@ -14,7 +14,18 @@ from torch import Generator, Tensor, nn
 from core.objectives import flow_losses
 from core.objectives.flow_estimator import FlowEstimator, Shape
 from core.objectives.warp import resize_flow, visible, warp
-from core.types import DataSpec, Encoder, EncoderModule, Learner, Objective, Pace, Parts, View, generator_for
+from core.types import (
+    DataSpec,
+    Encoder,
+    EncoderModule,
+    Learner,
+    Objective,
+    Pace,
+    Parts,
+    View,
+    full_precision,
+    generator_for,
+)
 
 
 class VarCov(Enum):
@@ -193,7 +204,7 @@ class FlowTask(nn.Module):
         image = self._pixels(pairs.transpose(1, 2).transpose(0, 1).flatten(0, 1))
         total = torch.zeros((), device=pairs.device)
         parts: dict[str, Tensor] = {}
-        with torch.autocast(pairs.device.type, enabled=False):
+        with full_precision(pairs):
             if options.regression_coeff:
                 each = [
                     flow_losses.regression(x, warp(y, flow), visible(flow, exchange(flow)))

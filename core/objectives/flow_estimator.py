@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from core.objectives.warp import correlate, resize_flow, warp
+from core.types import full_precision
 
 FILTERS = (128, 128, 96, 64, 32)
 CONTEXT = ((128, 1), (128, 2), (128, 4), (96, 8), (64, 16), (32, 1))  # filters and dilation
@@ -106,7 +107,7 @@ class FlowEstimator(nn.Module):
 
     def residual(self, level: int, near: Tensor, warped: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """What to add to `flow`, and the features that it was made of."""
-        with torch.autocast(near.device.type, enabled=False):
+        with full_precision(near):
             volume = correlate(standard(near), standard(warped), self.shape.radius)
             best = None if self.sharpness is None else favoured(volume * self.sharpness.exp(), self.shape.radius)
             volume = F.leaky_relu(volume, SLOPE)
@@ -169,4 +170,4 @@ def make_conv(inputs: int, outputs: int, *, kernel: int = 3, dilation: int = 1) 
     """A convolution that keeps the size, whose parameters are not drawn yet."""
     with torch.device("meta"):
         conv = nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation)
-    return conv.to_empty(device="cpu")
+    return conv.to_empty(device=torch.get_default_device())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from core.objectives.gathered import averaged, gather, num_processes
 from core.objectives.warp import warp
+from core.types import full_precision
 
 SSIM_WINDOW = 3  # pixels a side
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # for values in [0, 1]
@@ -104,7 +105,7 @@ def covariance(features: Tensor) -> Tensor:
     Source: MC-JEPA (arXiv:2307.12698), Equation 6, second term; VICReg (arXiv:2105.04906), Equations 3 and 4.
     """
     samples, num_samples = centred(features)
-    with torch.autocast(samples.device.type, enabled=False):  # in half precision the two sums below are equal
+    with full_precision(samples):  # in half precision the two sums below are equal
         products = samples.T @ samples
         matrix = gather(products[None]).sum(dim=0) / (num_samples - 1)
         return (matrix.square().sum() - matrix.diagonal().square().sum()) / len(matrix)

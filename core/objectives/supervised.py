@@ -30,7 +30,7 @@ class Supervised(Objective):
                 f"objective.label={label}: this data set has the labels {', '.join(spec.classes) or 'none'}"
             )
         encoder = parts.encoder.build(spec, generator_for(seed, "encoder"))
-        head = nn.Linear(encoder.width, spec.classes[label], device="meta").to_empty(device="cpu")
+        head = nn.Linear(encoder.width, spec.classes[label], device="meta").to_empty(device=torch.get_default_device())
         nn.init.trunc_normal_(head.weight, std=0.02, generator=generator_for(seed, "head"))
         nn.init.zeros_(head.bias)
         return SupervisedLearner(encoder, head, label, self.smoothing)

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from core.objectives.gathered import gather, num_processes, own_rows
 from core.objectives.views import ViewOptions, two_views
-from core.types import DataSpec, Encoder, EncoderModule, Learner, Objective, Parts, View, generator_for
+from core.types import DataSpec, Encoder, EncoderModule, Learner, Objective, Parts, View, full_precision, generator_for
 
 EPS = 1e-4  # added to variances
 
@@ -79,7 +79,7 @@ class Expander(nn.Sequential):
 
 def _linear(inputs: int, outputs: int, generator: Generator, *, bias: bool = True) -> nn.Linear:
     """torch's own initialisation, uniform in +-1/sqrt(inputs), from `generator`."""
-    layer = nn.Linear(inputs, outputs, bias=bias, device="meta").to_empty(device="cpu")
+    layer = nn.Linear(inputs, outputs, bias=bias, device="meta").to_empty(device=torch.get_default_device())
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
     return layer
@@ -131,7 +131,7 @@ class ContentTask(nn.Module):
         pooled = tokens.float().mean(1).unflatten(0, (2, -1))  # [2, B, D]
         one, other = (self.expander(gather(view)) for view in pooled)
         options = self.options
-        with torch.autocast(clips.device.type, enabled=False):  # squared covariances are beyond half precision
+        with full_precision(clips):  # squared covariances are beyond half precision
             return vicreg_loss(
                 one, other, sim_coeff=options.sim_coeff, std_coeff=options.std_coeff, cov_coeff=options.cov_coeff
             )
@@ -140,7 +140,7 @@ class ContentTask(nn.Module):
     def views(self, clips: Tensor, draw: Callable[[str], Generator]) -> Tensor:
         """Two views of each clip, or of one of its frames (t = 1): [2, B, C, t, H, W], normalised."""
         generator = draw("views")
-        with torch.autocast(clips.device.type, enabled=False):
+        with full_precision(clips):
             pictures = self._chosen(clips.float(), generator)
             pixels = (pictures * self.std + self.mean).clamp_(0, 1)
             return (two_views(pixels, self.options, generator) - self.mean) / self.std

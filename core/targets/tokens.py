@@ -15,7 +15,7 @@ from torch import Tensor
 from core.targets.dalle import STRIDE, load_encoder
 from core.targets.pixels import Frames, cut_patches, predicted_frames
 from core.targets.tokenizer import Tokenizer, load, trained
-from core.types import DataSpec, EncoderModule, Grid, Target, TargetModule, View, generator_for
+from core.types import DataSpec, EncoderModule, Grid, Target, TargetModule, View, full_precision, generator_for
 
 CLIPS, PATCHES = 512, 16_384  # of the training set, that the tokenizer is trained on
 IMAGES = 64  # that go through DALL-E's encoder at once: its first layers hold 256 channels of every pixel
@@ -107,7 +107,7 @@ class Tokens(TargetModule):
     @torch.no_grad()
     def forward(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
         # In float32: a code must not depend on the arithmetic that the run trains in.
-        with torch.autocast(clips.device.type, enabled=False):
+        with full_precision(clips):
             return [self.tokenizer(self._patches(clips, view.target)) for view in views]
 
 
@@ -127,7 +127,7 @@ class DalleTokens(TargetModule):
     @torch.no_grad()
     def forward(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
         # In float32: a code must not depend on the arithmetic that the run trains in.
-        with torch.autocast(clips.device.type, enabled=False):
+        with full_precision(clips):
             codes = torch.cat([self.tokenizer(part) for part in torch.split(self.images(clips.float()), IMAGES)])
         codes = codes.view(len(clips), self.grid.num_patches)
         return [codes.gather(1, view.target) for view in views]

@@ -8,9 +8,11 @@ T H W frames and pixels of a clip. A patch index counts the patches of a `Grid` 
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from core.types.data import Batch, Data, DataError, Dataset, DataSpec, FlowTruth, Grid, Regions, TrackedVideo
 from core.types.judging import (
@@ -78,6 +80,7 @@ __all__ = [
     "Tuning",
     "View",
     "Workshop",
+    "full_precision",
     "generator_for",
 ]
 
@@ -89,3 +92,9 @@ def generator_for(seed: int, *purpose: str | int) -> Generator:
     """
     digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") & (2**63 - 1))
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """Without autocast, where `like` is; on the meta device, on which operations are only counted, there is none."""
+    device = like.device.type
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
