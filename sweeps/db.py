@@ -367,10 +367,10 @@ def open_database(url: str | URL, *, read_only: bool = False) -> Engine:
         backend = parsed.get_dialect().name
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise ValueError(f"db={shown}: not a database URL; allowed: {allowed}") from None
-    if is_torn(parsed):
+    if is_torn(url):
         raise ValueError(
-            "db: the host of this URL has an @, / or # in it, so part of a password may stand there; in a password "
-            "write @ as %40, / as %2F, # as %23 and % as %25 (nothing of the URL is shown here)"
+            "db: this URL has more than one @, or a # in its host, so part of a password may stand there; in a "
+            "password write @ as %40, / as %2F, # as %23 and % as %25 (nothing of the URL is shown here)"
         )
     if backend == "sqlite":
         engine = _open_sqlite(parsed, read_only=read_only)
@@ -378,11 +378,14 @@ def open_database(url: str | URL, *, read_only: bool = False) -> Engine:
         # Statistics are as old as the last vacuum, and know a queue as empty or full that no longer is: from them the
         # planner would collect and sort all that is queued for every claim. Its index has it in order.
         options = "-c default_transaction_read_only=on" if read_only else "-c enable_bitmapscan=off"
-        engine = create_engine(
-            parsed,
-            pool_pre_ping=True,
-            connect_args={"connect_timeout": 10, "options": options, "client_encoding": "utf8"},
-        )
+        try:
+            engine = create_engine(
+                parsed,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": 10, "options": options, "client_encoding": "utf8"},
+            )
+        except ArgumentError:  # its text has what the URL has in the port's place
+            raise ValueError(f"db={shown}: host and port cannot be told apart; allowed: {allowed}") from None
     else:
         raise ValueError(f"db={shown}: {backend} is not supported; allowed: {allowed}")
     try:
