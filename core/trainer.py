@@ -24,6 +24,7 @@ from core.fitting import check_device, fingerprints, load_split
 from core.judging import collapse, cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
+from core.models.cpu_block import has_kernels
 from core.optim import make_optimizer
 from core.phases import Costs, cpu_seconds, peak_memory
 from core.pictures import pictures
@@ -253,7 +254,8 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(wanted: Precision, device: torch.device) -> torch.dtype | None:
     """bf16 where asked for or fast: on the CPU that takes AMX or AVX512-BF16 (ten times float32 on AMX, see docs)."""
     if wanted is Precision.auto:
-        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        has_units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        fast = device.type == "cuda" or (has_units and has_kernels())
         return torch.bfloat16 if fast else None
     return torch.bfloat16 if wanted is Precision.bf16 else None
 

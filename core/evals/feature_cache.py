@@ -46,6 +46,10 @@ class FeatureCache:
             os.utime(path)  # it was used: others go first
         except FileNotFoundError:
             return None
+        except RuntimeError as error:  # the file is opened twice, and another process made room in between
+            if "No such file" not in str(error):
+                raise
+            return None
         except SafetensorError as error:  # a disk that lied about flushing
             log.warning("cached features %s cannot be read (%s); they are made again", path, error)
             path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ Same arithmetic as the generic path under autocast. What it saves, measured on a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,15 +25,21 @@ VECTOR = 32  # bfloat16 numbers in a register of 512 bits
 CACHE_BYTES = 5 * 2**19  # larger attention weights than this are worked through in parts: half the time at 392 tokens
 
 
+@functools.cache
+def has_kernels() -> bool:
+    """Whether oneDNN multiplies bfloat16 here: not below AVX512, nor where ONEDNN_MAX_CPU_ISA keeps it below."""
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def fits(block: Any, x: Tensor, attn_mask: Tensor | None) -> bool:
     """Whether `apply` may stand in for the generic path: bfloat16 autocast on CPU, no mask, no drop path."""
     return (
         x.device.type == "cpu"
         and attn_mask is None
-        and torch._C._has_mkldnn
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") is torch.bfloat16
         and not torch.compiler.is_compiling()
+        and has_kernels()
         and isinstance(block.drop_path1, nn.Identity)
         and isinstance(block.drop_path2, nn.Identity)
     )

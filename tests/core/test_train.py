@@ -1,4 +1,9 @@
-"""What `python -m core.train help=...` shows."""
+"""What `python -m core.train help=...` shows, and that it trains on any machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +22,13 @@ def test_help_shows_options_as_they_are_typed(topic):
 
 def test_help_names_the_other_choices_of_an_option():
     assert "    data.fit=resize  (or cover, crop, pad)" in describe("data")
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_a_run_trains_where_onednn_has_no_kernels_for_bfloat16(tmp_path, precision):
+    words = ["method=mae", "scale=smoke", "optim.steps=1", "evals=[]", f"precision={precision}"]
+    folders = [f"runtime.dir={tmp_path / 'run'}", f"runtime.cache={tmp_path / 'cache'}"]
+    command = [sys.executable, "-m", "core.train", *words, *folders]
+    older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=older, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from core.models.blocks import LayerNorm, apply_block
 from core.types import DataSpec, generator_for
 from tests.core.models.test_vit import shake
 
-pytestmark = pytest.mark.skipif(not torch._C._has_mkldnn, reason="needs oneDNN")
+pytestmark = pytest.mark.skipif(not cpu_block.has_kernels(), reason="needs oneDNN's kernels for bfloat16")
 
 
 def relative(a, b):
