@@ -41,6 +41,14 @@ def save(folder: Path, step: int, state: Mapping[str, Any], config: Mapping[str,
             file.flush()
             os.fsync(file.fileno())  # a node that dies after the rename must not leave an empty file behind it
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        # torch closes its archive on the way out of a full disk, and what that raises hides the disk's own error.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        if reason.errno is not None and reason.filename is None:
+            reason.filename = str(path)
+        raise reason from None
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(folder)

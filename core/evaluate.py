@@ -24,6 +24,7 @@ from core import checkpoint, terminal
 from core.checkpoint import CheckpointError
 from core.config import ConfigError
 from core.stored import Answer, Asked, Judge, Presets, asked_of, open_stored
+from core.types import DataError
 
 USAGE = """usage: python -m core.evaluate run=12|run=1,2,3|study=NAME evals=[linear,...] [key=value ...]
        python -m core.evaluate runtime.dir=runs/first evals=[linear,...] [key=value ...]
@@ -43,7 +44,10 @@ Evaluates trained runs from their newest checkpoints; what is recorded with the 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every evaluation is answered, 1 when one failed, 2 for a mistake in the command."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    terminal.survive_any()
+    return terminal.answered(lambda: command(words))
+
+
+def command(words: Sequence[str]) -> int:
     if any(word in ("-h", "--help", "help") for word in words):
         print(USAGE)
         return 0
@@ -54,9 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return by_id(words)
     try:
         return in_folder(words)
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return terminal.USER_ERROR
+    except OSError as error:
+        given = dict(word.partition("=")[::2] for word in words)
+        places = {
+            "runtime.cache": Path(given.get("runtime.cache", ".cache")),
+            "runtime.dir": Path(given["runtime.dir"]),
+        }
+        if terminal.is_of_output(error) or (at_fault := terminal.blamed(error, places)) is None:
+            raise
+        print(f"error: {at_fault}", file=sys.stderr)
+        return terminal.USER_ERROR
 
 
 def in_folder(words: Sequence[str]) -> int:
@@ -64,7 +78,7 @@ def in_folder(words: Sequence[str]) -> int:
     given = dict(word.partition("=")[::2] for word in words)
     if "runtime.dir" not in given:
         raise ConfigError("say which run: run=12 (of a database), study=NAME, or runtime.dir=FOLDER (of core.train)")
-    folder = Path(given["runtime.dir"])
+    folder = Path(given["runtime.dir"]).expanduser()
     config, seed = config_in(folder)
     overrides = [word for word in words if not word.startswith("as=")]
     record = folder / "evaluations.json"
@@ -141,8 +155,9 @@ def parsed(path: Path) -> Any:
     """Raises ConfigError for a file that is not JSON: nothing of ours writes half of one."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} cannot be read ({error}); restore it, or move it away") from error
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path} cannot be read ({reason}); restore it, or move it away") from error
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from core.losses import LOSSES
 from core.masks.realised import NAMES as SHARES
 from core.objectives import OBJECTIVES
 from core.run import OPTIONAL, ConfigError, Run, name_of
+from core.terminal import FULL, blamed
 from core.types import Dataset, DataSpec, Sampling
 
 DATA_GROUPS = ("data", "eval_data", "flow_data")
@@ -175,19 +176,12 @@ def load_split(run: Run, split: str, group: str = "data") -> Dataset:
     except ValueError as error:
         raise ConfigError(named(str(error), group)) from error
     except OSError as error:
+        if error.filename is None and error.errno in FULL:
+            error.filename = str(cache)  # loading writes nowhere else
         if (at_fault := blamed(error, {"runtime.cache": cache})) is None:
             raise
         raise ConfigError(at_fault) from error
     return loaded
-
-
-def blamed(error: OSError, folders: Mapping[str, Path]) -> str | None:
-    """What to say of a file that could not be written below one of `folders` (by the option that names it)."""
-    file = Path(str(error.filename)).absolute() if error.filename else None
-    for option, folder in folders.items():
-        if file is not None and (file.is_relative_to(folder.absolute()) or folder.absolute().is_relative_to(file)):
-            return f"{option}={folder}: cannot be written to: {error.strerror} ({file}); make room or give another"
-    return None
 
 
 def check_device(name: str) -> None:

@@ -8,7 +8,6 @@ again resumes at the last checkpoint; a run that has ended prints its result.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -30,8 +29,9 @@ from core.checkpoint import CheckpointError, other_data
 from core.config import GROUPS, SECTIONS, ConfigError, Run, Runtime, fingerprints, flatten, identity, load
 from core.data.augment import Augment
 from core.evals import EVALS
-from core.fitting import blamed
+from core.evaluate import parsed
 from core.optim import Optim
+from core.terminal import FULL, blamed
 from core.trainer import train
 from core.types import DataError
 
@@ -45,9 +45,6 @@ component and their options (also: help=optim, help=augment, help=runtime, help=
   runtime.dir=runs/last           checkpoints, TensorBoard events, result.json; the same command again resumes
 
 example: python -m core.train method=ijepa mask.num_targets=2 seed=1 scale=smoke runtime.dir=runs/first"""
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class ConsoleRecorder:
@@ -111,9 +108,18 @@ class ConsoleRecorder:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when the run is done, 1 when it diverged, 2 for a mistake in the command, 130 when it was interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    terminal.survive_any()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return terminal.answered(lambda: command(words))
+
+
+def command(arguments: Sequence[str]) -> int:
     console = Console(stderr=True)
+
+    def refused(reason: object) -> int:
+        # One line, however narrow the terminal: logs are searched by line.
+        console.print(f"error: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return terminal.USER_ERROR
+
     if any(word in ("-h", "--help", "help") for word in arguments):
         print(USAGE)
         return 0
@@ -122,36 +128,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if topic is not None:
             print(describe(topic))
             return 0
+        is_main = announced_rank() == 0
         run = load(arguments)
         if (done := finished(run)) is not None:
             print_results(done)
             return 0 if done["outcome"] == "done" else 1
     except ConfigError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
-        return 2
+        return refused(error)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
-    is_main = int(os.environ.get("RANK", "0")) == 0
     places = {"runtime.dir": Path(run.runtime.dir), "runtime.cache": Path(run.runtime.cache)}
     try:
         recorder = ConsoleRecorder(run, console, is_main=is_main)
     except OSError as error:
-        console.print(f"error: {blamed(error, places) or error}", style="red", markup=False, highlight=False)
-        return 2
+        return refused(blamed(error, places) or error)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, recorder.ask_to_stop)
     try:
         with recorder.progress:
             train(run, recorder)
     except (ConfigError, CheckpointError, DataError) as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
-        return 2
+        return refused(error)
     except OSError as error:
         # A full disk names no file: it is the checkpoint's, which is written last.
         if (at_fault := blamed(error, places)) is None and error.errno not in FULL:
             raise
-        at_fault = at_fault or f"runtime.dir={run.runtime.dir}: {error.strerror}; make room or give another"
-        console.print(f"error: {at_fault}", style="red", markup=False, highlight=False)
-        return 2
+        return refused(at_fault or f"runtime.dir={run.runtime.dir}: {error.strerror}; make room or give another")
     if not is_main:
         return 0
     if recorder.outcome == "preempted":
@@ -169,7 +170,9 @@ def finished(run: Run) -> dict[str, Any] | None:
     path = Path(run.runtime.dir) / "result.json"
     if not path.exists():
         return None
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record = parsed(path)
+    if not isinstance(record, dict) or not {"config", "outcome", "results"} <= record.keys():
+        raise ConfigError(f"{path} is no result of a run: move it away, or choose another runtime.dir")
     wanted = json.loads(json.dumps(identity(flatten(run)) | {"seed": run.seed}))
     stored = identity(record["config"]) | {"seed": record["config"]["seed"]}
     differing = sorted(key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key))
@@ -186,6 +189,25 @@ def finished(run: Run) -> dict[str, Any] | None:
                 other_data(f"runtime.dir={run.runtime.dir} has the result of a run", group, before, now[group])
             )
     return record
+
+
+def announced_rank() -> int:
+    """This process's number among those that torchrun started; 0 without it.
+
+    Raises ConfigError where the environment says that there are several, and not how they find each other.
+    """
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        if not (value := os.environ.get(name, "0")).isdecimal():
+            raise ConfigError(
+                f"the environment has {name}={value}, which is no number: unset it, or start with torchrun"
+            )
+    size = os.environ.get("WORLD_SIZE", "1")
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if int(size) > 1 and missing:
+        raise ConfigError(
+            f"the environment has WORLD_SIZE={size} and no {missing[0]}: start with torchrun, which sets both"
+        )
+    return int(os.environ.get("RANK", "0"))
 
 
 def print_results(record: Mapping[str, Any]) -> None:

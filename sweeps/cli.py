@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,12 +14,15 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from sweeps import terminal
 from sweeps.db import mask_url, newest_revision, open_database, refuse_newer, revision, upgrade
 from sweeps.offered import DEFAULT_DATABASE as DEFAULT_DATABASE
-from sweeps.offered import Place
+from sweeps.offered import DEFAULT_RESULTS, Place
 from sweeps.study_files import StudyError, close_matches
 
 OK, INCOMPLETE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+LARGEST = 2**63 - 1  # that a database holds
+FOLDERS = ("results_dir", "to", "from", "folder", "runtime.cache", "check_paper", "multirun", "metrics")
 
 
 class UserError(ValueError):
@@ -37,13 +39,20 @@ class Arguments:
     def text(self, name: str, default: str) -> str:
         return self.values.get(name, default)
 
-    def whole(self, name: str, default: int, *, least: int) -> int:
+    def path(self, name: str, default: str = "") -> Path:
+        """The file or folder; `~` is the home folder, which a shell puts in only where a word begins with it."""
+        return Path(self.text(name, default)).expanduser()
+
+    def whole(self, name: str, default: int, *, least: int, most: int = LARGEST) -> int:
         text = self.values.get(name)
         if text is None:
             return default
-        if not text.lstrip("-").isdigit() or int(text) < least:
+        value = as_whole(text)
+        if value is None or value < least:
             raise UserError(f"{name} must be a whole number of at least {least}, got {text!r}")
-        return int(text)
+        if value > most:
+            raise UserError(f"{name} must be a whole number of at most {most}, got {text!r}")
+        return value
 
     def number(self, name: str, default: float, *, above: float) -> float:
         text = self.values.get(name)
@@ -83,6 +92,14 @@ class Arguments:
                 f"seeds must be a list of different whole numbers in [0, 2**63) such as [0,1,2], got {text!r}"
             )
         return list(seeds)
+
+
+def as_whole(text: str) -> int | None:
+    """The whole number that `text` is; None where it is none."""
+    try:
+        return int(text) if text.removeprefix("-").isdecimal() else None
+    except ValueError:  # of thousands of digits
+        return None
 
 
 def parse(arguments: Sequence[str], allowed: Sequence[str], *, takes_overrides: bool = False) -> Arguments:
@@ -177,10 +194,15 @@ def writable_folder(path: str, name: str) -> Path:
     return folder
 
 
+class _Table(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # `run` knows what it means; the original ends the program with code 1
+
+
 def console() -> Console:
     """For tables: as wide as the terminal, or wide enough to cut nothing where the output goes to a file or a pipe."""
-    found = Console()
-    return found if found.is_terminal else Console(width=240)
+    found = _Table()
+    return found if found.is_terminal else _Table(width=240)
 
 
 def duration(seconds: float | None) -> str:
@@ -198,24 +220,26 @@ def duration(seconds: float | None) -> str:
 def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None, usage: str) -> int:
     """`command`'s exit code; a mistake of the user becomes one line on stderr and exit code 2, never a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without – or ± shows something else in their place
-            stream.reconfigure(errors="replace")
+    return terminal.answered(lambda: _answer(command, words, usage))
+
+
+def _answer(command: Callable[[Sequence[str]], int], words: list[str], usage: str) -> int:
     if any(word in ("-h", "--help", "help") for word in words):
         print(usage)
         return OK
+    place = Place.typed(words)
     try:
-        code = command(words)
-        sys.stdout.flush()  # here, where a reader that has gone is met below
-        return code
+        return command(words)
     except (UserError, StudyError) as error:
         # A message from deep inside does not know which database was asked; the words here do.
-        print(f"error: {Place.typed(words).complete(str(error))}", file=sys.stderr)
-        return USER_ERROR
+        reason = place.complete(str(error))
     except DBAPIError as error:
-        reason = " ".join(str(error.orig).split())
-        print(f"error: the database refused: {reason}", file=sys.stderr)
-        return USER_ERROR
-    except BrokenPipeError:  # the reader (`| head`) has seen enough
-        sys.stderr.close()
-        return OK
+        reason = f"db={mask_url(place.db)}: the database refused: {' '.join(str(error.orig).split())}"
+    except OSError as error:
+        given = {"results_dir": DEFAULT_RESULTS} | dict(word.partition("=")[::2] for word in words)
+        folders = {name: Path(given[name]) for name in FOLDERS if given.get(name)}
+        if terminal.is_of_output(error) or (at_fault := terminal.blamed(error, folders)) is None:
+            raise
+        reason = at_fault
+    print(f"error: {reason}", file=sys.stderr)
+    return USER_ERROR

@@ -9,7 +9,6 @@ SIGTERM, SIGUSR2 or Ctrl-C: the step is finished, the checkpoint written, the ru
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import logging
 import math
@@ -31,7 +30,7 @@ import torch
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.config import ConfigError, Run, from_flat
+from core.config import ConfigError, Run, Runtime, check_device, from_flat
 from core.trainer import CheckpointError, train
 from core.types import Recorder
 from sweeps import aliases, cli, queue, shared_disk
@@ -44,9 +43,9 @@ from sweeps.pruning import find_judge
 from sweeps.queue import LEASE_S, Claim
 from sweeps.recorder import DatabaseRecorder, patiently
 from sweeps.siblings import Siblings
+from sweeps.terminal import FULL, blamed
 
 log = logging.getLogger(__name__)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 POLL_S = 1.0  # how often a waiting worker looks for work
 USAGE = """usage: python -m sweeps.worker [db=...] [results_dir=results] [study=...] [key=value ...]
 
@@ -126,7 +125,7 @@ def work(
 
 def refuse_ranks() -> None:
     """Under torchrun every rank would claim a run of its own, and core would average their gradients."""
-    if (size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+    if (size := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise cli.UserError(
             f"WORLD_SIZE={size}: a study's run trains in one process, so start workers without torchrun, one a GPU "
             "(workers=N, or slurm.gpus=N); for one run on many GPUs: torchrun ... -m core.train"
@@ -193,10 +192,10 @@ def attempt(
 
 def disk_full(what: Work, claim: Claim, error: OSError, step: int | None) -> DiskFull:
     where = f"run {claim.run_id}, step {step or 0}"
-    return DiskFull(
-        f"results_dir={what.results_dir}: {os.strerror(error.errno or errno.ENOSPC)} ({where}); "
-        "earlier checkpoints are intact: make room and launch again"
-    )
+    folders = {"results_dir": what.results_dir, "runtime.cache": Path(what.runtime.get("cache", Runtime.cache))}
+    # What names no file is a checkpoint: it is written last.
+    at_fault = blamed(error, folders) or f"results_dir={what.results_dir}: {error.strerror}"
+    return DiskFull(f"{at_fault} ({where}); earlier checkpoints are intact: make room and launch again")
 
 
 def describe(error: BaseException) -> str:
@@ -264,6 +263,10 @@ def main(words: Sequence[str]) -> int:
     threads = options.whole("threads", 0, least=0)
     device = options.choice("device", ("auto", "cpu", "cuda"), "auto")
     results_dir = cli.writable_folder(options.text("results_dir", "results"), "results_dir")
+    try:
+        check_device(device)
+    except ConfigError as error:
+        raise cli.UserError(str(error).replace("runtime.", "")) from None
     engine = cli.connect(options.text("db", cli.DEFAULT_DATABASE), read_only=False)
     try:
         upgrade(engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -91,6 +92,13 @@ def cached_folder(folder: Path, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def reserve(path: Path) -> None:
+    """Take the room that a file to be written through a map needs: without it a full disk kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def check_split(split: str, allowed: tuple[str, ...] = ("train", "test")) -> None:

@@ -91,6 +91,9 @@ def _write(path: Path, shape: tuple[int, ...], pieces: Iterable[np.ndarray]) -> 
             os.fsync(file.fileno())  # a machine that dies here must not leave a file of zeros under the final name
         Path(name).chmod(0o644)  # mkstemp makes it private; a cache may be shared by several users
         Path(name).replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names no file
+        raise
     finally:
         Path(name).unlink(missing_ok=True)
 

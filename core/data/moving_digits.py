@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data.arrays import ArrayDataset, cache_key, cached_folder, check_split
+from core.data.arrays import ArrayDataset, cache_key, cached_folder, check_split, reserve
 from core.data.digit_scenes import (
     MOTIONS,
     crop_backgrounds,
@@ -141,6 +141,7 @@ class MovingDigits(Data):
     def _write(self, split: str, length: int, folder: Path) -> None:
         shape = (length, 3, self.frames, self.size, self.size)
         clips = np.lib.format.open_memmap(folder / "clips.npy", mode="w+", dtype=np.uint8, shape=shape)
+        reserve(folder / "clips.npy")
         scenes = []
         for first in range(0, length, _CHUNK):
             pixels, scene = self._draw(split, first // _CHUNK)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from core import terminal
 from core.weights.mapping import Found, identify, plain
 from core.weights.reading import WeightsError, open_file, sha256_of
 
@@ -44,7 +45,7 @@ def main(words: Sequence[str]) -> int:
         print(USAGE)
         return 0 if words and words[0] in ("-h", "--help") else 2
     try:
-        print(describe(Path(files[0]), parts[0] if parts else None))
+        print(describe(Path(files[0]).expanduser(), parts[0] if parts else None))
     except WeightsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -52,4 +53,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(terminal.answered(lambda: main(sys.argv[1:])))

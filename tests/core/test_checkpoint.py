@@ -1,4 +1,5 @@
 import logging
+import resource
 
 import pytest
 import torch
@@ -56,6 +57,18 @@ def test_a_checkpoint_that_would_run_code_is_not_executed(tmp_path):
     torch.save({"step": 2, "config": "{}", "learner": Hostile()}, tmp_path / "step-000000002.pt")
     assert load_latest(tmp_path, CONFIG)["step"] == 1
     assert not marker.exists()
+
+
+def test_a_disk_that_takes_no_more_is_an_error_of_the_file_and_not_of_torchs_archive(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save(tmp_path, 2, {"learner": {"w": torch.zeros(50_000)}}, CONFIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(tmp_path / "step-000000002.pt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_save_leaves_the_earlier_checkpoint_and_no_litter(tmp_path):

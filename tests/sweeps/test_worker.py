@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from sqlalchemy import Engine, select, update
 
+from core.config import ConfigError
 from sweeps import cli, queue, series
 from sweeps.db import Attempt, Environment, Event, Result, RunRow
 from sweeps.owner import is_dead, worker_name
@@ -134,6 +136,28 @@ def test_a_full_disk_ends_the_worker_and_blames_no_run(engine: Engine, results: 
     assert go(engine, results) == {"done": 1}
     trained = (results / "runs" / "1" / "trained").read_text().split()
     assert trained == ["1", "2", "3", "4", "5", *(str(step) for step in range(5, NUM_STEPS + 1))]
+
+
+@pytest.mark.parametrize("option", ["runtime.cache", "results_dir"])
+def test_a_full_disk_is_blamed_on_the_folder_that_is_on_it(engine: Engine, results: Path, option: str) -> None:
+    folders = {"runtime.cache": results / "cache", "results_dir": results}
+    full = OSError(errno.ENOSPC, "No space left on device", str(folders[option] / "file"))
+
+    def train(*_: Any) -> None:
+        raise ConfigError("as core tells it") from full
+
+    add(engine, 0)
+    what = Work(results, runtime={"cache": str(results / "cache")})
+    with pytest.raises(cli.UserError, match=rf"^{option}={folders[option]}: cannot be written to: No space left"):
+        work(engine, what, stop=threading.Event(), **FUNCTIONS | {"train": train})  # type: ignore[arg-type]
+    assert (states(engine), outcomes(engine)) == (["queued"], ["preempted"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_worker_refuses_a_device_that_is_not_there(results: Path) -> None:
+    with pytest.raises(cli.UserError, match="device=cuda: torch sees no CUDA device here; use device=cpu or auto"):
+        main([f"results_dir={results}", "device=cuda", f"db=sqlite:///{results / 'none.sqlite'}"])
+    assert not results.exists()
 
 
 def test_a_diverged_run_is_an_outcome(engine: Engine, results: Path) -> None:

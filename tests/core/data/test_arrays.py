@@ -1,3 +1,4 @@
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -5,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from core.data.arrays import ArrayDataset, cached_folder
+from core.config import ConfigError, load
+from core.data.arrays import ArrayDataset, cached_folder, reserve
 from core.data.moving_digits import MovingDigits
+from core.fitting import load_split
 from core.types import DataSpec
 
 
@@ -58,3 +61,21 @@ def test_clips_in_a_cached_folder_are_told_by_its_name_wherever_it_is(tmp_path):
     told = ArrayDataset(spec, clips, {}, folder=tmp_path / "here" / "train-1").fingerprint()
     assert ArrayDataset(spec, clips, {}, folder=tmp_path / "there" / "train-1").fingerprint() == told
     assert ArrayDataset(spec, clips, {}, folder=tmp_path / "here" / "train-2").fingerprint() != told
+
+
+def test_the_room_of_a_mapped_file_is_taken_before_it_is_written_to(tmp_path):
+    path = tmp_path / "clips.npy"
+    with path.open("wb") as file:
+        file.truncate(1_000_000)
+    reserve(path)
+    assert path.stat().st_size == 1_000_000 <= 512 * path.stat().st_blocks
+
+
+def test_a_cache_that_takes_no_more_is_blamed_itself(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(ConfigError, match=f"runtime.cache={tmp_path}: cannot be written to: File too large"):
+            load_split(load(["method=mae", "scale=smoke", f"runtime.cache={tmp_path}"]), "train")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,0 +1,87 @@
+"""What every command owes to who typed it: a terminal of any encoding, a reader that leaves, a folder that is full.
+
+core/terminal.py and sweeps/terminal.py are one text: neither package needs the other to say what went wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+OK, USER_ERROR, INTERRUPTED = 0, 2, 130
+
+
+def answered(command: Callable[[], int]) -> int:
+    """`command`'s exit code, whatever becomes of its output.
+
+    A reader that has seen enough (`| head`) is no error, and Ctrl-C is told in one line.
+    """
+    survive_any()
+    try:
+        code = command()
+        sys.stdout.flush()  # here, where a reader that has gone is met below
+        return code
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        # What is left unwritten would be tried again, in vain, as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return OK
+        print(f"error: {error.strerror}: make room where the output goes", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def survive_any() -> None:
+    """Letters that the terminal's encoding does not have (–, ±) are replaced, rather than ending the program."""
+    # Closed (`>&-`, some services): Python has None there, and libraries write to it all the same.
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _nowhere() -> io.TextIOWrapper:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123  (open as long as the program runs)
+
+
+def is_of_output(error: OSError) -> bool:
+    """Whether it came of writing to the terminal, and of no file that has a name: a worker's pipe may break too."""
+    if error.filename is not None:
+        return False
+    return _reader_has_gone() if isinstance(error, BrokenPipeError) else error.errno in FULL
+
+
+def _reader_has_gone() -> bool:
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            poll.register(stream.fileno(), select.POLLOUT)
+        except (OSError, ValueError):  # no file of the system's
+            continue
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def blamed(error: OSError, folders: Mapping[str, Path]) -> str | None:
+    """What to say of a file that could not be written in one of `folders` (by the option that names it); None: in none.
+
+    Of folders within one another the innermost is blamed.
+    """
+    if error.filename is None:
+        return None
+    file = Path(os.fsdecode(error.filename)).absolute()
+    places = {option: (folder, folder.expanduser().absolute()) for option, folder in folders.items()}
+    for option, (folder, place) in sorted(places.items(), key=lambda item: -len(item[1][1].parts)):
+        if file.is_relative_to(place) or place.is_relative_to(file):
+            return f"{option}={folder}: cannot be written to: {error.strerror} ({file}); make room or give another"
+    return None
