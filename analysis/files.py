@@ -36,7 +36,12 @@ def write(files: Mapping[str, bytes], folder: Path) -> list[Path]:
         if not _holds(path, content):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(path.name + ".tmp")
-            temporary.write_bytes(content)
+            try:
+                temporary.write_bytes(content)
+            except OSError as error:
+                temporary.unlink(missing_ok=True)
+                error.filename = str(path)  # a full disk names no file
+                raise
             temporary.replace(path)  # a reader never sees half a table
         paths.append(path)
     return paths

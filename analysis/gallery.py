@@ -109,7 +109,7 @@ def contents(engine: Engine, name: str, arguments: Arguments) -> dict[str, bytes
 
 def find(engine: Engine, name: str, arguments: Arguments) -> list[Kept]:
     kind = GALLERY[name].kind
-    results_dir = Path(arguments.text("results_dir", "results"))
+    results_dir = arguments.path("results_dir", "results")
     study, cell = arguments.text("study", ""), arguments.text("cell", "")
     run_ids, seeds = whole_numbers(arguments, "run"), whole_numbers(arguments, "seed")
     with engine.connect() as connection:
@@ -126,9 +126,10 @@ def find(engine: Engine, name: str, arguments: Arguments) -> list[Kept]:
 def whole_numbers(arguments: Arguments, name: str) -> list[int]:
     text = arguments.text(name, "")
     words = text.split(",") if text else []
-    if not all(word.isdecimal() for word in words):
+    found = [cli.as_whole(word) for word in words]
+    if any(number is None or not 0 <= number <= cli.LARGEST for number in found):
         raise UserError(f"{name} must be a whole number, or several as 0,3, got {text!r}")
-    return [int(word) for word in words]
+    return [number for number in found if number is not None]
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ def whole_numbers(arguments: Arguments, name: str) -> list[int]:
 def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS)
     is_check, names = arguments.flag("check"), asked_names(arguments)
-    results_dir = Path(arguments.text("results_dir", "results"))
+    results_dir = arguments.path("results_dir", "results")
     engine = cli.open_for_reading(arguments)
     try:
         found = {path: content for name in names for path, content in contents(engine, name, arguments).items()}

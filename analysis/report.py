@@ -193,9 +193,9 @@ def _lost(runs: pd.DataFrame) -> list[str]:
 def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS)
     is_check, asked = arguments.flag("check"), arguments.text("study", "all")
-    results_dir, place = Path(arguments.text("results_dir", "results")), Place.typed(words)
+    results_dir, place = arguments.path("results_dir", "results"), Place.typed(words)
     paper = arguments.text("check_paper", "")
-    marks = paper_check.read(Path(paper)) if paper else []
+    marks = paper_check.read(arguments.path("check_paper")) if paper else []
     engine = files.open_results(arguments)
     try:
         if marks:

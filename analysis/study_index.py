@@ -99,7 +99,7 @@ def _num_runs(study: Study, scale: str) -> str:
 
 def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS)
-    is_check, folder = arguments.flag("check"), Path(arguments.text("folder", "studies"))
+    is_check, folder = arguments.flag("check"), arguments.path("folder", "studies")
     if not folder.is_dir() or not any(folder.rglob("*.yaml")):
         known = ", ".join(names())
         raise cli.UserError(f"folder={folder}: no study files in it; run from the project, whose studies are: {known}")

@@ -56,7 +56,7 @@ def command(words: Sequence[str]) -> int:
     with engine.connect() as connection:
         runs = trained_runs(connection, ids=ids, study=study)
     runtime = {key.removeprefix("runtime."): value for key, value in settings.items()}
-    results_dir = Path(arguments.text("results_dir", "results"))
+    results_dir = arguments.path("results_dir", "results")
     for run in runs:
         decode(engine, run, runtime, results_dir, arguments.whole("steps", STEPS, least=1))
     engine.dispose()

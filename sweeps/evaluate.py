@@ -66,7 +66,7 @@ def command(words: Sequence[str]) -> int:
         aliases.apply_to(engine)
     except ValueError as error:
         raise UserError(str(error)) from None
-    results_dir = Path(arguments.text("results_dir", "results"))
+    results_dir = arguments.path("results_dir", "results")
     for run in runs:
         try:
             evaluate(engine, run, questions.get(run.id, []), results_dir)
@@ -85,10 +85,10 @@ def command(words: Sequence[str]) -> int:
 def run_ids(text: str | None) -> list[int] | None:
     if text is None:
         return None
-    parts = text.strip("[]").split(",")
-    if not all(part.strip().isdigit() for part in parts):
+    found = [cli.as_whole(part.strip()) for part in text.strip("[]").split(",")]
+    if any(number is None or not 0 <= number <= cli.LARGEST for number in found):
         raise UserError(f"run must be an id or several with commas, such as run=12 or run=1,2,3, got {text!r}")
-    return [int(part) for part in parts]
+    return [number for number in found if number is not None]
 
 
 def asked_about(run: Trained, overrides: Sequence[str], name: str | None) -> list[Asked]:

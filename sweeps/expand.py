@@ -16,6 +16,7 @@ from typing import Any
 from sweeps import leave_out, row_labels
 from sweeps.cli import Arguments, UserError
 from sweeps.identity import CODE_EPOCH
+from sweeps.overrides import bare
 from sweeps.search_space import SearchSpec
 from sweeps.study import DEFAULT_SCALE, SCALES, Cell, Study, format_override, instance_name
 from sweeps.study_files import close_matches
@@ -79,7 +80,7 @@ class Request:
 
     def contents(self) -> dict[str, str | None]:
         """The sha256 of each file of weights that the study or the launch names: a path does not say what is in it."""
-        words = {key: value.strip("'\"") for key, _, value in (w.partition("=") for w in self.overrides + self.runtime)}
+        words = {key: bare(value) for key, _, value in (w.partition("=") for w in self.overrides + self.runtime)}
         paths = {words[WEIGHTS]} if WEIGHTS in words else set(_values(self.study.spec, WEIGHTS))
         root = Path(words.get("runtime.data_root", ".")).expanduser()
         return {path: _sha256_of(root / path) for path in sorted(paths)}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from sweeps import aliases, cli, queue, seen_data
 from sweeps.cli import UserError
@@ -356,6 +357,10 @@ def write_capsule(database: Engine, path: Path, studies: Sequence[str], *, with_
         try:
             with database.connect() as source, capsule.begin() as destination:
                 merged = merge(source, destination, studies, with_series=with_series)
+        except DBAPIError as error:  # what is read is opened for reading only: its disk is never full
+            if getattr(error.orig, "sqlite_errorname", "") not in ("SQLITE_FULL", "SQLITE_IOERR_WRITE"):
+                raise
+            raise UserError(f"to={path}: cannot be written: {error.orig}; make room or give another") from None
         finally:
             capsule.dispose()
         # One file that also opens on a read-only disk: WAL would need two more beside it.
@@ -421,17 +426,21 @@ def command(words: Sequence[str]) -> int:
     if source is not None:
         database = cli.connect(url, read_only=False)
         upgrade(database)
-        merged = read_capsule(Path(source), database, seen_data.typed([f"{SAME}={arguments.text(SAME, '')}"] * given))
+        merged = read_capsule(
+            arguments.path("from"), database, seen_data.typed([f"{SAME}={arguments.text(SAME, '')}"] * given)
+        )
         print(f"{source} -> {mask_url(url)}: {merged.sentence()}")
     else:
         database = cli.open_for_reading(arguments)
-        path = Path(str(to))
+        path = arguments.path("to")
         with database.connect() as connection:
             known = _study_names(connection)
         studies = known if arguments.text("study", "all") == "all" else arguments.values["study"].split(",")
         for name in studies:
             if name not in known:
                 raise UserError(f"study={name}: the database has no such study{close_matches(name, known)}")
+        if path.is_dir():
+            raise UserError(f"to={path}: is a folder; give a file in it, such as {path / 'capsule.sqlite'}")
         cli.writable_folder(str(path.parent), "to")
         path.parent.mkdir(parents=True, exist_ok=True)
         with_series = arguments.choice("series", ("true", "false"), "true") == "true"

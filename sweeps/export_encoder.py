@@ -36,7 +36,7 @@ def command(words: Sequence[str]) -> int:
     run_id = arguments.whole("run", 0, least=1)
     if not run_id or "to" not in arguments.values:
         raise UserError("say run=ID and to=FOLDER; `python -m sweeps.export_encoder --help` shows how")
-    folder = Path(arguments.values["to"])
+    folder = arguments.path("to")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"to={folder}: there is something already; give a new folder")
     cli.writable_folder(str(folder), "to")
@@ -48,7 +48,7 @@ def command(words: Sequence[str]) -> int:
     finally:
         engine.dispose()
     runtime = {name.removeprefix("runtime."): v for name, v in arguments.values.items() if name.startswith("runtime.")}
-    stored = opened(run, Path(arguments.text("results_dir", "results")), runtime)
+    stored = opened(run, arguments.path("results_dir", "results"), runtime)
     card = model_card(
         known,
         num_parameters=sum(p.numel() for p in stored.encoder.parameters()),

@@ -24,6 +24,7 @@ from sweeps.director import Director, direct, find_director
 from sweeps.executors import EXECUTORS, Ended, Executor, Job, threads_per_worker
 from sweeps.expand import Expansion, Request, expand, fingerprint
 from sweeps.offered import Place, repeated
+from sweeps.overrides import bare
 from sweeps.progress import Progress
 from sweeps.queue import LEASE_S
 from sweeps.registry import Registered, find_registered, launch_hash, register_study, settled
@@ -86,7 +87,8 @@ def parse(words: Sequence[str]) -> Launch:
         raise UserError("study is missing: which one? `python -m sweeps.launch --help` shows how")
     request = Request.of(read(arguments.values["study"]), arguments)
     executor, workers, options = _executor(arguments, of_slurm)
-    runtime: dict[str, Any] = dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime)
+    typed = (word.removeprefix("runtime.").partition("=") for word in request.runtime)
+    runtime: dict[str, Any] = {name: bare(value) for name, _, value in typed}
     if options is None:  # jobs of a cluster see other machines than this one
         check_machine(runtime)
     if "same_data" in runtime:
@@ -100,7 +102,7 @@ def parse(words: Sequence[str]) -> Launch:
         lease_s=arguments.number("lease_s", LEASE_S, above=0),
         runtime=runtime,
     )
-    priority = arguments.whole("priority", 0, least=0)
+    priority = arguments.whole("priority", 0, least=0, most=2**31 - 1)
     return Launch(request, job, executor, workers, arguments.flag("retry"), priority, options)
 
 

@@ -23,6 +23,11 @@ def format_override(key: str, value: Any) -> str:
     return f"{key}={format_value(value)}"
 
 
+def bare(value: str) -> str:
+    """A value as it was typed, without the quotes that core's grammar takes away."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+
+
 def format_value(value: Any) -> str:
     if value is None:
         return "null"

@@ -166,7 +166,7 @@ def write(frame: pd.DataFrame, kind: str, path: Path) -> None:
         else:
             path.write_text(as_text(frame, "csv" if kind == "table" else kind), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"to={path}: cannot be written: {error.strerror}") from None
+        raise UserError(f"to={path}: cannot be written: {error.strerror or error}") from None
 
 
 def command(words: Sequence[str]) -> int:
@@ -191,7 +191,7 @@ def command(words: Sequence[str]) -> int:
     finally:
         engine.dispose()
     if to is not None:
-        write(frame, kind, Path(to))
+        write(frame, kind, arguments.path("to"))
         print(f"{len(frame)} rows in {to}")
     elif kind == "table":
         console, hidden = cli.console(), 0

@@ -108,7 +108,7 @@ def parse(words: Sequence[str]) -> tuple[Options, int]:
         given[name] = value
     numbers = {"time_min": 1, "gpus": 0, "cpus": 1, "array": 1, "warn_s": 1}
     for name, least in numbers.items():
-        if name in given and (not given[name].isdigit() or int(given[name]) < least):
+        if name in given and (not given[name].isdecimal() or int(given[name]) < least):
             raise UserError(f"slurm.{name} must be a whole number of at least {least}, got {given[name]!r}")
     whole = {name: int(given[name]) for name in numbers if name in given}
     pilots = whole.pop("array", PILOTS)

@@ -45,7 +45,7 @@ def names() -> list[str]:
 
 def load_document(name_or_path: str | Path) -> tuple[Any, Path]:
     """The content and the path of the study of that name under `studies/`, or of that file. Raises StudyError."""
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         known = find()
         if str(name_or_path) not in known:
@@ -58,6 +58,8 @@ def load_document(name_or_path: str | Path) -> tuple[Any, Path]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise StudyError(f"study={name_or_path}: cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise StudyError(f"study={name_or_path}: cannot read {path}: it is not UTF-8; save it as that") from None
     try:
         return yaml.load(text, Loader=_Loader), path
     except yaml.YAMLError as error:
