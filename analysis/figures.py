@@ -19,18 +19,15 @@ from analysis.agreement import pairs
 from analysis.frame import Frame, records
 from analysis.stats import summarise
 from sweeps.cli import UserError
+from sweeps.study import FORMULAS as FORMULA_KEYS
 
-# The only arithmetic a study file can ask for, by name: each is a function of the frame's tidy columns.
+# The only arithmetic a study file can ask for, by name, of the frame's tidy columns; `FORMULA_KEYS` is what each needs.
 FORMULAS: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     # In samples' worth of patches: multiply by the patches of one sample for tokens (MAE-ST Figure 6, right).
     "encoded_tokens": lambda t: t["optim.steps"] * t["optim.batch_size"] * (1 - t["mask.ratio"]),
     "samples_seen": lambda t: t["optim.steps"] * t["optim.batch_size"],
     "cpu_hours": lambda t: t["cpu_seconds"] / 3600,
     "gpu_hours": lambda t: t["gpu_seconds"] / 3600,
-}
-_FORMULA_KEYS = {
-    "encoded_tokens": ("optim.steps", "optim.batch_size", "mask.ratio"),
-    "samples_seen": ("optim.steps", "optim.batch_size"),
 }
 FLAT = ("bar", "point")  # drawn with the values along x, so that long row labels stay readable
 
@@ -149,7 +146,7 @@ def axis(frame: Frame, rows: pd.DataFrame, name: str, tidy: pd.DataFrame) -> pd.
     if name in ("columns", frame.study.col_axis) and name not in rows.columns:
         return rows["col_label"]
     if name in FORMULAS:
-        missing = [key for key in _FORMULA_KEYS.get(name, ()) if key not in rows.columns]
+        missing = [key for key in FORMULA_KEYS[name] if key not in rows.columns]
         if missing:
             raise UserError(f"{frame.name}: figure axis {name!r} needs {', '.join(missing)}, which its runs lack")
         return FORMULAS[name](rows)

@@ -16,8 +16,10 @@ from typing import Any
 from sweeps import leave_out, row_labels
 from sweeps.cli import Arguments, UserError
 from sweeps.identity import CODE_EPOCH
+from sweeps.mistakes import Mistakes
 from sweeps.overrides import bare
 from sweeps.search_space import SearchSpec
+from sweeps.shown import wrong_comparisons, wrong_figures
 from sweeps.study import DEFAULT_SCALE, SCALES, Cell, Study, format_override, instance_name
 from sweeps.study_files import close_matches
 
@@ -155,42 +157,56 @@ def expand(request: Request) -> Expansion:
 
     study, where = request.study, request.study.path
     check_overrides(request)
+    asked = study.cells(request.scale)
+    wrong = Mistakes(where, asked, [word.partition("=")[0] for word in (*request.overrides, *request.runtime)])
     cells: list[tuple[Cell, dict[str, Any]]] = []
     runs = []
     search = study.search(request.scale)
     labels: list[str] | None = None
     whole: dict[str, dict[str, Any]] = {}  # of a study that leaves out: the row of everything, by column
-    for cell in study.cells(request.scale):
+    for cell in asked:
         try:
             run = load(words(cell.overrides, request))
             names = metric_names(run)
             if labels is None:
                 labels = list(spec_of(judged(run)).classes)
+                shown = wanted_metrics(study, request.scale, labels)
         except ConfigError as error:
-            typed = [word.partition("=")[0] for word in (*request.overrides, *request.runtime)]
-            is_typed = any(str(error).startswith(key) for key in typed)
-            raise UserError(str(error) if is_typed else f"{where}: {place(cell)}: {error}") from None
-        shown = resolve(study.metrics(request.scale), labels, where)
+            wrong.add(error, cell)
+            continue
+        flat = flatten(run)
         if search is not None:
-            shown += resolve([search.metric] if search.metric else [], labels, where)
-            check_space(search, flatten(run), where)
+            wrong.add("\n".join(wrong_space(search, flat)))
         # A figure may show what only other scales are judged by; here its panel is empty.
         drawn = [name for name in figure_metrics(study, first(labels)) if not is_left_to_others(name, run.evals)]
-        for metric in [*shown, *drawn]:
-            if metric not in names and not is_recorded_later(metric):
-                raise UserError(
-                    f"{where}: unknown metric {metric!r}{close_matches(metric, names)}; "
-                    f"evals [{', '.join(sorted(run.evals))}] give: {', '.join(sorted(names))}"
-                )
-        if "leave_out" in study.spec and not cell.is_random_init:
-            check_left_out(request, cell, flatten(run), whole.setdefault(cell.col_key, flatten(run)))
-        cells.append((cell, identity(flatten(run))))
+        unknown = [m for m in dict.fromkeys([*shown, *drawn]) if m not in names and not is_recorded_later(m)]
+        if unknown:
+            listed = ", ".join(f"{metric!r}{close_matches(metric, names)}" for metric in unknown)
+            wrong.add(
+                f"unknown metric{'s' if len(unknown) > 1 else ''} {listed}; "
+                f"evals [{', '.join(sorted(run.evals))}] give: {', '.join(sorted(names))}",
+                cell,
+            )
+        if cell.row_key == leave_out.ALL:
+            whole[cell.col_key] = flat
+        if "leave_out" in study.spec and not cell.is_random_init and cell.col_key in whole:
+            wrong.add(idle_row(request, cell, flat, whole[cell.col_key]))
+        cells.append((cell, identity(flat)))
         runs.append(run)
+    configs = [config for _, config in cells] if len(cells) == len(asked) else []
+    figures = fill(study.spec.get("figures", []), first(labels or []))
+    wrong.add("\n".join(wrong_figures(study, figures, configs, request.scale)))
+    if labels is not None:
+        # Other scales may well have other data, with other labels.
+        is_other = any(word.startswith(("data", "eval_data")) for word in request.overrides)
+        is_own_data = request.scale == DEFAULT_SCALE and not is_other
+        wrong.add("\n".join(wrong_comparisons(study, labels, is_own_data=is_own_data)))
+    wrong.settle()
     assert labels is not None
     label = first(labels)
     spec = request.spec() | {"metrics": resolve(study.metrics(request.scale), labels, where)}
     spec["scales"].get(request.scale, {}).pop("metrics", None)
-    spec["figures"] = fill(study.spec.get("figures", []), label)
+    spec["figures"] = figures
     if "compare" in spec.get("printed", {}):
         spec["printed"]["compare"] = fill(spec["printed"]["compare"], label)
     if search is not None:
@@ -198,6 +214,12 @@ def expand(request: Request) -> Expansion:
             "metric": search.metric.replace(LABEL, label) or spec["metrics"][0]
         }
     return Expansion(request, spec, spec["metrics"], cells, runs)
+
+
+def wanted_metrics(study: Study, scale: str, labels: Sequence[str]) -> list[str]:
+    """What the table shows and a search looks at."""
+    search = study.search(scale)
+    return resolve([*study.metrics(scale), *([search.metric] if search and search.metric else [])], labels, study.path)
 
 
 def check_overrides(request: Request) -> None:
@@ -217,27 +239,24 @@ def check_overrides(request: Request) -> None:
             raise UserError(f"{word}: {request.study.path} searches {key}; edit its search.space to fix it")
 
 
-def check_left_out(request: Request, cell: Cell, config: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
-    """Raises UserError where a row leaves out what is not there; `whole` is the config of the row of everything."""
+def idle_row(request: Request, cell: Cell, config: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
+    """What is wrong with a row that leaves out what is not there; `whole` is the config of the row of everything."""
     own = next(row for row in request.study.rows if row.key == cell.row_key).overrides(request.scale)
-    if same := leave_out.idle(own, config, whole):
-        name = cell.row_key.removeprefix(leave_out.PREFIX)
-        values = ", ".join(format_override(key, config.get(key, own[key])) for key in same)
-        raise UserError(
-            f"{request.study.path}: leave_out.{name}: {values} is what the row of everything has at scale "
-            f"{request.scale}: this leaves nothing out"
-        )
+    if not (same := leave_out.idle(own, config, whole)):
+        return ""
+    name = cell.row_key.removeprefix(leave_out.PREFIX)
+    values = ", ".join(format_override(key, config.get(key, own[key])) for key in same)
+    at = f"at scale {request.scale}"
+    return f"leave_out.{name}: {values} is what the row of everything has {at}: this leaves nothing out"
 
 
-def check_space(search: SearchSpec, flat: Mapping[str, Any], where: Path) -> None:
-    """Raises UserError where a searched option does not exist beside the others' choices or is of another type."""
+def wrong_space(search: SearchSpec, flat: Mapping[str, Any]) -> Iterator[str]:
+    """Searched options that do not exist beside the others' choices, or are of another type."""
     for key, distribution in search.space.items():
         if key not in flat:
-            raise UserError(
-                f"{where}: search.space.{key}: the study's runs have no such option{close_matches(key, flat)}"
-            )
-        if type(flat[key]) is int and distribution.kind == "float":
-            raise UserError(f"{where}: search.space.{key}: the option is a whole number: use int: instead of float:")
+            yield f"search.space.{key}: the study's runs have no such option{close_matches(key, flat)}"
+        elif type(flat[key]) is int and distribution.kind == "float":
+            yield f"search.space.{key}: the option is a whole number: use int: instead of float:"
 
 
 def words(overrides: Mapping[str, Any], request: Request) -> list[str]:
@@ -279,7 +298,3 @@ def figure_metrics(study: Study, label: str) -> list[str]:
     parts = [part for figure in study.figures for part in (figure, *figure.get("panels", []))]
     named = [str(part[key]) for part in parts for key in ("metric", "x", "y") if key in part]
     return [name.replace(LABEL, label) for name in named if "/" in name]
-
-
-def place(cell: Cell) -> str:
-    return f"row {cell.row_key!r}" + (f", column {cell.col_key!r}" if cell.col_key else "")

@@ -19,12 +19,13 @@ from sweeps import leave_out, row_labels
 from sweeps.overrides import format_override, format_value, merge
 from sweeps.search_space import DEFAULT_ROW, SearchSpec, is_trial, merge_search, parse_search
 from sweeps.seed_rule import SeedRule, first_seeds, further_seeds, parse_rule
-from sweeps.study_checks import Checks
-from sweeps.study_files import StudyError, close_matches, load_document, names
+from sweeps.study_checks import FORMULAS, Checks
+from sweeps.study_files import StudyError, close_matches, load_document, names, plain_name
 
 __all__ = [
-    "DEFAULT_SCALE", "RANDOM_INIT", "SCALES", "Cell", "Level", "Printed", "SearchSpec", "Study", "StudyError",
-    "close_matches", "format_override", "further_seeds", "instance_name", "is_trial", "merge", "names", "parse", "read",
+    "DEFAULT_SCALE", "FORMULAS", "RANDOM_INIT", "SCALES", "Cell", "Level", "Printed", "SearchSpec", "Study",
+    "StudyError", "close_matches", "format_override", "further_seeds", "instance_name", "is_trial", "merge", "names",
+    "parse", "read",
 ]  # fmt: skip
 
 LONGEST = 120  # letters that a table's name has beside the study's: names of files have limits
@@ -234,43 +235,65 @@ class _Reader(Checks):
 
     def study(self, document: Any) -> Study:
         spec = dict(self.mapping(document, "the file"))
-        self.keys(spec, _STUDY_KEYS, "")
-        for required in ("title", "question", "metrics"):
-            if required not in spec:
-                raise self.error(f"{required} is missing")
+        with self.collected():
+            self.keys(spec, _STUDY_KEYS, "")
+        self.wrong += [
+            f"{required} is missing" for required in ("title", "question", "metrics") if required not in spec
+        ]
         spec.setdefault("seeds", [0] if "search" in spec else [0, 1, 2])
-        spec["base"] = self.overrides(spec.get("base", {}), "base")
+        with self.collected():
+            spec["base"] = self.overrides(spec.get("base", {}), "base")
+        with self.collected():
+            self.seeds(spec["seeds"], "seeds")
+        with self.collected():
+            self.metrics(spec.get("metrics", [""]), "metrics")
+        with self.collected():
+            if not isinstance(spec.get("random_init", True), bool):
+                raise self.error(f"random_init must be true or false, got {spec['random_init']!r}")
+        shown = self.shown(spec)
         spec["scales"] = self.scales(spec.get("scales", {}), "scales", special=True)
-        self.seeds(spec["seeds"], "seeds")
         self.search(spec)
-        self.metrics(spec["metrics"], "metrics")
+        num_wrong = len(self.wrong)
         rows, columns, row_axis, col_axis = self.axes(spec)
-        baseline = str(spec.get("baseline", rows[0].key))
-        if baseline not in {row.key for row in rows}:
-            raise self.error(f"baseline: no row {baseline!r}; rows: {', '.join(row.key for row in rows)}")
-        if not isinstance(spec.get("random_init", True), bool):
-            raise self.error(f"random_init must be true or false, got {spec['random_init']!r}")
+        if len(self.wrong) > num_wrong:  # what follows is about rows that could not be read
+            self.settle()
+        baseline, printed = str(spec.get("baseline", rows[0].key)), None
+        with self.collected():
+            if baseline not in {row.key for row in rows}:
+                raise self.error(f"baseline: no row {baseline!r}; rows: {', '.join(row.key for row in rows)}")
+        with self.collected():
+            printed = self.printed(spec["printed"], rows, columns) if "printed" in spec else None
+        self.settle()
         return Study(
-            name=_plain_name(self.path.stem),
+            name=plain_name(self.path.stem),
             path=self.path,
             spec=json.loads(json.dumps(spec)),
             title=str(spec["title"]),
             question=str(spec["question"]),
-            source=self.source(spec.get("source", {})),
             rows=rows,
             columns=columns,
             row_axis=row_axis,
             col_axis=col_axis,
             baseline=baseline,
             random_init=spec.get("random_init", True),
-            table=self.table(
-                spec.get("table", {}),
-                [m for part in (spec, *spec["scales"].values()) for m in part.get("metrics", [])],
-            ),
-            figures=self.figures(spec.get("figures", []), has_search="search" in spec),
-            printed=self.printed(spec["printed"], rows, columns) if "printed" in spec else None,
+            printed=printed,
             notes=str(spec.get("notes", "")),
+            **shown,
         )
+
+    def shown(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """The source, the table's looks and the figures."""
+        scales = spec.get("scales", {})
+        parts = [spec, *(scales.values() if isinstance(scales, Mapping) else [])]
+        metrics = [m for part in parts if isinstance(part, Mapping) for m in part.get("metrics") or []]
+        found: dict[str, Any] = {"source": {}, "table": {}, "figures": ()}
+        with self.collected():
+            found["source"] = self.source(spec.get("source", {}))
+        with self.collected():
+            found["table"] = self.table(spec.get("table", {}), metrics)
+        with self.collected():
+            found["figures"] = self.figures(spec.get("figures", []), has_search="search" in spec)
+        return found
 
     # ---- rows and columns
 
@@ -324,7 +347,10 @@ class _Reader(Checks):
     def levels(self, values: Any, where: str, axis: str) -> tuple[Level, ...]:
         if not isinstance(values, list) or not values:
             raise self.error(f"{where} must be a list with at least one level, got {values!r}")
-        levels = tuple(self.level(value, f"{where}[{i}]", axis) for i, value in enumerate(values))
+        levels: tuple[Level, ...] = ()
+        for i, value in enumerate(values):
+            with self.collected():
+                levels += (self.level(value, f"{where}[{i}]", axis),)
         keys = [level.key for level in levels]
         for key in keys:
             if keys.count(key) > 1:
@@ -460,12 +486,6 @@ class _Reader(Checks):
             compare={str(key): str(metric) for key, metric in compare.items()} or None,
             outcomes=outcomes,
         )
-
-
-def _plain_name(stem: str) -> str:
-    """A study's name is a name of files, of pages and in commands: `my study.yaml` is my_study."""
-    name = re.sub(r"[^\w.,=+-]+", "_", stem)
-    return name if re.match(r"\w", name) else f"_{name.lstrip('.,=+-')}"
 
 
 def _key(value: Any) -> str:

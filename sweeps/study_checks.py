@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.study_files import StudyError, close_matches
+from sweeps.study_files import StudyError, close_matches, several
 
 _SOURCE_KEYS = ("paper", "arxiv", "place")
 _TABLE_KEYS = ("caption", "digits", "columns")
@@ -21,21 +22,45 @@ _SEARCH_KINDS = ("importance", "contour")  # of a study with `search:`
 _OPTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
+# The only arithmetic that a figure may ask for, and the options each needs; `analysis.figures` computes it.
+FORMULAS: dict[str, tuple[str, ...]] = {
+    "encoded_tokens": ("optim.steps", "optim.batch_size", "mask.ratio"),
+    "samples_seen": ("optim.steps", "optim.batch_size"),
+    "cpu_hours": (),
+    "gpu_hours": (),
+}
+
+
 class Checks:
     """Of the file at `path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.wrong: list[str] = []
 
     def error(self, message: str) -> StudyError:
         return StudyError(f"{self.path}: {message}")
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """What is wrong here is told by `settle`, so that the rest of the file is looked at too."""
+        try:
+            yield
+        except StudyError as error:
+            self.wrong.append(str(error).removeprefix(f"{self.path}: "))
+
+    def settle(self) -> None:
+        """Raises one StudyError of all that was collected."""
+        if self.wrong:
+            raise StudyError(several(str(self.path), self.wrong))
 
     # ---- overrides
 
     def overrides(self, value: Any, where: str) -> dict[str, Any]:
         overrides = self.mapping(value, where)
         for key in overrides:
-            self.option(key, where)
+            with self.collected():
+                self.option(key, where)
         return dict(overrides)
 
     def option(self, key: Any, where: str) -> None:
@@ -77,15 +102,26 @@ class Checks:
         if not isinstance(value, list):
             raise self.error(f"figures must be a list, got {value!r}")
         for i, figure in enumerate(value):
-            where = f"figures[{i}]"
-            self.keys(self.mapping(figure, where), _FIGURE_KEYS, where)
-            if not re.fullmatch(r"\w+", str(figure.get("name", ""))):
-                raise self.error(f"{where}.name must be a word (it names a file), got {figure.get('name')!r}")
-            if figure.get("kind", "line") not in kinds:
-                raise self.error(f"{where}.kind must be one of {', '.join(kinds)}, got {figure['kind']!r}")
-            for j, panel in enumerate(figure.get("panels", [])):
-                self.keys(self.mapping(panel, f"{where}.panels[{j}]"), _PANEL_KEYS, f"{where}.panels[{j}]")
+            with self.collected():
+                self.figure(figure, f"figures[{i}]", kinds)
         return tuple(dict(figure) for figure in value)
+
+    def figure(self, value: Any, where: str, kinds: Sequence[str]) -> None:
+        figure = self.mapping(value, where)
+        with self.collected():
+            self.keys(figure, _FIGURE_KEYS, where)
+        if not re.fullmatch(r"\w{1,60}", str(figure.get("name", ""))):
+            raise self.error(f"{where}.name must be a word (it names a file), got {figure.get('name')!r}")
+        if (kind := figure.get("kind", "line")) not in kinds:
+            raise self.error(
+                f"{where}.kind must be one of {', '.join(kinds)}, got {kind!r}{close_matches(str(kind), kinds)}"
+            )
+        panels = figure.get("panels", [])
+        if not isinstance(panels, list):
+            raise self.error(f"{where}.panels must be a list, got {panels!r}")
+        for j, panel in enumerate(panels):
+            with self.collected():
+                self.keys(self.mapping(panel, f"{where}.panels[{j}]"), _PANEL_KEYS, f"{where}.panels[{j}]")
 
     # ---- shapes
 
@@ -95,7 +131,8 @@ class Checks:
         return value
 
     def keys(self, value: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
-        for key in value:
-            if key not in allowed:
-                name = f"{where}.{key}" if where else str(key)
-                raise self.error(f"unknown key {name}{close_matches(str(key), allowed)}; allowed: {', '.join(allowed)}")
+        unknown = [key for key in value if key not in allowed]
+        if unknown:
+            names = [f"{where}.{key}{close_matches(str(key), allowed)}".removeprefix(".") for key in unknown]
+            many = "s" if len(unknown) > 1 else ""
+            raise self.error(f"unknown key{many} {', '.join(names)}; allowed: {', '.join(allowed)}")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+SUFFIXES = (".yaml", ".yml")  # in whatever case
+LONGEST_NAME = 60  # letters of a study's name: names of files have limits, and say more than it
 
 
 class StudyError(ValueError):
@@ -27,16 +30,23 @@ def folders() -> list[Path]:
 
 
 def find() -> dict[str, Path]:
-    """Stem -> path of every study. Raises StudyError when two files of one folder share a stem."""
+    """Name -> path of every study. Raises StudyError when two files of one folder share a name."""
     found: dict[str, Path] = {}
     for folder in reversed(folders()):
         here: dict[str, Path] = {}
-        for path in sorted(folder.rglob("*.yaml")):
-            if path.stem in here:
-                raise StudyError(f"{path} and {here[path.stem]} share the name {path.stem!r}; rename one of them")
-            here[path.stem] = path
+        for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+            name = plain_name(path.stem)
+            if name in here:
+                raise StudyError(f"{path} and {here[name]} share the name {name!r}; rename one of them")
+            here[name] = path
         found |= here
     return dict(sorted(found.items()))
+
+
+def plain_name(stem: str) -> str:
+    """A study's name is a name of files, of pages and in commands: `my study.yaml` is my_study."""
+    name = re.sub(r"[^\w.,=+-]+", "_", stem)
+    return name if re.match(r"\w", name) else f"_{name.lstrip('.,=+-')}"
 
 
 def names() -> list[str]:
@@ -46,14 +56,17 @@ def names() -> list[str]:
 def load_document(name_or_path: str | Path) -> tuple[Any, Path]:
     """The content and the path of the study of that name under `studies/`, or of that file. Raises StudyError."""
     path = Path(name_or_path).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix.lower() not in SUFFIXES:
         known = find()
-        if str(name_or_path) not in known:
+        name = plain_name(str(name_or_path))
+        if name not in known:
             raise StudyError(
                 f"study={name_or_path}: no such study{close_matches(str(name_or_path), known)}; "
                 f"studies: {', '.join(known) or 'none found (run from the project, or pass a path to a .yaml)'}"
             )
-        path = known[str(name_or_path)]
+        path = known[name]
+    if len(plain_name(path.stem).encode()) > LONGEST_NAME:
+        raise StudyError(f"{path}: the name is too long for those of its tables: rename it, to {LONGEST_NAME} bytes")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -64,6 +77,14 @@ def load_document(name_or_path: str | Path) -> tuple[Any, Path]:
         return yaml.load(text, Loader=_Loader), path
     except yaml.YAMLError as error:
         raise StudyError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def several(where: str, messages: Sequence[str]) -> str:
+    """One mistake in one line, more below each other."""
+    distinct = list(dict.fromkeys(messages))
+    if len(distinct) == 1:
+        return f"{where}: {distinct[0]}"
+    return "\n  ".join([f"{where}: {len(distinct)} mistakes:", *distinct])
 
 
 def close_matches(word: str, allowed: Iterable[str]) -> str:

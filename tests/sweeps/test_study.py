@@ -239,3 +239,28 @@ def test_the_order_of_a_grid_s_axes_survives_a_store_that_sorts_keys():
     stored = json.loads(json.dumps(study.spec, sort_keys=True))
     assert parse(stored, FILE).row_axis == "mask.ratio"
     assert parse(stored, FILE).cells() == study.cells()
+
+
+@pytest.mark.parametrize("name", ["mine.yml", "mine.YAML", "mine.Yml"])
+def test_a_study_file_may_end_in_any_way_that_yaml_does(name, tmp_path, monkeypatch):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / name).write_text(yaml.safe_dump(MINIMAL))
+    monkeypatch.chdir(tmp_path)
+    assert read(f"studies/{name}").name == read("mine").name == "mine"
+
+
+def test_a_study_is_found_by_its_file_s_name_and_by_its_table_s(tmp_path, monkeypatch):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "my study.yaml").write_text(yaml.safe_dump(MINIMAL))
+    monkeypatch.chdir(tmp_path)
+    assert read("my study").name == read("my_study").name == "my_study"
+    (tmp_path / "studies" / "my_study.yaml").write_text(yaml.safe_dump(MINIMAL))
+    with pytest.raises(StudyError, match="share the name 'my_study'; rename one of them"):
+        read("my_study")
+
+
+def test_a_study_file_with_a_name_that_its_tables_cannot_have_is_refused(tmp_path):
+    file = tmp_path / f"{'ä' * 31}.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL))
+    with pytest.raises(StudyError, match="the name is too long for those of its tables: rename it, to 60 bytes"):
+        read(file)
