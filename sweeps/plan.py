@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, select
 
 from sweeps import aliases, cli, expansion_cache
 from sweeps.cli import UserError
 from sweeps.db import FINAL_STATES, Config, RunRow
 from sweeps.expand import Request, expand, fingerprint
 from sweeps.identity import CODE_EPOCH, digest
+from sweeps.launch import check_machine, refuse_other_data
 from sweeps.registry import launch_hash, registered_configs, settled
 from sweeps.study import names, read
 from sweeps.to_come import RunKey, by_rule, further_runs, trials
@@ -32,7 +33,8 @@ from sweeps.to_come import RunKey, by_rule, further_runs, trials
 USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
                              [db=sqlite:///results/ablations.sqlite]
 
-Nothing is trained or registered. A run that several studies ask for counts once in the total.
+Nothing is trained or registered. A study that is named is checked as a launch would check it. A run that several
+studies ask for counts once in the total.
 
   cells, runs      places in the table; distinct runs (config x seed)
   shared           of those, also asked for by another study of this plan
@@ -257,11 +259,24 @@ def as_table(plan: Sequence[Line]) -> Table:
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
+def check(engine: Engine | None, request: Request, line: Line) -> None:
+    """Raises UserError for what a launch would refuse, also where the study's cells are registered or remembered.
+
+    A study that has nothing left is only shown by a launch.
+    """
+    if not line.left and not line.to_come:
+        return
+    check_machine(dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime))
+    expansion = expand(request)
+    if engine is not None:
+        refuse_other_data(engine, expansion)
+
+
 def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS, takes_overrides=True)
     stem = arguments.text("study", "all")
     requests = [Request.of(read(name), arguments) for name in (names() if stem == "all" else stem.split(","))]
-    core = fingerprint()
+    core, engine = fingerprint(), None
     if cli.is_absent(arguments.text("db", cli.DEFAULT_DATABASE)):  # then everything is still to do
         expand_ahead(None, requests, core)
         plan = lines([wanted(None, request, core) for request in requests], [])
@@ -270,6 +285,10 @@ def command(words: Sequence[str]) -> int:
         with engine.connect() as connection:
             expand_ahead(connection, requests, core)
             plan = lines([wanted(connection, request, core) for request in requests], recorded(connection))
+    if stem != "all":  # a plan of everything is asked for what it costs, and answered in seconds
+        for request, line in zip(requests, plan, strict=True):
+            check(engine, request, line)
+    if engine is not None:
         engine.dispose()
     cli.console().print(as_table(plan))
     return cli.OK

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+import core.fitting
 from sweeps import launch, plan
-from sweeps.cli import USER_ERROR, UserError
+from sweeps.cli import OK, USER_ERROR, UserError
 from sweeps.expand import Request, expand
 from sweeps.shown import wrong_figures
 from sweeps.study import StudyError, parse
@@ -193,3 +195,24 @@ def test_launch_and_plan_refuse_alike_and_write_nothing(command, tmp_path, capsy
     assert command([f"study={file}", "scale=smoke", *place]) == USER_ERROR
     assert "figures[0].x: 'mask.ratoi'" in capsys.readouterr().err
     assert not (tmp_path / "x.sqlite").exists()
+
+
+def test_a_plan_looks_at_the_data_of_a_study_that_it_has_planned_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        for number in range(4):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (number * 9, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
+    Path("drawn.yaml").write_text(
+        "{title: T, question: Q, base: {method: mae, data: image_folder, data.path: photos, data.size: 32}, "
+        "rows: [{key: a, set: {mask.ratio: 0.5}}], metrics: ['ridge/{label}_top1']}"
+    )
+    asked = ["study=drawn.yaml", "scale=smoke", f"db=sqlite:///{tmp_path}/x.sqlite"]
+    assert plan.main(asked) == OK
+    capsys.readouterr()
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    core.fitting.SPECS.clear()  # as in a new process
+    assert plan.main(asked) == USER_ERROR
+    assert "data.path must be a folder" in capsys.readouterr().err
+    assert plan.main([*asked, "runtime.cache=drawn.yaml"]) == USER_ERROR
+    assert "runtime.cache=drawn.yaml" in capsys.readouterr().err
