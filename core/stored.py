@@ -285,6 +285,7 @@ class Judge:
     def answer(self, asked: Asked) -> Answer:
         """Raises ValueError when the data does not suit the evaluation, FloatingPointError for a diverged encoder."""
         features = self._features_for(asked.run)
+        asked.run.evals[asked.kind].check_labels(features.labels("train"), features.labels("test"), features.spec)
         before = features.used
         judgement = judge(asked.run.evals[asked.kind], features, asked.run.seed, self._bench(asked))
         results = {asked.metric(name): value for name, value in judgement.results.items()}

@@ -24,6 +24,7 @@ from core.evals.samples import (
     check_train,
     hold_out,
     labelled,
+    subset,
     top1,
     top1_names,
 )
@@ -120,7 +121,12 @@ class Attentive(Evaluation):
             )
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
-        check_classes(train, test, spec, heldout="evals.attentive.heldout")
+        given = {label: values[subset(len(values), self.max_train)] for label, values in train.items()}
+        try:
+            check_classes(given, test, spec, heldout="evals.attentive.heldout")
+        except ValueError as error:
+            told = "" if self.max_train is None else f" (with evals.attentive.max_train={self.max_train})"
+            raise ValueError(f"{error}{told}") from error
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("attentive", spec)

@@ -29,6 +29,7 @@ from core.evals.maps import (
     read_segments,
     resized,
 )
+from core.evals.samples import subset
 from core.types import (
     Dataset,
     DataSpec,
@@ -112,7 +113,7 @@ class FrozenFeatures:
         self._autocast_dtype = autocast_dtype
         self._max_gib = max_gib
         lengths = {split: len(dataset) // self.spec.clips_per_video for split, dataset in self._datasets.items()}
-        self._videos = {"train": _subset(lengths["train"], max_train), "test": torch.arange(lengths["test"])}
+        self._videos = {"train": subset(lengths["train"], max_train), "test": torch.arange(lengths["test"])}
         self._pooled: dict[tuple[str, int], Tensor] = {}
         self._augmented: dict[tuple[Look, int], Tensor] = {}
         self._tokens: dict[tuple[str, int, Sampling], Tokens] = {}
@@ -214,7 +215,7 @@ class FrozenFeatures:
     def sequences(self, split: str, max_sequences: int | None = None) -> Iterator[TrackedVideo]:
         """Videos whose objects are known, one by one; of data that has such."""
         dataset: Any = self._datasets[split]
-        for index in _subset(dataset.num_sequences(), max_sequences).tolist():
+        for index in subset(dataset.num_sequences(), max_sequences).tolist():
             yield dataset.sequence(index)
 
     def frame_maps(self, frames: Tensor, *, level: int = 1) -> Tensor:
@@ -246,7 +247,7 @@ class FrozenFeatures:
         """
         assert self._estimator is not None
         dataset: Any = self._datasets[split]
-        samples = _subset(len(dataset), max_samples)
+        samples = subset(len(dataset), max_samples)
         stride = self._built_for.height // self.grid.h, self._built_for.width // self.grid.w
         with evaluating(self._estimator):
             for indices in torch.split(samples, max(1, batch_size // max(self.spec.frames - 1, 1))):
@@ -301,7 +302,7 @@ class FrozenFeatures:
 
     def _videos_of(self, split: str, sampling: Sampling) -> Tensor:
         videos = self._videos[split]
-        return videos[_subset(len(videos), sampling.max_train)] if split == "train" else videos
+        return videos[subset(len(videos), sampling.max_train)] if split == "train" else videos
 
     def _keep(self, split: str, num_layers: int, sampling: Sampling) -> Tensor:
         videos = self._videos_of(split, sampling)
@@ -404,11 +405,3 @@ def _finite(values: Tensor, split: str) -> Tensor:
     if not all(part.isfinite().all() for part in torch.split(values, 1024)):
         raise FloatingPointError(f"the encoder's features of the {split} split are not finite")
     return values
-
-
-def _subset(num_samples: int, max_samples: int | None) -> Tensor:
-    if max_samples is None or max_samples >= num_samples:
-        return torch.arange(num_samples)
-    # Not the first ones: folders come sorted by class.
-    order = torch.randperm(num_samples, generator=generator_for(0, "features", num_samples))
-    return order[:max_samples].sort().values  # in order, so that a lazy data set reads its files once each

@@ -122,7 +122,7 @@ class FineTune(Tuning):
         plan(spec, built_for, self.sampling, "evals.finetune.")
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
-        check_classes(train, test, spec)
+        check_classes(train, test, spec, names=self._labels(spec))
 
     def metrics(self, spec: DataSpec) -> list[str]:
         accuracies = [f"finetune/{label}_{top}" for label in self._labels(spec) for top in ("top1", "top5")]

@@ -6,13 +6,13 @@ whatever chooses a head can be seen not to touch them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from core.types import DataSpec, Encoder, Features
+from core.types import DataSpec, Encoder, Features, generator_for
 
 
 class Samples(NamedTuple):
@@ -77,23 +77,43 @@ def labelled(labels: Mapping[str, Tensor], split: str, label: str, spec: DataSpe
 
 
 def check_classes(
-    train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec, *, heldout: str = ""
+    train: Mapping[str, Tensor],
+    test: Mapping[str, Tensor],
+    spec: DataSpec,
+    *,
+    heldout: str = "",
+    names: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
-    """The train labels of each label that are known, once both splits of the data are fit to be judged on by classes.
+    """The train labels of each label, or of `names`, that are known, once both splits are fit to be judged on by them.
 
     Raises ValueError: see `check_train` and `check_test`; and, naming the option `heldout` if it is given, where no
     class has two samples, one to choose by.
     """
     found = {}
-    for label in spec.classes:
+    for label in spec.classes if names is None else names:
         has_label = [labelled(labels, split, label, spec) for split, labels in (("train", train), ("test", test))]
         known = train[label][has_label[0]]
         check_train(known, label, spec)
         check_test(test[label][has_label[1]], label, known)
-        if heldout and len(known) and int(known.bincount().max()) < 2:
-            raise ValueError(f"{heldout}: nothing can be held out to choose by, no class has two train samples")
+        if heldout:
+            check_heldout(known.bincount(), heldout)
         found[label] = known
     return found
+
+
+def subset(num_samples: int, max_samples: int | None) -> Tensor:
+    """Indices of a random subset that depends on the number of samples alone, or of all of them."""
+    if max_samples is None or max_samples >= num_samples:
+        return torch.arange(num_samples)
+    # Not the first ones: folders come sorted by class.
+    order = torch.randperm(num_samples, generator=generator_for(0, "features", num_samples))
+    return order[:max_samples].sort().values  # in order, so that a lazy data set reads its files once each
+
+
+def check_heldout(counts: Tensor, key: str) -> None:
+    """Raise ValueError naming the option `key` when no class has two samples."""
+    if not (counts > 1).any():
+        raise ValueError(f"{key}: nothing can be held out to choose by, no class has two train samples")
 
 
 def check_train(labels: Tensor, label: str, spec: DataSpec) -> None:
@@ -138,8 +158,7 @@ def hold_out(labels: Tensor, share: float, generator: Generator, *, key: str) ->
     Raises ValueError naming the option `key` when no class has two samples.
     """
     counts = labels.bincount()
+    check_heldout(counts, key)
     num_heldout = (counts * share).round().long().clamp(min=1).minimum((counts - 1).clamp(min=0))
-    if not num_heldout.any():
-        raise ValueError(f"{key}: nothing can be held out to choose by, no class has two train samples")
     heldout, rest = draw_per_class(labels, num_heldout, generator)
     return rest, heldout

@@ -21,6 +21,7 @@ from core.evals.linear_grid import Head, Optimizer, scores_of, steps, train_head
 from core.evals.samples import (
     Samples,
     check_classes,
+    check_heldout,
     check_layers,
     draw_per_class,
     hold_out,
@@ -129,7 +130,9 @@ class Vissl(Evaluation):
         check_layers("evals.vissl.layers", max(self.layers), encoder)
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
-        check_classes(train, test, spec, heldout="evals.vissl.heldout")
+        for label, known in check_classes(train, test, spec).items():
+            for amount in self.amounts:
+                check_heldout(self._num_given(known, label, spec.classes[label], amount), "evals.vissl.heldout")
 
     def metrics(self, spec: DataSpec) -> list[str]:
         names = [f"vissl/{label}_{amount.name}top1" for label in spec.classes for amount in self.amounts]
@@ -189,19 +192,23 @@ class Vissl(Evaluation):
         labels, num_classes = train_samples(features, label, max(self.layers)).labels, features.spec.classes[label]
         if amount == EVERY:
             return torch.arange(len(labels))
-        counts = labels.bincount(minlength=num_classes)
-        num_given = (counts * amount.share).round().long().clamp(min=1).minimum(counts)
-        if amount.shots:
-            small = ((counts > 0) & (counts < amount.shots)).nonzero().flatten().tolist()
-            if small:
-                raise ValueError(
-                    f"evals.vissl.shots must be at most the train samples of every class, got {amount.shots}; "
-                    f"label {label!r} has fewer in classes {small}"
-                )
-            num_given = torch.full_like(counts, amount.shots)
+        num_given = self._num_given(labels, label, num_classes, amount)
         # Drawn for all layers alike: which samples these are depends on the labels only.
         given, _ = draw_per_class(labels, num_given, generator_for(seed, "vissl", label, amount.name, draw))
         return given
+
+    def _num_given(self, labels: Tensor, label: str, num_classes: int, amount: Amount) -> Tensor:
+        """How many labels of each class are given, [K]. Raises ValueError for more shots than a class has samples."""
+        counts = labels.bincount(minlength=num_classes)
+        if not amount.shots:
+            return (counts * amount.share).round().long().clamp(min=1).minimum(counts)
+        small = ((counts > 0) & (counts < amount.shots)).nonzero().flatten().tolist()
+        if small:
+            raise ValueError(
+                f"evals.vissl.shots must be at most the train samples of every class, got {amount.shots}; "
+                f"label {label!r} has fewer in classes {small}"
+            )
+        return torch.full_like(counts, amount.shots)
 
     def _grids(
         self, features: Features, label: str, given: Tensor, seed: int, only: Choice | None

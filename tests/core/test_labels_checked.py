@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from core.config import ConfigError, load
 from core.evals import EVALS
-from core.trainer import train
+from core.trainer import check_labels, train
 from core.types import DataSpec
 
 
@@ -73,3 +74,46 @@ def test_every_evaluation_that_cannot_judge_is_named_at_once(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["collapse", "flow", "seg", "vos", "detect"])
 def test_an_evaluation_without_classes_asks_for_no_labels(name: str) -> None:
     EVALS[name]().check_labels({}, {}, DataSpec(3, 1, 8, 8))
+
+
+def test_a_class_that_a_subset_of_the_train_split_lacks_is_refused_before_step_1(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no train sample.*\(with evals.attentive.max_train=2\)"):
+        go(tmp_path, [0, 0, 1, 1, 2, 2], [0, 1, 2], "evals=[attentive]", "evals.attentive.max_train=2")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evals.vissl.shots=[3]"], r"evals.vissl.shots must be at most .*, got 3; label .* fewer in classes \[1\]"),
+        (["evals.vissl.shots=[1]"], r"evals.vissl.heldout: nothing can be held out"),
+        (["evals.vissl.shares=[0.01]"], r"evals.vissl.heldout: nothing can be held out"),
+    ],
+)
+def test_more_labels_given_than_there_are_or_too_few_to_choose_by(
+    tmp_path: Path, words: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        go(tmp_path, [0, 0, 0, 1, 1], [0, 1], "evals=[vissl]", *words)
+
+
+def test_clips_of_one_video_are_one_sample_to_a_probe() -> None:
+    class Split:
+        spec = DataSpec(3, 1, 8, 8, {"class": 2}, clips_per_video=2)
+
+        def __init__(self, labels: list[int]) -> None:
+            self.values = torch.tensor(labels).repeat_interleave(2)
+
+        def labels(self) -> dict[str, torch.Tensor]:
+            return {"class": self.values}
+
+    run = load(["method=mae", "scale=smoke", "evals=[knn]", "evals.knn.k=3"])
+    with pytest.raises(ConfigError, match=r"evals.knn.k must be at most .* 2, got 3"):
+        check_labels(run, Split([0, 1]), Split([0, 1]))  # type: ignore[arg-type]
+
+
+def test_fine_tuning_asks_for_the_labels_that_it_tunes_on() -> None:
+    spec = DataSpec(3, 1, 8, 8, {"good": 2, "bad": 2})
+    labels = {"good": torch.tensor([0, 1]), "bad": torch.tensor([-1, -1])}
+    EVALS["finetune"](labels=["good"]).check_labels(labels, labels, spec)
+    with pytest.raises(ValueError, match="label 'bad'"):
+        EVALS["finetune"]().check_labels(labels, labels, spec)
