@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sweeps import cli, series
 from sweeps.cli import UserError
-from sweeps.db import CellRow, Config, Result, RunRow, StudyRow
+from sweeps.db import Base, CellRow, Config, Result, RunRow, StudyRow
 from sweeps.identity import CODE_EPOCH
 from sweeps.study_files import close_matches
 
@@ -42,6 +42,8 @@ examples:
 OPTIONS = ("study", "run", "series", "format", "to", "db")
 OPTION = re.compile(r"\{([a-z_]\w*(?:\.\w+)*)\}")
 COLUMNS = ("method", "scale")  # of sw_config: the presets that a config was first made from
+# As SQLite and PostgreSQL say it: no such column: r.stat, column r.stat does not exist, relation "sw_runs" does not ...
+NO_SUCH = re.compile(r"(?:no such (?:table|column): |(?:relation|column) \"?)([\w.]+)")
 FORMATS = ("table", "csv", "json", "parquet")
 NAMED = ("row_key", "col_key", "seed", "run_id", "metric", "value")  # of a study: shown whether they vary or not
 
@@ -61,7 +63,18 @@ def ask(engine: Engine, sql: str) -> pd.DataFrame:
         reason = " ".join(str(error.orig).split())
         if re.search(r"read-?only", reason, re.IGNORECASE):
             raise UserError(f"this statement writes; the connection is read-only, nothing was changed: {sql}") from None
-        raise UserError(f"the database cannot run it: {reason}: {sql}") from None
+        raise UserError(f"the database cannot run it: {reason}{hint(reason)}: {sql}") from None
+
+
+def hint(reason: str) -> str:
+    """The nearest tables or columns where the database says, in its own words, that it has none of a name."""
+    found = NO_SUCH.search(reason)
+    if found is None:
+        return ""
+    tables = Base.metadata.tables
+    columns = {column.name for table in tables.values() for column in table.columns}
+    is_table = "table" in found[0] or "relation" in found[0]
+    return close_matches(found[1].rpartition(".")[2], tables if is_table else columns)
 
 
 def check_options(engine: Engine, sql: str) -> None:
@@ -71,10 +84,12 @@ def check_options(engine: Engine, sql: str) -> None:
         return
     with engine.connect() as connection:
         known = {key for config in connection.scalars(select(Config.json)) for key in config}
-    for name in sorted(asked - known if known else ()):
-        raise UserError(
-            f"{{{name}}}: no config of this database has that option{close_matches(name, [*known, *COLUMNS])}"
-        )
+    wrong = [
+        f"{{{name}}}: no config of this database has that option{close_matches(name, [*known, *COLUMNS])}"
+        for name in sorted(asked - known if known else ())
+    ]
+    if wrong:
+        raise UserError("\n".join(wrong))
 
 
 def with_options(sql: str, dialect: str) -> str:

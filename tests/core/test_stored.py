@@ -58,6 +58,14 @@ def test_only_the_evaluation_that_encodes_the_data_is_charged_for_it(cache, trai
     assert costs[0] > 0 and costs[1] == 0
 
 
+def test_labels_that_do_not_suffice_are_told_before_anything_is_encoded(cache, trained):
+    (one,) = asked(cache, "evals=[knn]", "evals.knn.k=9999")
+    judge = Judge(open_stored(one.run, trained[0]))
+    with pytest.raises(ValueError, match=r"evals.knn.k must be at most the number of train samples"):
+        judge.answer(one)
+    assert judge.encoding_seconds() == 0
+
+
 def test_an_evaluation_is_named_by_what_differs_from_the_runs_own(cache):
     assert names(cache) == names(cache, "evals=[ridge]", "evals.ridge.heldout=0.2") == ["ridge"]
     assert names(cache, "evals.ridge.num_layers=2") == ["ridge@num_layers=2"]

@@ -6,8 +6,9 @@ import pytest
 from sqlalchemy import Engine
 
 from sweeps import query, series
-from sweeps.cli import OK, USER_ERROR
+from sweeps.cli import OK, USER_ERROR, UserError
 from sweeps.db import VERSION_TABLE, Attempt, insert_new
+from sweeps.query import ask, hint
 from tests.sweeps.launched import finish_next, register, two_rows
 
 
@@ -120,3 +121,30 @@ def test_a_study_on_the_screen_leaves_out_what_is_the_same_in_every_row(engine, 
     out = capsys.readouterr().out
     assert "mask.ratio" in out and "optim.batch_size" not in out
     assert "not shown" in out
+
+
+@pytest.mark.parametrize(
+    ("sql", "near"),
+    [
+        ("select * from sw_runs", "did you mean sw_run"),
+        ("select stat from sw_run", "did you mean state"),
+        ("select r.stat from sw_run r", "did you mean state"),
+        ("select nothing_like_it from sw_run", "cannot run it: "),
+    ],
+)
+def test_a_misspelt_table_or_column_is_answered_with_the_nearest(engine, sql, near):
+    with pytest.raises(UserError, match=near):
+        ask(engine, sql)
+
+
+def test_the_hint_reads_what_either_database_says():
+    assert "sw_run" in hint('relation "sw_runs" does not exist LINE 1: select')
+    assert "state" in hint("column r.stat does not exist") and "state" in hint("no such column: r.stat")
+    assert hint("syntax error at or near x") == ""
+
+
+def test_all_misspelt_options_are_named_at_once(engine):
+    with pytest.raises(
+        UserError, match=r"(?s){mask.ratoi}: .*mask.ratio\?.*\n{optim.stepps}: .*optim.steps"
+    ):
+        ask(engine, "select {optim.stepps}, {mask.ratoi} from sw_config")
