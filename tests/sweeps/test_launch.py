@@ -66,7 +66,7 @@ def test_a_mistake_in_the_command_is_one_line_and_writes_nothing(folder, capsys,
 @pytest.mark.parametrize(
     ("changes", "words", "message"),
     [
-        ({"metrics": ["ridge/top-1"]}, [], "tiny.yaml: unknown metric 'ridge/top-1'"),
+        ({"metrics": ["ridge/top-1"]}, [], "tiny.yaml: every row: unknown metric 'ridge/top-1'"),
         ({"metricss": ["ridge/top-1"]}, [], "tiny.yaml: unknown key metricss (did you mean metrics"),
         ({"base": {"method": "mae", "maks": "random"}}, [], "maks: unknown; did you mean mask"),
         ({}, ["encoder.widht=8"], "error: encoder.widht: unknown; did you mean encoder.width"),

@@ -144,7 +144,5 @@ def test_the_hint_reads_what_either_database_says():
 
 
 def test_all_misspelt_options_are_named_at_once(engine):
-    with pytest.raises(
-        UserError, match=r"(?s){mask.ratoi}: .*mask.ratio\?.*\n{optim.stepps}: .*optim.steps"
-    ):
+    with pytest.raises(UserError, match=r"(?s){mask.ratoi}: .*mask.ratio\?.*\n{optim.stepps}: .*optim.steps"):
         ask(engine, "select {optim.stepps}, {mask.ratoi} from sw_config")
