@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -20,6 +21,8 @@ from core.fitting import judged, spec_of, spec_of_pairs
 from core.stepping import draw_views
 from core.trainer import build_learner
 from core.types import DataSpec, Grid, Learner, Mask, Tuning, View, generator_for
+
+log = logging.getLogger(__name__)
 
 META = torch.device("meta")
 MOST_ROWS = 256  # of a batch: masks of a larger one take long to draw, and leave as many patches
@@ -35,10 +38,13 @@ class Operations(NamedTuple):
 
 
 def operations_of(flat: Mapping[str, Any]) -> Operations | None:
-    """Of a stored config; None where it cannot be built here, as its data is elsewhere."""
+    """Of a stored config; None where it cannot be built here, as its data is elsewhere, or not be counted."""
     try:
         return operations(from_flat(flat, seed=0))
-    except ConfigError:
+    # Without data or a teacher's file it is not built; what looks at a tensor's values cannot be counted. Either way
+    # an estimate is lacking, which must stop nobody.
+    except (ConfigError, ValueError, RuntimeError, TypeError, OSError) as error:
+        log.debug("operations not counted: %s", error)
         return None
 
 

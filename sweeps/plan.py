@@ -10,25 +10,27 @@ import gc
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from statistics import mean
-from typing import NamedTuple
 
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine
 
-from sweeps import aliases, cli, expansion_cache
+from sweeps import cli, expansion_cache, work
 from sweeps.cli import UserError
-from sweeps.db import FINAL_STATES, Config, RunRow
+from sweeps.db import FINAL_STATES
+from sweeps.estimate import Cost, Estimator, Recorded, RunKey, recorded
 from sweeps.expand import Request, expand, fingerprint
-from sweeps.identity import CODE_EPOCH, digest
+from sweeps.identity import digest
 from sweeps.launch import check_machine, refuse_other_data
 from sweeps.registry import launch_hash, registered_configs, settled
-from sweeps.study import names, read
-from sweeps.to_come import RunKey, by_rule, further_runs, trials
+from sweeps.study import DEFAULT_SCALE, names, read
+from sweeps.to_come import by_rule, further_runs, trials
 
 USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
                              [db=sqlite:///results/ablations.sqlite]
@@ -42,24 +44,15 @@ studies ask for counts once in the total.
   to come          runs that results decide on: the rest of a search's budget; the seeds that a rule will ask for
                    if no spread changes, all it may ask for where nothing is known yet
   to finish        CPU-hours and GPU-hours of what is left and to come, from the recorded cost of runs of the same
-                   config, else of the same study by step; "?" where nothing like it has ever been run
+                   config, else from its operations (counted, not computed) over the rate of the recorded runs that
+                   are most alike, or before any on such a device over a stated one: the line below says which. Of a
+                   run half done, the rest. "?" where the data is elsewhere and nothing of the study has been run
 
 example: python -m sweeps.plan study=all scale=cpu"""
 
+UNFINISHED = ("missing", "queued", "running", "cancelled")
 OPTIONS = ("study", "scale", "seeds", "name", "db")
 WORTH_A_PROCESS = 10  # studies: fewer expand sooner here than a new process imports core
-
-
-class Cost(NamedTuple):
-    cpu_seconds: float
-    gpu_seconds: float
-
-    def __add__(self, other: object) -> Cost:
-        assert isinstance(other, Cost)
-        return Cost(self.cpu_seconds + other.cpu_seconds, self.gpu_seconds + other.gpu_seconds)
-
-    def times(self, factor: float) -> Cost:
-        return Cost(self.cpu_seconds * factor, self.gpu_seconds * factor)
 
 
 @dataclass(frozen=True)
@@ -71,15 +64,7 @@ class Wanted:
     steps: dict[RunKey, int]
     further: dict[RunKey, int] = field(default_factory=dict)  # likewise, those that a rule for seeds will ask for
     num_trials: int = 0  # those that a search will ask for
-
-
-class Recorded(NamedTuple):
-    """A run of the database."""
-
-    key: RunKey
-    state: str
-    steps: int
-    cost: Cost
+    scale: str = DEFAULT_SCALE
 
 
 @dataclass(frozen=True)
@@ -99,7 +84,7 @@ class Line:
 # ---- what is wanted --------------------------------------------------------------------------------------------------
 
 
-def wanted(connection: Connection | None, request: Request, core: str) -> Wanted:
+def wanted(connection: Connection | None, request: Request, core: str, measured: Collection[str] = ()) -> Wanted:
     """From the database when this launch is in it as it would be written now, else by expanding the study once."""
     if connection is not None:
         request = settled(connection, request)
@@ -107,70 +92,65 @@ def wanted(connection: Connection | None, request: Request, core: str) -> Wanted
     known = registered_configs(connection, request, launch) if connection is not None else None
     hashes = known or expansion_cache.read(launch)
     if hashes is None:
-        hashes = expanded(request, launch)
+        hashes = expanded(request, launch, measured)
     of = dict(hashes)
     search, seeds = trials(connection, request, of), further_runs(connection, request, of)
     steps = {(config, seed): steps for config, steps in hashes for seed in request.wanted_seeds}
     asked = {key: of[key[0]] for key in seeds}
     further = {key: of[key[0]] for key in by_rule(connection, request, of)}
-    return Wanted(request.instance, len(hashes), steps | search.steps | asked, further, search.num_left)
+    return Wanted(request.instance, len(hashes), steps | search.steps | asked, further, search.num_left, request.scale)
 
 
-def expanded(request: Request, launch: str) -> expansion_cache.ConfigSteps:
-    """The study's configs and steps, remembered for the next time."""
-    configs = [config for _, config in expand(request).cells]
-    hashes = [(digest(config), int(config["optim.steps"])) for config in configs]
+def expanded(request: Request, launch: str, measured: Collection[str] = ()) -> expansion_cache.ConfigSteps:
+    """The study's configs and steps, and what those that were not `measured` compute; remembered for the next time."""
+    cells = [(digest(flat), flat) for _, flat in expand(request).cells]
+    for config, flat in dict(cells).items():
+        if config not in measured and work.known(config) is None:
+            work.counted(flat)
+    hashes = [(config, int(flat["optim.steps"])) for config, flat in cells]
     expansion_cache.write(launch, hashes)
     return hashes
 
 
-def expand_ahead(connection: Connection | None, requests: Sequence[Request], core: str) -> None:
+def expand_ahead(
+    connection: Connection | None, requests: Sequence[Request], core: str, measured: Collection[str] = ()
+) -> None:
     """Expand many studies that nothing remembers on several processors; `wanted` then finds them in the cache."""
     new = []
     for request in requests:
         launch = launch_hash(request, core)
         known = registered_configs(connection, request, launch) if connection is not None else None
         if not known and expansion_cache.read(launch) is None:
-            new.append((request, launch))
+            new.append((request, launch, measured))
     num_processes = min(os.cpu_count() or 1, len(new) // WORTH_A_PROCESS)
     if num_processes > 1:
         # Not forked: this process may have threads by now.
         with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), gc.disable) as pool:
-            list(pool.map(_expand_quietly, *zip(*new, strict=True)))
+            each = pool.map(_expand_quietly, *zip(*new, strict=True))
+            list(track(each, "expanding studies, counting operations", len(new), console=Console(stderr=True)))
 
 
-def _expand_quietly(request: Request, launch: str) -> None:
+def _expand_quietly(request: Request, launch: str, measured: Collection[str]) -> None:
     with contextlib.suppress(UserError):  # `wanted` meets it again, and tells the person
-        expanded(request, launch)
+        expanded(request, launch, measured)
 
 
 # ---- what there is, what is left -------------------------------------------------------------------------------------
 
 
-def recorded(connection: Connection) -> list[Recorded]:
-    query = select(
-        Config.hash, RunRow.seed, RunRow.state, Config.json["optim.steps"].as_integer().label("steps"),
-        RunRow.cpu_seconds, RunRow.gpu_seconds,
-    ).join(Config, Config.id == RunRow.config_id).where(RunRow.code_epoch == CODE_EPOCH)  # fmt: skip
-    today = aliases.names_today(connection)  # a database that no launch has migrated yet
-    return [
-        Recorded(
-            (today.get(row.hash, row.hash), row.seed), row.state, row.steps or 0, Cost(row.cpu_seconds, row.gpu_seconds)
-        )
-        for row in connection.execute(query)
-    ]
-
-
-def lines(studies: Sequence[Wanted], runs: Iterable[Recorded]) -> list[Line]:
+def lines(studies: Sequence[Wanted], estimator: Estimator) -> list[Line]:
     """What each study has and still needs. A diverged or failed run is an outcome: launching does not repeat it."""
-    by_key = {run.key: run for run in runs}
+    by_key = estimator.runs
     found = []
     for study in studies:
         others = {key for other in studies if other is not study for key in other.steps}
         states = {key: by_key[key].state if key in by_key else "missing" for key in study.steps}
-        left = [key for key, state in states.items() if state in ("missing", "queued", "running", "cancelled")]
-        costs = estimates(study, [*left, *study.further], by_key)
-        to_come = [costs[key] for key in study.further] + [of_a_trial(study, by_key)] * study.num_trials
+        left = [key for key, state in states.items() if state in UNFINISHED]
+        mine = estimator.for_study(study.scale, study.steps)
+        costs = {key: mine.left(key, study.steps[key], list(study.steps)) for key in left}
+        to_come = [mine.left(key, steps, list(study.steps)) for key, steps in study.further.items()]
+        if study.num_trials:
+            to_come += [of_a_trial(study, mine)] * study.num_trials
         found.append(
             Line(
                 name=study.name,
@@ -179,35 +159,30 @@ def lines(studies: Sequence[Wanted], runs: Iterable[Recorded]) -> list[Line]:
                 shared=len(others & study.steps.keys()),
                 done=frozenset(key for key, state in states.items() if state == "done"),
                 running=sum(state == "running" for state in states.values()),
-                left={key: costs[key] for key in left},
+                left=costs,
                 to_come=tuple(to_come),
             )
         )
     return found
 
 
-def estimates(study: Wanted, left: Sequence[RunKey], runs: Mapping[RunKey, Recorded]) -> dict[RunKey, Cost | None]:
-    """Expected cost of each of `left`: the mean of its config's other seeds, else the study's cost a step."""
-    done = [runs[key] for key in study.steps if key in runs and runs[key].state == "done"]
-    by_config: dict[str, list[Cost]] = {}
-    for run in done:
-        by_config.setdefault(run.key[0], []).append(run.cost)
-    num_steps = sum(run.steps for run in done)
-    total = sum((run.cost for run in done), Cost(0.0, 0.0))
-
-    def estimate(key: RunKey) -> Cost | None:
-        if costs := by_config.get(key[0]):
-            return Cost(mean(c.cpu_seconds for c in costs), mean(c.gpu_seconds for c in costs))
-        steps = study.steps.get(key, study.further.get(key, 0))
-        return total.times(steps / num_steps) if num_steps else None
-
-    return {key: estimate(key) for key in left}
+def configs_left(studies: Sequence[Wanted], runs: Iterable[Recorded]) -> set[str]:
+    """Configs of which a run is left or to come: what others compute need not be counted."""
+    states = {run.key: run.state for run in runs}
+    return {
+        config
+        for study in studies
+        for config, seed in (*study.steps, *study.further)
+        if study.num_trials or states.get((config, seed), UNFINISHED[0]) in UNFINISHED
+    }
 
 
-def of_a_trial(study: Wanted, runs: Mapping[RunKey, Recorded]) -> Cost | None:
-    """What a run of the study cost so far, those that a search stopped early counted in."""
-    ended = [runs[key] for key, steps in study.steps.items() if steps and key in runs]
+def of_a_trial(study: Wanted, estimator: Estimator) -> Cost | None:
+    """What a run of the study cost so far, those that a search stopped early counted in; before any, its estimate."""
+    trained = [key for key, steps in study.steps.items() if steps]
+    ended = [estimator.runs[key] for key in trained if key in estimator.runs]
     costs = [run.cost for run in ended if run.state in FINAL_STATES and run.state != "cancelled"]
+    costs = costs or [cost for key in trained if (cost := estimator.left(key, study.steps[key])) is not None]
     if not costs:
         return None
     return Cost(mean(cost.cpu_seconds for cost in costs), mean(cost.gpu_seconds for cost in costs))
@@ -279,18 +254,25 @@ def command(words: Sequence[str]) -> int:
     core, engine = fingerprint(), None
     if cli.is_absent(arguments.text("db", cli.DEFAULT_DATABASE)):  # then everything is still to do
         expand_ahead(None, requests, core)
-        plan = lines([wanted(None, request, core) for request in requests], [])
+        studies = [wanted(None, request, core) for request in requests]
+        estimator = Estimator([], work.of_configs(None, configs_left(studies, [])))
     else:
         engine = cli.open_for_reading(arguments)
         with engine.connect() as connection:
-            expand_ahead(connection, requests, core)
-            plan = lines([wanted(connection, request, core) for request in requests], recorded(connection))
+            runs = recorded(connection)
+            measured = {run.key[0] for run in runs if run.state == "done"}
+            expand_ahead(connection, requests, core, measured)
+            studies = [wanted(connection, request, core, measured) for request in requests]
+            estimator = Estimator(runs, work.of_configs(connection, configs_left(studies, runs)))
+    plan = lines(studies, estimator)
     if stem != "all":  # a plan of everything is asked for what it costs, and answered in seconds
         for request, line in zip(requests, plan, strict=True):
             check(engine, request, line)
     if engine is not None:
         engine.dispose()
     cli.console().print(as_table(plan))
+    if said := estimator.said():
+        cli.console().print(said, style="dim", highlight=False)
     return cli.OK
 
 

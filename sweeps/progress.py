@@ -18,9 +18,11 @@ from sqlalchemy.exc import DBAPIError
 
 from sweeps import status
 from sweeps.cli import duration
+from sweeps.estimate import Estimator
 from sweeps.status import StudyStatus, shown_step
 
 REFRESH_S = 1.0
+ESTIMATE_EVERY_S = 60.0  # runs that ended since tell what others will cost
 LINE_EVERY_S = 15.0  # without a terminal, unless a run ended in between
 
 
@@ -31,6 +33,8 @@ class Progress:
         self.engine, self.name = engine, name
         self.console = console or Console(stderr=True)
         self.lock, self.last_asked, self.last_line, self.last_done = threading.Lock(), 0.0, 0.0, -1
+        self.estimator: Estimator | None = None
+        self.last_estimated = -ESTIMATE_EVERY_S
         self.live = Live(Text("starting workers"), console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Self:
@@ -53,7 +57,11 @@ class Progress:
             self.last_asked = now
             try:
                 with self.engine.connect() as connection:
-                    study = status.read(connection, self.name)
+                    if now - self.last_estimated > ESTIMATE_EVERY_S:
+                        # What no plan has counted is not counted here: workers wait for nothing.
+                        self.estimator = status.estimator_of(connection, [self.name], counting=False)
+                        self.last_estimated = now
+                    study = status.read(connection, self.name, self.estimator)
             except DBAPIError as failure:
                 # Workers outlive a database that is away for a while, and so does the picture of them.
                 self.console.print(f"the database does not answer: {' '.join(str(failure.orig).split())}", markup=False)
@@ -75,7 +83,7 @@ def line(study: StudyStatus) -> str:
     parts = [f"{counts['done']} of {len(study.runs)} done"]
     parts += [f"{counts[state]} {state}" for state in ("failed", "diverged", "pruned") if counts[state]]
     running = [f"{run.label}: {shown_step(run)}" for run in study.of("running")]
-    left = [f"{duration(study.seconds_left)} left"] if study.seconds_left is not None else []
+    left = [f"{study.shown_left} left"] if study.seconds_left is not None else []
     return f"{study.name}: " + "; ".join([", ".join(parts), *running, *left])
 
 
@@ -89,7 +97,7 @@ def picture(study: StudyStatus) -> Group:
     head.add_row(
         f"[bold]{escape(study.name)}[/]",
         ProgressBar(total=len(study.runs), completed=_num_ended(study), width=30),
-        f"{counts['done']} of {len(study.runs)} runs{failed} · {duration(study.seconds_left)} left",
+        f"{counts['done']} of {len(study.runs)} runs{failed} · {study.shown_left} left",
     )
     runs = Table.grid(padding=(0, 2))
     for run in study.of("running"):

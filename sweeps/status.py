@@ -6,6 +6,7 @@ python -m sweeps.status [study=...] [run=<id>] [watch=true]
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections import Counter
@@ -19,10 +20,11 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, Engine, and_, func, select
 
-from sweeps import cli
+from sweeps import cli, work
 from sweeps.cli import UserError, duration
 from sweeps.collapse import MARK
 from sweeps.db import Attempt, CellRow, Config, Event, RunRow, StudyRow
+from sweeps.estimate import Estimator, RunKey, recorded
 from sweeps.identity import CODE_EPOCH
 from sweeps.run_page import run_page
 from sweeps.seed_rule import first_seeds, further_seeds
@@ -35,10 +37,14 @@ USAGE = """usage: python -m sweeps.status [study=...] [run=<id>] [watch=true] [d
   run=ID           one run: its options, results, and every attempt's host, device, code, cost and error
   watch=true       again every two seconds until Ctrl-C
 
+time left: of what runs and what waits, shared by the workers that are at it (one, where none is), by the runs' speed
+and the estimates of `sweeps.plan`; with ≈ while no run has told its speed
+
 example: python -m sweeps.status study=masking_ratio watch=true"""
 
 OPTIONS = ("study", "run", "watch", "db")
 MISSING = "missing"
+OPEN = ("running", "queued", "missing")  # states of a run that is to have numbers yet
 STATES = ("done", "running", "queued", "failed", "diverged", "pruned", "cancelled", MISSING)
 ALWAYS = ("done", "running", "queued", "failed")  # shown also where no run is in them
 REFRESH_S = 2.0
@@ -61,10 +67,14 @@ class RunStatus:
     error: str | None = None
     collapse: str = ""  # what is said of a finished run's features, where they say too little
     worker: str | None = None
+    estimate: float | None = None  # seconds until a run that has not ended has its numbers, as `sweeps.plan` has them
+    judging: float = 0.0  # of these, those after the last step
+    config: str = ""  # its hash
 
     @property
     def seconds_left(self) -> float | None:
-        return (self.num_steps - self.step) / self.speed if self.speed else None
+        """By its speed, before that is known by the estimate."""
+        return (self.num_steps - self.step) / self.speed + self.judging if self.speed else self.estimate
 
 
 @dataclass(frozen=True)
@@ -84,17 +94,37 @@ class StudyStatus:
 
     @property
     def seconds_left(self) -> float | None:
-        """Steps that are left over the speed of what runs now; None while nothing runs."""
-        speed = sum(run.speed or 0.0 for run in self.of("running"))
-        left = sum(run.num_steps - run.step for run in self.of("running", "queued", MISSING))
-        return left / speed if speed else None
+        """Of what runs now and what waits, shared by as many workers as are at it; never less than a run of its own.
+
+        A run that nothing is known of takes as long a step as those that run now; None where nothing runs either.
+        """
+        running, waiting = self.of("running"), self.of("queued", MISSING)
+        speeds = [run.speed for run in running if run.speed]
+        a_step = len(speeds) / sum(speeds) if speeds else None
+
+        def left(run: RunStatus) -> float | None:
+            if run.seconds_left is not None:
+                return run.seconds_left
+            return None if a_step is None else a_step * (run.num_steps - run.step)
+
+        each = [seconds for run in (*running, *waiting) if (seconds := left(run)) is not None]
+        if len(each) < len(running) + len(waiting) or not each:
+            return None
+        return max(sum(each) / max(1, len(running)), *each)
+
+    @property
+    def shown_left(self) -> str:
+        """`3 min 05 s`; with `≈` while no run has told its speed."""
+        left = duration(self.seconds_left)
+        is_guess = self.seconds_left is not None and not any(run.speed for run in self.of("running"))
+        return f"≈ {left}" if is_guess else left
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read(connection: Connection, name: str) -> StudyStatus:
-    """Raises UserError when the database has no study of that name."""
+def read(connection: Connection, name: str, estimator: Estimator | None = None) -> StudyStatus:
+    """Raises UserError when the database has no study of that name. `estimator` tells what is left, if it is given."""
     study = connection.execute(
         select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == name)
     ).one_or_none()
@@ -105,10 +135,13 @@ def read(connection: Connection, name: str) -> StudyStatus:
             f"it has: {', '.join(known) or 'none yet'}"
         )
     cells = connection.execute(
-        select(CellRow.config_id, CellRow.display, Config.json["optim.steps"].as_integer().label("num_steps"))
+        select(
+            CellRow.config_id, CellRow.display, Config.hash,
+            Config.json["optim.steps"].as_integer().label("num_steps"),
+        )
         .join(Config, Config.id == CellRow.config_id)
         .where(CellRow.study_id == study.id, CellRow.revision == study.revision)
-    ).all()
+    ).all()  # fmt: skip
     cells = sorted(cells, key=lambda cell: (cell.display["row_order"], cell.display["col_order"]))
     first: dict[int, Any] = {}
     for cell in cells:
@@ -121,6 +154,10 @@ def read(connection: Connection, name: str) -> StudyStatus:
         for config_id, cell in first.items()
         for seed in [*seeds, *(seed for seed in further if (config_id, seed) in found)]
     ]
+    if estimator is not None:
+        keys = [(run.config, run.seed) for run in runs]
+        mine = estimator.for_study(study.spec["scale"], keys)
+        runs = [_estimated(run, mine, keys) if run.state in OPEN else run for run in runs]
     return StudyStatus(name, study.id, len(cells), runs)
 
 
@@ -152,7 +189,7 @@ def _run_status(cell: Any, seed: int, row: Any, given_up: Mapping[int, str]) -> 
     label = ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"], f"seed {seed}"]))
     num_steps = cell.num_steps or 0
     if row is None:
-        return RunStatus(label, seed, num_steps)
+        return RunStatus(label, seed, num_steps, config=cell.hash)
     step = row.step or row.checkpoint_step or 0
     speed = None
     if row.state == "running" and row.step and row.heartbeat and row.heartbeat > row.started:
@@ -160,7 +197,30 @@ def _run_status(cell: Any, seed: int, row: Any, given_up: Mapping[int, str]) -> 
     loss = row.loss if row.state == "running" else None
     error = given_up.get(row.id, row.error)
     said = str((row.collapse or {}).get("said", "")) if row.state == "done" else ""
-    return RunStatus(label, seed, num_steps, row.id, row.state, step, speed, loss, error, said, row.owner)
+    return RunStatus(
+        label, seed, num_steps, row.id, row.state, step, speed, loss, error, said, row.owner, config=cell.hash
+    )
+
+
+def _estimated(run: RunStatus, estimator: Estimator, study: Sequence[RunKey]) -> RunStatus:
+    left = estimator.left((run.config, run.seed), run.num_steps, study)
+    parts = estimator.parts(run.config, run.num_steps, study)
+    if left is None or parts is None:
+        return run
+    return dataclasses.replace(run, estimate=left.seconds, judging=parts.judging.seconds)
+
+
+def estimator_of(connection: Connection, names: Sequence[str], *, counting: bool = True) -> Estimator | None:
+    """For what is left of these studies; None where nothing is, for which no run need be read.
+
+    `counting` what was not counted before imports torch.
+    """
+    configs = {run.config for name in names for run in read(connection, name).of(*OPEN)}
+    if not configs:
+        return None
+    runs = recorded(connection)
+    measured = {run.key[0] for run in runs if run.state == "done"}
+    return Estimator(runs, work.of_configs(connection, configs - measured, counting=counting))
 
 
 # ---- showing ---------------------------------------------------------------------------------------------------------
@@ -188,9 +248,7 @@ def overview(studies: Sequence[StudyStatus]) -> Table:
         numbers = [f"[{STYLES.get(s, 'white')}]{counts[s]}[/]" if counts[s] else "·" for s in states]
         if any(run.collapse for run in study.runs):
             numbers[0] += f" {MARK}"
-        table.add_row(
-            escape(study.name), str(study.num_cells), str(len(study.runs)), *numbers, duration(study.seconds_left)
-        )
+        table.add_row(escape(study.name), str(study.num_cells), str(len(study.runs)), *numbers, study.shown_left)
     return table
 
 
@@ -234,8 +292,11 @@ def page(engine: Engine, study: str | None, run_id: int | None, *, max_waiting: 
         if run_id is not None:
             return run_page(connection, run_id)
         if study is not None and study != "all":
-            return details(read(connection, study), max_waiting=max_waiting)
-        return overview([read(connection, name) for name in study_names(connection)])
+            estimator = estimator_of(connection, [study])
+            return details(read(connection, study, estimator), max_waiting=max_waiting)
+        known = study_names(connection)
+        estimator = estimator_of(connection, known)
+        return overview([read(connection, name, estimator) for name in known])
 
 
 def watch(engine: Engine, study: str | None, run_id: int | None, console: Console) -> None:

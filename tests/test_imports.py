@@ -66,6 +66,8 @@ def is_allowed(name: str, target: str) -> bool:
     if package == "sweeps":
         # The worker runs the trainer and gives it the recorder that core.types declares.
         is_worker = name == "sweeps.worker" and target in ("core.trainer", "core.types")
+        # What a config computes is counted by building it.
+        is_worker |= name == "sweeps.work" and target == "core.operations"
         # So does whatever evaluates a trained run: it opens its checkpoint and asks core to judge it.
         is_judge = name == "sweeps.evaluate" and target in ("core.stored", "core.checkpoint")
         # And whatever decodes its representations.

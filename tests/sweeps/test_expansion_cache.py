@@ -26,3 +26,9 @@ def test_a_folder_that_takes_no_files_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / ".cache").write_text("a file")
     expansion_cache.write("launch", [("a", 100)])
     assert expansion_cache.read("launch") is None
+
+
+def test_what_a_config_computes_is_remembered() -> None:
+    assert expansion_cache.read_work("config") is None
+    expansion_cache.write_work("config", {"training": 1.5})
+    assert expansion_cache.read_work("config") == {"training": 1.5}

@@ -7,12 +7,18 @@ from rich.console import Console
 from sweeps import aliases, plan
 from sweeps.aliases import renamed
 from sweeps.cli import OK, USER_ERROR
+from sweeps.estimate import Cost, Estimator, Recorded, recorded
 from sweeps.expand import Expansion, Request
 from sweeps.identity import digest
-from sweeps.plan import Cost, Recorded, Wanted, hours, lines
+from sweeps.plan import Wanted, hours
+from sweeps.plan import lines as lines_of
 from sweeps.search import Search
 from sweeps.study import parse
 from tests.sweeps.launched import TWO_ROWS, finish_next, register, two_rows
+
+
+def lines(studies, runs):
+    return lines_of(studies, Estimator(runs, {}))
 
 
 def study(name: str, *configs: str, steps: int = 100) -> Wanted:
@@ -67,7 +73,7 @@ def test_a_registered_launch_is_planned_without_expanding_it(engine, monkeypatch
     finish_next(engine, {}, cpu_seconds=10.0)
     monkeypatch.setattr(plan, "expand", lambda request: pytest.fail("expanded"))
     with engine.connect() as connection:
-        (line,) = lines([plan.wanted(connection, asked, "core")], plan.recorded(connection))
+        (line,) = lines([plan.wanted(connection, asked, "core")], recorded(connection))
     assert (line.num_cells, len(line.runs), len(line.done), len(line.left)) == (2, 4, 1, 3)
 
 
@@ -90,7 +96,7 @@ def searching(budget: int = 6):
 
 def planned(engine, asked, fingerprint: str = "core"):
     with engine.connect() as connection:
-        (line,) = lines([plan.wanted(connection, asked, fingerprint)], plan.recorded(connection))
+        (line,) = lines([plan.wanted(connection, asked, fingerprint)], recorded(connection))
     return line
 
 
@@ -144,7 +150,7 @@ def test_a_run_that_no_launch_has_migrated_yet_counts_under_today_s_name(engine,
     finish_next(engine, {})
     monkeypatch.setattr(aliases, "MIGRATIONS", (renamed("ratio is share", "mask.ratio", "mask.share"),))
     with engine.connect() as connection:
-        done = [run.key for run in plan.recorded(connection) if run.state == "done"]
+        done = [run.key for run in recorded(connection) if run.state == "done"]
     assert done == [(digest({"mask.share": 0.5, "optim.steps": 100}), 0)]
 
 
