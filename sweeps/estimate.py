@@ -167,10 +167,9 @@ class Estimator:
         def encoded(run: Recorded) -> Rate | None:
             return (run.features_gflop, run.features) if run.features and run.features_gflop else None
 
-        total = Cost(0.0, 0.0)
-        encoding = self._of(work, encoded, lambda run: run.features_gflop, gflop).times(gflop)
-        if work.evals:
-            total += encoding
+        if not work.evals:
+            return Cost(0.0, 0.0)
+        total = encoding = self._of(work, encoded, lambda run: run.features_gflop, gflop).times(gflop)
         for name in work.evals:
             if name in work.tuning:
                 total += self._of(work, trained, lambda run: _size(run.work), work.clip).times(work.tuning[name])

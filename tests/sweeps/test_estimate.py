@@ -23,9 +23,8 @@ def done(config: str, what: Work, seconds: float, **more) -> Recorded:
 
 def test_a_config_that_never_ran_costs_its_operations_over_the_measured_rate():
     estimator = Estimator([done("a", work(1000.0), 10.0)], {"b": work(24_000.0)})
-    assert estimator.left(("b", 0), 100) == pytest.approx(
-        Cost(240.0, 0.0)
-    )  # as many steps, each of 24 times the operations
+    # As many steps, each of 24 times the operations.
+    assert estimator.left(("b", 0), 100) == pytest.approx(Cost(240.0, 0.0))
     assert estimator.said() == "rates: 1 runs of this database"
 
 
