@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import OutOfMemoryError
 from torch.utils.tensorboard import SummaryWriter
 
 from core import terminal
@@ -148,6 +149,9 @@ def command(arguments: Sequence[str]) -> int:
             train(run, recorder)
     except (ConfigError, CheckpointError, DataError) as error:
         return refused(error)
+    except OutOfMemoryError as error:
+        logging.getLogger(__name__).debug("out of memory", exc_info=error)
+        return refused(out_of_memory(run, error))
     except OSError as error:
         # A full disk names no file: it is the checkpoint's, which is written last.
         if (at_fault := blamed(error, places)) is None and error.errno not in FULL:
@@ -160,6 +164,14 @@ def command(arguments: Sequence[str]) -> int:
         return 130
     print_results(json.loads((recorder.folder / "result.json").read_text(encoding="utf-8")))
     return 1 if recorder.outcome == "diverged" else 0
+
+
+def out_of_memory(run: Run, error: OutOfMemoryError) -> str:
+    asked = str(error).splitlines()[0].partition(". GPU")[0].rstrip(".")
+    return (
+        f"out of memory on the GPU: {asked}; set a smaller optim.batch_size than {run.optim.batch_size}, a smaller "
+        "encoder, or share the batch out to more processes (torchrun). Checkpoints are intact"
+    )
 
 
 def finished(run: Run) -> dict[str, Any] | None:

@@ -1,0 +1,44 @@
+"""The script for a card, tried out without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import gpu
+
+DRY = ["--device", "cpu", "--scale", "smoke", "--seconds", "0.1"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_dry_run_says_what_a_step_of_the_method_costs(tmp_path, capsys):
+    status = gpu.main([*DRY, "--methods", "ijepa", "--write", str(tmp_path / "gpu.txt")])
+    told = (tmp_path / "gpu.txt").read_text()
+    assert status == 0 and told == capsys.readouterr().out
+    assert told.startswith(f"cpu, torch {torch.__version__}, scale smoke\nijepa: batch 8, ")
+    for word in ("TFLOP/s", "until queued", "features of 160 clips"):
+        assert word in told
+
+
+def test_a_method_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+    def failing(*_):
+        raise RuntimeError("no kernel for that")
+
+    monkeypatch.setattr(gpu, "operations", failing)
+    assert gpu.main([*DRY, "--methods", "mae,ijepa"]) == 1
+    told = capsys.readouterr().out
+    assert "mae: FAILED\nTraceback" in told and "ijepa: FAILED\nTraceback" in told
+    assert told.count("RuntimeError: no kernel for that") == 2
+
+
+def test_an_unknown_method_is_refused_by_name(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["--device", "cpu", "--methods", "mea"])
+    assert "--methods mea: there are ijepa, m_jepa, mae" in capsys.readouterr().err
