@@ -5,8 +5,8 @@
 Each method in turn, within about --seconds each: milliseconds a step (many steps, one wait at the end), of the device
 in its kernels (`busy`), of the host until a step is queued (`host`) and of what comes before the model (`inputs`:
 crops, masks, copies); launches and blocking copies a step, the latter with the lines that wait; memory; rate; and a
-ridge evaluation with its features. A method that fails is said to have FAILED, with its traceback, and the others go on;
-the exit code is then 1. Data is made small: a step costs the same.
+ridge evaluation with its features. A method that fails is said to have FAILED, with its traceback, and the others go
+on; the exit code is then 1. Data is made small: a step costs the same.
 """
 
 from __future__ import annotations
