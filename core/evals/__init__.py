@@ -44,8 +44,8 @@ from core.types import Evaluation
 
 EVALS: dict[str, type[Evaluation]] = {
     "ridge": Ridge,
-    "quadrants": Quadrants,
     "knn": Knn,
+    "quadrants": Quadrants,
     "linear": Linear,
     "vissl": Vissl,
     "attentive": Attentive,
