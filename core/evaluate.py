@@ -83,11 +83,12 @@ def in_folder(words: Sequence[str]) -> int:
     overrides = [word for word in words if not word.startswith("as=")]
     record = folder / "evaluations.json"
     judge: Judge | None = None
-    for asked in asked_of(config, seed, overrides, given.get("as"), presets_in(folder)):
+    questions = asked_of(config, seed, overrides, given.get("as"), presets_in(folder))
+    for asked in questions:
         found = recorded(record, asked)
         if found is None:
             print(asked.said)
-            judge = judge or Judge(open_stored(asked.run, folder))
+            judge = judge or Judge(open_stored(asked.run, folder), questions)
             try:
                 answer = judge.answer(asked)
             except (ValueError, FloatingPointError) as error:

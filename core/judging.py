@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from core.evals.features import FrozenFeatures, Used
 from core.fitting import load_split
 from core.models.resized import for_frames
 from core.phases import Costs, Phase
-from core.types import Dataset, DataSpec, EncoderModule, Evaluation, Learner, Look, Tuning, Workshop
+from core.types import Dataset, DataSpec, EncoderModule, Evaluation, Learner, Look, Pooling, Tuning, Workshop
 
 NUM_COLLAPSE_CLIPS = 128  # that tell whether the encoder collapsed: a hundredth of what a small run trains on
 
@@ -47,12 +47,14 @@ def frozen_features(
     precision: torch.dtype | None,
     *,
     cached: bool = False,
+    pools: Collection[Pooling] = (),
 ) -> FrozenFeatures:
     """The features that every evaluation shares, of the learner's judged encoder, extracted as they are asked for; and
     its estimates of flow, of an objective that gives some.
 
     `spec` is the data that the encoder was built for, which need not be what it is judged on. With `cached` they are
-    kept on disk (`runtime.features_gib`): worth it for an encoder that will be judged again.
+    kept on disk (`runtime.features_gib`): worth it for an encoder that will be judged again. `pools` will be asked for
+    besides those of the run's own evaluations.
     """
     keep = cached and run.runtime.features_gib > 0
     return FrozenFeatures(
@@ -69,8 +71,14 @@ def frozen_features(
         shown_as=repr(run.encoder),
         change=changed,
         estimator=learner if "flow" in run.objective.gives else None,
+        pools=pools_of(run) | set(pools),
         resize=lambda encoder, frames: for_frames(encoder, run.encoder, frames),
     )
+
+
+def pools_of(run: Run) -> set[Pooling]:
+    """Over which parts of a clip the run's evaluations want its tokens averaged; the mean, should none say."""
+    return {Pooling.mean}.union(*(evaluation.pools() for evaluation in run.evals.values()))
 
 
 def collapse(

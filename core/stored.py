@@ -34,7 +34,7 @@ from core.cost import encoding_flops
 from core.evals import EVALS
 from core.evals.features import FrozenFeatures
 from core.fitting import fingerprints, load_split
-from core.judging import encoding_costs, frozen_features, judge, judged_sets
+from core.judging import encoding_costs, frozen_features, judge, judged_sets, pools_of
 from core.phases import Costs
 from core.trainer import build_learner, choose_device, choose_precision, seen, start_from_weights
 from core.tuning import Bench
@@ -276,10 +276,14 @@ class Aside:
 
 
 class Judge:
-    """Answers evaluations of one stored run; those on the same data share their features."""
+    """Answers evaluations of one stored run; those on the same data share their features.
 
-    def __init__(self, stored: Stored) -> None:
+    Of the `questions` that will be asked it knows what to average while it encodes, so that it does so once.
+    """
+
+    def __init__(self, stored: Stored, questions: Sequence[Asked] = ()) -> None:
         self.stored = stored
+        self._questions = questions
         self._features: dict[str, FrozenFeatures] = {}
 
     def answer(self, asked: Asked) -> Answer:
@@ -331,7 +335,8 @@ class Judge:
         stored, key = self.stored, repr(judged(run).data)
         if key not in self._features:
             sets = self._sets(run)
+            pools = set().union(*(pools_of(asked.run) for asked in self._questions))
             self._features[key] = frozen_features(
-                run, stored.learner, *sets, stored.spec, stored.device, stored.precision, cached=True
+                run, stored.learner, *sets, stored.spec, stored.device, stored.precision, cached=True, pools=pools
             )
         return self._features[key]

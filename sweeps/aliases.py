@@ -110,6 +110,8 @@ MIGRATIONS: tuple[Migration, ...] = (
             ("ade20k", "resize_masks", False),
         )
     ),
+    added("2026-11-27 evals.ridge.pool", "evals.ridge.pool", "mean", when={}, beside="evals.ridge.heldout"),
+    added("2026-11-27 evals.knn.whiten", "evals.knn.whiten", False, when={}, beside="evals.knn.k"),
 )
 
 

@@ -113,7 +113,7 @@ def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_d
             with alone(engine, run, asked):
                 found = known(asked)  # by whoever was waited for
                 if found is None:
-                    judge = judge or Judge(open_stored(asked.run, checkpoint_folder(run, results_dir)))
+                    judge = judge or Judge(open_stored(asked.run, checkpoint_folder(run, results_dir)), questions)
                     print(f"{asked.said} (run {run.id})", flush=True)
                     found, how = make(engine, run, judge, asked, data), "made"
         for metric, value in sorted(found.items()):

@@ -184,7 +184,8 @@ def expand(request: Request) -> Expansion:
             listed = ", ".join(f"{metric!r}{close_matches(metric, names)}" for metric in unknown)
             wrong.add(
                 f"unknown metric{'s' if len(unknown) > 1 else ''} {listed}; "
-                f"evals [{', '.join(sorted(run.evals))}] give: {', '.join(sorted(names))}",
+                f"evals [{', '.join(sorted(run.evals))}] give: {', '.join(sorted(names))}"
+                + "".join(sorted({f"; {way_to_get(m)}" for m in unknown if is_left_to_others(m, run.evals)})),
                 cell,
             )
         if cell.row_key == leave_out.ALL:
@@ -214,6 +215,15 @@ def expand(request: Request) -> Expansion:
             "metric": search.metric.replace(LABEL, label) or spec["metrics"][0]
         }
     return Expansion(request, spec, spec["metrics"], cells, runs)
+
+
+def way_to_get(metric: str) -> str:
+    """How a study comes to `metric` of an evaluation that its runs are not judged by."""
+    kind, _, rest = metric.partition("/")
+    return (
+        f"add {kind} to evals (runs whose checkpoints are here are judged anew, not trained), or keep the runs as they "
+        f"are, name it {kind}@later/{rest} and make it: python -m core.evaluate study=... evals=[{kind}] as=later"
+    )
 
 
 def wanted_metrics(study: Study, scale: str, labels: Sequence[str]) -> list[str]:

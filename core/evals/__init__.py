@@ -5,6 +5,7 @@ the encoder. For each label of the data set it returns top-1 in percent, such as
 
 ============ ==================================================== =======================================
 ridge        least squares in closed form                         the default: fast, without noise of SGD
+quadrants    ridge on the means of the four quarters               what is small or moves
 linear       softmax regression, grid of settings                 a linear probe in seconds
 vissl        LARS or SGD, layers x norms x settings; low-shot     the papers' linear probe
 attentive    a query reads the patch tokens, grid of settings     V-JEPA's probe of videos
@@ -34,7 +35,7 @@ from core.evals.flow import Flow
 from core.evals.knn import Knn
 from core.evals.linear import Linear
 from core.evals.low_shot import LowShot
-from core.evals.ridge import Ridge
+from core.evals.ridge import Quadrants, Ridge
 from core.evals.seg import Segment
 from core.evals.seg_tuned import SegmentTuned
 from core.evals.vissl import Vissl
@@ -44,6 +45,7 @@ from core.types import Evaluation
 EVALS: dict[str, type[Evaluation]] = {
     "ridge": Ridge,
     "knn": Knn,
+    "quadrants": Quadrants,
     "linear": Linear,
     "vissl": Vissl,
     "attentive": Attentive,

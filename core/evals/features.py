@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +29,7 @@ from core.evals.maps import (
     read_segments,
     resized,
 )
+from core.evals.pooling import means, num_parts
 from core.evals.samples import subset
 from core.types import (
     Dataset,
@@ -37,6 +38,7 @@ from core.types import (
     FlowTruth,
     Learner,
     Look,
+    Pooling,
     Regions,
     Sampling,
     Tokens,
@@ -71,7 +73,8 @@ class FrozenFeatures:
     With a `cache` features are looked for on disk before anything is encoded, and kept there. They are the same bits
     either way: tokens in the half precision that they are used in, averages in float32. `shown_as` are the encoder's
     options, which its weights alone do not tell (the number of heads). `estimator` is what estimates flow, `resize`
-    what makes an encoder one of frames of a given size (`core.models.resized`).
+    what makes an encoder one of frames of a given size (`core.models.resized`). Whatever is averaged is averaged over
+    the parts of all `pools` at once, so that who asks for another one later needs no encoding.
 
     Source: average-pooled patches of the last or the last four layers: I-JEPA (Assran et al., 2023,
     arXiv:2301.08243), appendix A.2.
@@ -95,6 +98,7 @@ class FrozenFeatures:
         change: Callable[[Tensor, DataSpec, Look, Generator], Tensor] | None = None,
         estimator: Learner | None = None,
         resize: Callable[[EncoderModule, DataSpec], EncoderModule] | None = None,
+        pools: Collection[Pooling] = (Pooling.mean,),
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size of feature extraction must be at least 1, got {batch_size}")
@@ -114,31 +118,33 @@ class FrozenFeatures:
         self._max_gib = max_gib
         lengths = {split: len(dataset) // self.spec.clips_per_video for split, dataset in self._datasets.items()}
         self._videos = {"train": subset(lengths["train"], max_train), "test": torch.arange(lengths["test"])}
-        self._pooled: dict[tuple[str, int], Tensor] = {}
+        self._pools = frozenset(pools)
+        self._pooled: dict[tuple[str, int, Pooling], Tensor] = {}
         self._augmented: dict[tuple[Look, int], Tensor] = {}
         self._tokens: dict[tuple[str, int, Sampling], Tokens] = {}
         self.used = Used()
         self._cache, self._shown_as = cache, shown_as
         self._digests: dict[str, str | None] = {}
 
-    def pooled(self, split: str, num_layers: int = 1) -> Tensor:
+    def pooled(self, split: str, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
         """Average-pooled patch tokens (no class token) of the last `num_layers` blocks: [N, num_layers * D] float32.
 
-        The average is over all clips of a video. Blocks are concatenated shallow to deep. The tensor is shared between
-        callers: do not write to it. Raises FloatingPointError when the encoder gives a value that is not finite.
+        The average is over all clips of a video; a `pool` of several parts gives [N, num_layers * parts * D], the means
+        of the same part of each clip. Blocks are concatenated shallow to deep. The tensor is shared between callers: do
+        not write to it. Raises FloatingPointError when the encoder gives a value that is not finite.
         """
-        if (split, num_layers) not in self._pooled:
+        if (split, num_layers, pool) not in self._pooled:
             # The last blocks are among those of a longer list, so asking for the longest first encodes once.
-            longer = [have for name, have in self._pooled if name == split and have > num_layers]
+            longer = [n for name, n, parts in self._pooled if (name, parts) == (split, pool) and n > num_layers]
             if longer:
-                return self._pooled[split, longer[0]][:, -num_layers * self._encoder.width :]
+                return self._pooled[split, longer[0], pool][:, -num_layers * num_parts(pool) * self._encoder.width :]
             with self._counted():
-                key = self._key("pooled", split, num_layers)
-                found = self._from_cache(key)
-                self._pooled[split, num_layers] = self._pool(split, num_layers) if found is None else found
+                found = self._from_cache(self._key_of_pooled(split, num_layers, pool))
                 if found is None:
-                    self._to_cache(key, self._pooled[split, num_layers])
-        return self._pooled[split, num_layers]
+                    self._keep_pooled(split, num_layers, self._pool(split, num_layers, self._pools | {pool}))
+                else:
+                    self._pooled[split, num_layers, pool] = found
+        return self._pooled[split, num_layers, pool]
 
     def augmented(self, look: Look, num_layers: int = 1) -> Tensor:
         """As `pooled` of the train split, of its pictures as `look` has them: [N, num_layers * D] float32."""
@@ -146,9 +152,11 @@ class FrozenFeatures:
             with self._counted():
                 key = self._key("augmented", "train", num_layers, look)
                 found = self._from_cache(key)
-                self._augmented[look, num_layers] = self._pool("train", num_layers, look) if found is None else found
                 if found is None:
-                    self._to_cache(key, self._augmented[look, num_layers])
+                    found = self._pool("train", num_layers, {Pooling.mean}, look)[Pooling.mean]
+                    found = _finite(found, "train").cpu()
+                    self._to_cache(key, found)
+                self._augmented[look, num_layers] = found
         return self._augmented[look, num_layers]
 
     def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
@@ -293,12 +301,27 @@ class FrozenFeatures:
         first = videos * self.spec.clips_per_video
         return {name: values[first] for name, values in self._datasets[split].labels().items()}
 
-    def _pool(self, split: str, num_layers: int, look: Look | None = None) -> Tensor:
+    def _pool(
+        self, split: str, num_layers: int, pools: Collection[Pooling], look: Look | None = None
+    ) -> dict[Pooling, Tensor]:
         clips = plan(self.spec, self._built_for, Sampling())
-        pooled = self._no_pooled(split, num_layers)
+        pooled = self._no_pooled(split, num_layers, pools)
         for rows, _, _, layers in self._encoded(split, self._videos[split], num_layers, clips, Sampling(), look):
-            pooled[rows] += _means(layers) / len(clips.views[0])
-        return _finite(pooled, split).cpu()
+            self._add_means(pooled, rows, layers, len(clips.views[0]))
+        return pooled
+
+    def _add_means(self, pooled: dict[Pooling, Tensor], rows: slice, layers: list[Tensor], num_clips: int) -> None:
+        for pool, values in pooled.items():
+            values[rows] += torch.cat([means(tokens, self.grid, pool) for tokens in layers], dim=1) / num_clips
+
+    def _keep_pooled(self, split: str, num_layers: int, pooled: dict[Pooling, Tensor]) -> None:
+        for pool, values in pooled.items():
+            self._pooled[split, num_layers, pool] = _finite(values, split).cpu()
+            self._to_cache(self._key_of_pooled(split, num_layers, pool), self._pooled[split, num_layers, pool])
+
+    def _key_of_pooled(self, split: str, num_layers: int, pool: Pooling) -> str | None:
+        # The mean's name is that of caches from before there was another.
+        return self._key("pooled", split, num_layers, *([] if pool is Pooling.mean else [pool.name]))
 
     def _videos_of(self, split: str, sampling: Sampling) -> Tensor:
         videos = self._videos[split]
@@ -311,15 +334,12 @@ class FrozenFeatures:
         shape = (len(videos), len(clips.views), len(clips.views[0]) * per_clip, num_layers * self._encoder.width)
         self._refuse_large(split, shape)
         values = torch.empty(shape, dtype=self._autocast_dtype or torch.float16)
-        pooled = self._no_pooled(split, num_layers) if sampling == Sampling() else None
+        pooled = self._no_pooled(split, num_layers, self._pools) if sampling == Sampling() else {}
         for rows, view, place, layers in self._encoded(split, videos, num_layers, clips, sampling):
             tokens = torch.cat(layers, dim=-1) if num_layers > 1 else layers[0]
             values[rows, view, place * per_clip : (place + 1) * per_clip] = tokens.to(values.dtype).cpu()
-            if pooled is not None:
-                pooled[rows] += _means(layers) / len(clips.views[0])
-        if pooled is not None:  # spares the next evaluation an encoding of its own
-            self._pooled[split, num_layers] = _finite(pooled, split).cpu()
-            self._to_cache(self._key("pooled", split, num_layers), self._pooled[split, num_layers])
+            self._add_means(pooled, rows, layers, len(clips.views[0]))
+        self._keep_pooled(split, num_layers, pooled)  # spares the next evaluation an encoding of its own
         return _finite(values, split)
 
     def _refuse_large(self, split: str, shape: tuple[int, ...]) -> None:
@@ -331,10 +351,11 @@ class FrozenFeatures:
                 "(evals.attentive.max_train), clips or views, or allow more"
             )
 
-    def _no_pooled(self, split: str, num_layers: int) -> Tensor:
+    def _no_pooled(self, split: str, num_layers: int, pools: Collection[Pooling]) -> dict[Pooling, Tensor]:
         # Made outside inference mode, so that a probe may use it under autograd; on the device, so that a GPU is
         # waited for once and not after every batch.
-        return torch.zeros(len(self._videos[split]), num_layers * self._encoder.width, device=self.device)
+        num_videos, width = len(self._videos[split]), num_layers * self._encoder.width
+        return {pool: torch.zeros(num_videos, num_parts(pool) * width, device=self.device) for pool in pools}
 
     def _encoded(
         self,
@@ -393,11 +414,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def _means(layers: list[Tensor]) -> Tensor:
-    # Averaged in float32: a bfloat16 mean over many tokens keeps three digits.
-    return torch.cat([tokens.mean(dim=1, dtype=torch.float32) for tokens in layers], dim=1)
 
 
 def _finite(values: Tensor, split: str) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from core.evals.samples import Samples, check_classes, check_layers, test_samples, top1, top1_names, train_samples
 from core.types import DataSpec, Encoder, Evaluation, Features
+
+SMALLEST = 1e-6  # share of the largest component's variance: a float32 or bfloat16 encoder's rounding is below
 
 
 def knn_scores(train: Samples, queries: Tensor, num_classes: int, *, k: int, temperature: float) -> Tensor:
@@ -25,6 +28,26 @@ def knn_scores(train: Samples, queries: Tensor, num_classes: int, *, k: int, tem
     return torch.cat(parts)
 
 
+class Whitening(NamedTuple):
+    """Features with their mean taken away, in directions that are uncorrelated and of variance 1."""
+
+    mean: Tensor  # [D] float64
+    directions: Tensor  # [D, K]
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return ((features.double() - self.mean) @ self.directions).to(features.dtype)
+
+
+def whitening(features: Tensor) -> Whitening:
+    """By the principal components of [N, D], but for those with next to none of the variance: they are rounding."""
+    centred = features.double()
+    mean = centred.mean(dim=0)
+    centred = centred - mean
+    variance, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+    is_there = variance > SMALLEST * variance[-1].clamp(min=torch.finfo(torch.float64).tiny)
+    return Whitening(mean, directions[:, is_there] / variance[is_there].sqrt())
+
+
 @dataclass
 class Knn(Evaluation):
     """Top-1 of the `k` nearest train samples by cosine, weighted by exp(cosine / temperature).
@@ -36,6 +59,7 @@ class Knn(Evaluation):
     k: int = 20
     temperature: float = 0.07
     num_layers: int = 1  # features of the last n blocks, concatenated
+    whiten: bool = False  # decorrelate the features first, by the train split: a cosine follows the few largest else
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -68,6 +92,9 @@ class Knn(Evaluation):
             train = train_samples(features, label, self.num_layers)
             self._check_k(len(train.labels), label)
             test = test_samples(features, label, self.num_layers)
+            if self.whiten:
+                change = whitening(train.features)
+                train, test = (part._replace(features=change(part.features)) for part in (train, test))
             scores = knn_scores(train, test.features, num_classes, k=self.k, temperature=self.temperature)
             results[f"knn/{label}_top1"] = top1(scores, test.labels)
         return results

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from core.evals.pooling import check_pool
 from core.evals.samples import (
     Samples,
     check_classes,
@@ -23,7 +24,7 @@ from core.evals.samples import (
     top1_names,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
+from core.types import DataSpec, Encoder, Evaluation, Features, Pooling, generator_for
 
 
 class Standardiser(NamedTuple):
@@ -92,35 +93,42 @@ class Ridge(Evaluation):
     alphas: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0, 1000.0, 10000.0])
     heldout: float = 0.2  # fraction of train the penalty is chosen by
     num_layers: int = 1  # features of the last n blocks, concatenated
+    pool: Pooling = Pooling.mean  # features are the means of these parts of a clip, concatenated
+
+    name: ClassVar[str] = "ridge"  # of its metrics, and in keys
 
     def __post_init__(self) -> None:
         if not self.alphas or min(self.alphas) <= 0:
-            raise ValueError(f"evals.ridge.alphas must be one or more numbers above 0, got {self.alphas}")
+            raise ValueError(f"evals.{self.name}.alphas must be one or more numbers above 0, got {self.alphas}")
         if not 0 < self.heldout < 1:
-            raise ValueError(f"evals.ridge.heldout must be in (0, 1), got {self.heldout}")
+            raise ValueError(f"evals.{self.name}.heldout must be in (0, 1), got {self.heldout}")
         if self.num_layers < 1:
-            raise ValueError(f"evals.ridge.num_layers must be at least 1, got {self.num_layers}")
+            raise ValueError(f"evals.{self.name}.num_layers must be at least 1, got {self.num_layers}")
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
-        check_layers("evals.ridge.num_layers", self.num_layers, encoder)
+        check_layers(f"evals.{self.name}.num_layers", self.num_layers, encoder)
+        check_pool(f"evals.{self.name}.pool", self.pool, encoder, built_for, spec)
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
-        check_classes(train, test, spec, heldout="evals.ridge.heldout")
+        check_classes(train, test, spec, heldout=f"evals.{self.name}.heldout")
+
+    def pools(self) -> frozenset[Pooling]:
+        return frozenset({self.pool})
 
     def metrics(self, spec: DataSpec) -> list[str]:
-        return top1_names("ridge", spec)
+        return top1_names(self.name, spec)
 
     def run(self, features: Features, seed: int) -> dict[str, float]:
         results = {}
         for label in features.spec.classes:
             head = self.fit(features, label, seed)
-            test = test_samples(features, label, self.num_layers)
-            results[f"ridge/{label}_top1"] = top1(head(test.features), test.labels)
+            test = test_samples(features, label, self.num_layers, self.pool)
+            results[f"{self.name}/{label}_top1"] = top1(head(test.features), test.labels)
         return results
 
     def fit(self, features: Features, label: str, seed: int) -> RidgeHead:
         """The head for `label`; reads the train split only."""
-        train, num_classes = train_samples(features, label, self.num_layers), features.spec.classes[label]
+        train, num_classes = train_samples(features, label, self.num_layers, self.pool), features.spec.classes[label]
         alpha = self._choose(train, num_classes, label, seed)
         return fit_ridge(standardiser(train.features), train, num_classes, [alpha])[0]
 
@@ -128,7 +136,7 @@ class Ridge(Evaluation):
         if len(self.alphas) == 1:
             return self.alphas[0]
         generator = generator_for(seed, "ridge", label)
-        fit, heldout = hold_out(train.labels, self.heldout, generator, key="evals.ridge.heldout")
+        fit, heldout = hold_out(train.labels, self.heldout, generator, key=f"evals.{self.name}.heldout")
         part = Samples(train.features[fit], train.labels[fit])
         heads = fit_ridge(standardiser(part.features), part, num_classes, self.alphas)
         truth = train.labels[heldout]
@@ -139,3 +147,28 @@ class Ridge(Evaluation):
             return top1(scores, truth), -(scores - signs).square().mean().item()
 
         return self.alphas[max(range(len(heads)), key=quality)]
+
+
+@dataclass
+class Quadrants(Ridge):
+    """`ridge` on the means of the four quarters of the frame: what the average of all tokens loses, it keeps.
+
+    A class that a small or moving thing decides is a matter of a few tokens, and of where they are. An evaluation of
+    its own, so that a table can have it beside `ridge`; both read one encoding. `pool=octants` tells the halves of time
+    apart as well.
+
+    Source: ours.
+    """
+
+    alphas: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0])
+    pool: Pooling = Pooling.quadrants
+
+    name: ClassVar[str] = "quadrants"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool not in (Pooling.quadrants, Pooling.octants):
+            raise ValueError(
+                f"evals.quadrants.pool must be quadrants or octants, got {self.pool.name}: "
+                "evals.ridge.pool takes the others"
+            )

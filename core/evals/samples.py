@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from core.types import DataSpec, Encoder, Features, generator_for
+from core.types import DataSpec, Encoder, Features, Pooling, generator_for
 
 
 class Samples(NamedTuple):
@@ -27,29 +27,29 @@ def top1_names(evaluation: str, spec: DataSpec) -> list[str]:
     return [f"{evaluation}/{label}_top1" for label in spec.classes]
 
 
-def train_samples(features: Features, label: str, num_layers: int) -> Samples:
+def train_samples(features: Features, label: str, num_layers: int, pool: Pooling = Pooling.mean) -> Samples:
     """The train samples that have `label`.
 
     Raises ValueError naming the label and the class ids when a class has no train sample. A label that is constant
     is no such case: it is answered by its one class.
     """
-    samples = _labelled(features, "train", label, num_layers)
+    samples = _labelled(features, "train", label, num_layers, pool)
     check_train(samples.labels, label, features.spec)
     return samples
 
 
-def test_samples(features: Features, label: str, num_layers: int) -> Samples:
+def test_samples(features: Features, label: str, num_layers: int, pool: Pooling = Pooling.mean) -> Samples:
     """The test samples that have `label`.
 
     Raises ValueError when there is none, or when a class in them has no train sample.
     """
-    samples = _labelled(features, "test", label, num_layers)
+    samples = _labelled(features, "test", label, num_layers, pool)
     check_test(samples.labels, label, features.labels("train")[label])
     return samples
 
 
-def _labelled(features: Features, split: str, label: str, num_layers: int) -> Samples:
-    labels, pooled = features.labels(split), features.pooled(split, num_layers)
+def _labelled(features: Features, split: str, label: str, num_layers: int, pool: Pooling) -> Samples:
+    labels, pooled = features.labels(split), features.pooled(split, num_layers, pool)
     has_label = labelled(labels, split, label, features.spec)
     values = labels[label]
     return Samples(pooled, values) if has_label.all() else Samples(pooled[has_label], values[has_label])

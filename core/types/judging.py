@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -12,6 +13,15 @@ from torch import Generator, Tensor, nn
 
 from core.types.data import DataSpec, FlowTruth, Grid, Regions, TrackedVideo
 from core.types.training import Encoder, EncoderModule
+
+
+class Pooling(Enum):
+    """Over which parts of a clip its tokens are averaged; see `core.evals.pooling`."""
+
+    mean = "mean"  # the whole clip
+    quadrants = "quadrants"  # the four quarters of the frame, over all of time
+    halves = "halves"  # the first and the second half of time, over the whole frame
+    octants = "octants"  # the quadrants of each half
 
 
 class Sampling(NamedTuple):
@@ -47,8 +57,11 @@ class Features(Protocol):
     grid: Grid  # of a clip's patches as the encoder is built; an encoder of images gives h * w tokens a frame
     device: torch.device  # where what is trained on them had best be
 
-    def pooled(self, split: str, num_layers: int = 1) -> Tensor:
-        """Average-pooled patch tokens of the last `num_layers` blocks, concatenated: [N, num_layers * D] float32."""
+    def pooled(self, split: str, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
+        """Average-pooled patch tokens of the last `num_layers` blocks, concatenated: [N, num_layers * D] float32.
+
+        Of a `pool` of several parts [N, num_layers * parts * D], part after part of each block.
+        """
 
     def augmented(self, look: Look, num_layers: int = 1) -> Tensor:
         """As `pooled` of the train split, of its pictures as `look` has them."""
@@ -94,6 +107,10 @@ class Evaluation:
 
     needs: ClassVar[tuple[str, ...]] = ()  # of what objectives give: "flow"
     sees_whole_frames: ClassVar[bool] = False  # of whatever size and number: nothing is cut for the encoder
+
+    def pools(self) -> frozenset[Pooling]:
+        """What it will ask of `Features.pooled`, if anything: known beforehand, one encoding serves all evaluations."""
+        return frozenset()
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         """Raise ValueError when it cannot judge such an encoder, trained on `built_for`, on data like `spec`."""

@@ -58,6 +58,15 @@ def test_only_the_evaluation_that_encodes_the_data_is_charged_for_it(cache, trai
     assert costs[0] > 0 and costs[1] == 0
 
 
+def test_probes_by_quadrants_and_by_the_mean_are_answered_from_one_encoding(cache, trained, tmp_path):
+    folder, _ = trained
+    both = asked(tmp_path, "evals=[quadrants,ridge]", "runtime.features_gib=0")
+    judge = Judge(open_stored(both[0].run, folder), both)
+    answers = [judge.answer(one).results for one in both]
+    assert [answers[i][f"cost/eval_{both[i].name}_features_gflop"] > 0 for i in range(2)] == [True, False]
+    assert "quadrants/digit_top1" in answers[0] and "ridge/digit_top1" in answers[1]
+
+
 def test_labels_that_do_not_suffice_are_told_before_anything_is_encoded(cache, trained):
     (one,) = asked(cache, "evals=[knn]", "evals.knn.k=9999")
     judge = Judge(open_stored(one.run, trained[0]))

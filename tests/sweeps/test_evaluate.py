@@ -23,6 +23,7 @@ from sweeps.database_lock import DatabaseLock
 from sweeps.db import (
     Attempt,
     CellRow,
+    Config,
     EvaluationRow,
     Result,
     RunRow,
@@ -45,7 +46,7 @@ base: {method: mae, evals: [ridge], optim.steps: 2}
 rows:
   - {key: half, set: {mask.ratio: 0.5}}
   - {key: most, set: {mask.ratio: 0.75}}
-metrics: [ridge/digit_top1, linear@epochs=4/digit_top1]
+metrics: [ridge/digit_top1, linear@epochs=4/digit_top1, "quadrants@later/{label}_top1"]
 random_init: false
 seeds: [0]
 """
@@ -146,6 +147,25 @@ def test_a_table_shows_what_was_evaluated_later(launched, capsys):
     assert column().isna().tolist() == [True, True]
     go(launched, capsys, "study=ratio@smoke", "evals=[linear]", "evals.linear.epochs=4")
     assert column().between(0, 100).tolist() == [True, True]
+
+
+def test_a_study_is_judged_again_by_quadrants_without_training_or_another_identity(launched, capsys):
+    before = identities(launched)
+    code, found, _ = go(launched, capsys, "study=ratio@smoke", "evals=[quadrants]", "as=later")
+    assert code == 0 and found == {(run, "quadrants@later/digit_top1"): "made" for run in (1, 2)}
+    rows = frame.load(open_it(launched), "ratio@smoke").rows
+    assert rows[rows["metric"] == "quadrants@later/digit_top1"]["value"].between(0, 100).tolist() == [True, True]
+    with open_it(launched).connect() as connection:
+        made = connection.execute(select(EvaluationRow).where(EvaluationRow.name == "quadrants@later")).all()
+    assert [row.settings["evals.quadrants.pool"] for row in made] == ["quadrants", "quadrants"]
+    assert identities(launched) == before
+
+
+def identities(launched):
+    """Of every run: its config and its attempts."""
+    with open_it(launched).connect() as connection:
+        query = select(RunRow.id, Config.hash, func.count(Attempt.run_id)).group_by(RunRow.id, Config.hash)
+        return connection.execute(query.join(Config).join(Attempt)).all()
 
 
 def test_the_results_are_a_query_away(launched, capsys):

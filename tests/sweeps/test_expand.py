@@ -69,6 +69,11 @@ def test_a_metric_of_an_evaluation_made_later_is_known_by_its_kind():
         expand(Request(study(metrics=["linnear@deep/digit_top1"]), "smoke"))
 
 
+def test_a_metric_that_the_runs_are_not_judged_by_is_refused_with_the_ways_to_get_it():
+    with pytest.raises(UserError, match=r"add quadrants to evals .*, name it quadrants@later/digit_top1 and make it:"):
+        expand(Request(study(metrics=["quadrants/digit_top1"]), "smoke"))
+
+
 def test_one_metric_can_stand_for_every_label_of_the_data():
     asked = study(metrics=["ridge/{labels}_top1", "collapse/rankme"])
     assert expand(Request(asked, "smoke")).metrics == ["ridge/digit_top1", "collapse/rankme"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from core.types import DataSpec, FlowTruth, Grid, Look, Regions, Sampling, Tokens, generator_for
+from core.types import DataSpec, FlowTruth, Grid, Look, Pooling, Regions, Sampling, Tokens, generator_for
 
 
 @dataclass
@@ -23,7 +23,7 @@ class TensorFeatures:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     grid: Grid = field(default_factory=lambda: Grid(1, 1, 1))
 
-    def pooled(self, split: str, num_layers: int = 1) -> Tensor:
+    def pooled(self, split: str, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
         return {"train": self.train, "test": self.test}[split]
 
     def augmented(self, look: Look, num_layers: int = 1) -> Tensor:

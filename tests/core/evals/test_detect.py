@@ -13,7 +13,7 @@ from torch import Tensor
 from core.data.moving_digits import MovingDigits
 from core.evals.detect import Detect, Moment, Pool, average_precision, every_layer, mean_average_precision, rate
 from core.models import ViT
-from core.types import DataSpec, Grid, Regions, Sampling, Tokens, generator_for
+from core.types import DataSpec, Grid, Pooling, Regions, Sampling, Tokens, generator_for
 from tests.core.test_trainer import run_it
 
 SPEC = DataSpec(channels=3, frames=4, height=32, width=48, box_classes=3)
@@ -50,7 +50,7 @@ class Scenes:
         maps += self.noise * torch.randn(maps.shape, generator=torch.Generator().manual_seed(int(seed)))
         return Tokens(maps.flatten(1, 3)[:, None], {})
 
-    def pooled(self, split: str, num_layers: int = 1) -> Tensor:
+    def pooled(self, split: str, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
         raise AssertionError("detection reads tokens")
 
     def labels(self, split: str) -> dict[str, Tensor]:

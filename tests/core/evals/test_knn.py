@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from sklearn.decomposition import PCA
 
-from core.evals.knn import Knn, knn_scores
+from core.evals.knn import Knn, knn_scores, whitening
 from core.evals.samples import Samples
 from tests.core.evals.known import clusters
 
@@ -53,3 +54,29 @@ def test_more_neighbours_than_train_samples_are_refused():
 def test_options_out_of_range_are_named(option, bad):
     with pytest.raises(ValueError, match=rf"evals\.knn\.{option} must be .*, got {bad}"):
         Knn(**{option: bad})
+
+
+def test_whitened_features_are_uncorrelated_and_of_variance_1_as_scikit_learns():
+    features = clusters(spread=0.8).train.double() @ torch.diag(torch.logspace(0, 2, 8).double())
+    ours = whitening(features)(features)
+    theirs = torch.from_numpy(PCA(whiten=True).fit_transform(features.numpy()))
+    # Components come in another order and sign; cosines between samples are what the neighbours are found by.
+    assert torch.allclose(ours @ ours.T, theirs @ theirs.T * 200 / 199, rtol=1e-6, atol=1e-8)
+
+
+def test_a_feature_that_is_constant_does_not_become_noise():
+    features = clusters(spread=0.8).train
+    constant = torch.cat([features, torch.full((len(features), 3), 7.0)], dim=1)
+    one, other = whitening(features)(features), whitening(constant)(constant)
+    assert other.shape == one.shape
+    assert torch.allclose(one @ one.T, other @ other.T, atol=1e-4)
+
+
+def test_whitening_finds_neighbours_that_large_directions_hide():
+    features, generator = clusters(spread=0.1), torch.Generator().manual_seed(0)
+    features.train, features.test = (
+        torch.cat([split, 30 * torch.randn(len(split), 2, generator=generator)], dim=1)
+        for split in (features.train, features.test)
+    )
+    assert Knn().run(features, seed=0)["knn/kind_top1"] < 60
+    assert Knn(whiten=True).run(features, seed=0)["knn/kind_top1"] > 90

@@ -8,7 +8,7 @@ import torch
 from core.config import load
 from core.evals.linear_grid import Optimizer
 from core.evals.vissl import Choice, Vissl
-from core.types import generator_for
+from core.types import Pooling, generator_for
 from tests.core.evals.known import TensorFeatures, clusters, known
 
 QUICK = {"optimizer": Optimizer.sgd, "lrs": [1.0, 1e-6], "weight_decays": [0.0], "epochs": 10, "batch_size": 32}
@@ -22,7 +22,7 @@ def noisy():
 class Layered(TensorFeatures):
     """Only the concatenation of four layers knows the class; the last one is noise."""
 
-    def pooled(self, split, num_layers=1):
+    def pooled(self, split, num_layers=1, pool=Pooling.mean):
         values = super().pooled(split)
         return values if num_layers == 4 else torch.randn(values.shape, generator=generator_for(3, split))
 

@@ -1,0 +1,55 @@
+"""Averages of tokens over parts of a clip: what is small, or moves, is lost in the average of all of them."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from core.types import DataSpec, Encoder, Grid, Pooling
+
+PARTS = {Pooling.mean: (1, 1, 1), Pooling.quadrants: (1, 2, 2), Pooling.halves: (2, 1, 1), Pooling.octants: (2, 2, 2)}
+
+
+def num_parts(pool: Pooling) -> int:
+    in_time, in_height, in_width = PARTS[pool]
+    return in_time * in_height * in_width
+
+
+def means(tokens: Tensor, grid: Grid, pool: Pooling) -> Tensor:
+    """The mean token of each part of `pool`, [B, parts * D] float32, of tokens [B, n, D] in (t, h, w) raster order.
+
+    There are as many slices of time as the tokens fill. The middle of an odd number of rows, columns or slices is in
+    both halves, as in adaptive average pooling.
+    """
+    # Averaged in float32: a bfloat16 mean over many tokens keeps three digits.
+    if pool is Pooling.mean:
+        return tokens.mean(dim=1, dtype=torch.float32)
+    maps = tokens.reshape(len(tokens), -1, grid.h, grid.w, tokens.shape[-1])
+    cuts = [
+        halves(size) if parts == 2 else [slice(None)] for size, parts in zip(maps.shape[1:4], PARTS[pool], strict=True)
+    ]
+    parts = [maps[:, t, h, w].mean(dim=(1, 2, 3), dtype=torch.float32) for t, h, w in itertools.product(*cuts)]
+    return torch.cat(parts, dim=1)
+
+
+def halves(size: int) -> list[slice]:
+    return [slice(0, (size + 1) // 2), slice(size // 2, size)]
+
+
+def check_pool(key: str, pool: Pooling, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
+    """Raise ValueError naming the option `key` when the tokens of data like `spec` have nothing to be halved."""
+    grid = encoder.grid(built_for)
+    slices = spec.frames if built_for.frames == 1 else grid.t
+    in_time, in_height, _ = PARTS[pool]
+    if in_time > 1 and slices < 2:
+        raise ValueError(
+            f"{key}={pool.name} halves the time of a clip, of which the encoder's tokens have one slice: use mean or "
+            "quadrants, or data of more frames"
+        )
+    if in_height > 1 and min(grid.h, grid.w) < 2:
+        raise ValueError(
+            f"{key}={pool.name} halves height and width, and the encoder's grid is {grid.h}x{grid.w}: use mean, or "
+            "smaller patches (encoder.patch)"
+        )
