@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select
 
 from sweeps.cli import UserError
 from sweeps.db import Artifact, Blob, CellRow, Config, RunRow, StudyRow
-from sweeps.study import DEFAULT_SCALE, instance_name
+from sweeps.edited import launch_words
 
 Pixels = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
@@ -208,11 +208,7 @@ def of_study(
 
 def launch(name: str, spec: dict[str, Any], seed: int | None = None) -> str:
     """The command that trains a study instance, with a seed of its own if need be."""
-    stem, _, slug = name.partition("@")
-    scale, overrides = str(spec.get("scale", DEFAULT_SCALE)), list(spec.get("overrides", []))
-    words = [f"study={stem}", *([f"scale={scale}"] if scale != DEFAULT_SCALE else []), *overrides]
-    if slug and name != instance_name(stem, scale, overrides):
-        words.append(f"name={slug}")
+    words = launch_words(name, spec)
     if seed is not None:
         words.append("seeds=[NEW]" if seed == _NEW_SEED else f"seeds=[{seed}]")
     return f"python -m sweeps.launch {shlex.join(words)}"

@@ -35,6 +35,7 @@ from analysis.site.pages import FOLDER, Content, Site, site_files
 from analysis.tables import Table
 from sweeps import cli
 from sweeps.cli import UserError
+from sweeps.edited import edited
 from sweeps.offered import HERE, Place
 
 USAGE = """usage: python -m analysis.report [key=value ...]
@@ -44,7 +45,8 @@ Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG) and the pages of repor
   study=all                               a study, several as a,b or all
   db=sqlite:///results/ablations.sqlite   where the runs are recorded
   results_dir=results                     tables/, figures/ and report/ are written in it
-  check=false                             true: write nothing; exit 1 naming every file that differs
+  check=false                             true: write nothing; exit 1 naming every file that differs, also a study's
+                                          that asks for other runs than were launched
   check_paper=main.tex                    write nothing; compare the numbers that a LaTeX source marks with
                                           \\abl{study/row/metric}{61.4}; exit 1 naming every one that differs"""
 
@@ -203,11 +205,19 @@ def command(words: Sequence[str]) -> int:
             print("\n".join(found) or f"{paper}: {len(marks)} marked numbers are what the database gives")
             return cli.INCOMPLETE if found else cli.OK
         studies = names(engine) if asked == "all" else asked.split(",")
-        if is_check:
-            return files.report(differences(engine, studies, results_dir, place), results_dir)
-        paths = write(engine, studies, results_dir, place)
+        found = differences(engine, studies, results_dir, place) if is_check else []
+        paths = [] if is_check else write(engine, studies, results_dir, place)
+        with engine.connect() as connection:
+            changed = edited(connection, studies, place)
     finally:
         engine.dispose()
+    for study in changed:
+        print(study, file=sys.stderr)
+    if is_check:
+        # A file that asks for other runs is one more that the database does not give.
+        return files.report(
+            [*found, *(f"{study.file}: asks for other runs" for study in changed if study.runs)], results_dir
+        )
     print(f"{len(paths)} files under {results_dir}: {len(studies)} studies")
     return cli.OK
 

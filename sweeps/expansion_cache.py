@@ -1,4 +1,5 @@
-"""What studies expand to, and what configs compute, remembered in `.cache`: a plan of many takes seconds only once.
+"""What studies expand to, what configs compute and where study files lie, remembered in `.cache`: a plan of many takes
+seconds only once.
 
 An entry is named by everything that decides what is in it, so it is never out of date.
 """
@@ -37,6 +38,16 @@ def write_work(config: str, work: Mapping[str, Any]) -> None:
     _write(_work_path(config), dict(work))
 
 
+def read_file(table: str) -> Path | None:
+    """The study file that `write_file` was given for a table."""
+    found = _read(_file_path(table))
+    return None if found is None else Path(found)
+
+
+def write_file(table: str, file: Path) -> None:
+    _write(_file_path(table), str(file.absolute()))
+
+
 def _read(path: Path) -> Any:
     return json.loads(path.read_bytes()) if path.exists() else None
 
@@ -57,6 +68,10 @@ def _path(launch: str) -> Path:
 
 def _work_path(config: str) -> Path:
     return FOLDER / "work" / f"{hashlib.sha256((config + _code('core')).encode()).hexdigest()}.json"
+
+
+def _file_path(table: str) -> Path:
+    return FOLDER / "files" / f"{hashlib.sha256(table.encode()).hexdigest()}.json"
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from typing import Any
 from rich.logging import RichHandler
 from sqlalchemy import Engine
 
-from sweeps import aliases, cli, queue, seen_data, shared_disk, slurm, status
+from sweeps import aliases, cli, edited, queue, seen_data, shared_disk, slurm, status
 from sweeps.cli import Arguments, UserError
 from sweeps.db import upgrade
 from sweeps.director import Director, direct, find_director
@@ -310,6 +310,8 @@ def command(words: Sequence[str]) -> int:
     try:
         launch = settle(engine, launch)
         registered = register(engine, launch.request, launch.priority)
+        with engine.connect() as connection:
+            edited.remember(connection, registered.name, launch.request.study.path)
         if launch.retry:
             failed = [run.run_id for run in read_status(engine, registered.name).of("failed")]
             with engine.begin() as connection:

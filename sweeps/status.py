@@ -20,12 +20,13 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, Engine, and_, func, select
 
-from sweeps import cli, work
+from sweeps import cli, edited, work
 from sweeps.cli import UserError, duration
 from sweeps.collapse import MARK
 from sweeps.db import Attempt, CellRow, Config, Event, RunRow, StudyRow
 from sweeps.estimate import Estimator, RunKey, recorded
 from sweeps.identity import CODE_EPOCH
+from sweeps.offered import HERE, Place
 from sweeps.run_page import run_page
 from sweeps.seed_rule import first_seeds, further_seeds
 from sweeps.study_files import close_matches
@@ -287,25 +288,28 @@ def details(study: StudyStatus, *, max_waiting: int | None = None) -> Group:
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
-def page(engine: Engine, study: str | None, run_id: int | None, *, max_waiting: int | None = None) -> Table | Group:
+def page(
+    engine: Engine, study: str | None, run_id: int | None, place: Place = HERE, *, max_waiting: int | None = None
+) -> Table | Group:
     with engine.connect() as connection:
         if run_id is not None:
             return run_page(connection, run_id)
         if study is not None and study != "all":
             estimator = estimator_of(connection, [study])
-            return details(read(connection, study, estimator), max_waiting=max_waiting)
+            shown = details(read(connection, study, estimator), max_waiting=max_waiting)
+            return Group(*shown.renderables, *(escape(str(e)) for e in edited.edited(connection, [study], place)))
         known = study_names(connection)
         estimator = estimator_of(connection, known)
         return overview([read(connection, name, estimator) for name in known])
 
 
-def watch(engine: Engine, study: str | None, run_id: int | None, console: Console) -> None:
+def watch(engine: Engine, study: str | None, run_id: int | None, place: Place, console: Console) -> None:
     """The page on a screen of its own, again and again until Ctrl-C."""
 
     def now() -> Group:
         clock = time.strftime("%H:%M:%S")
         return Group(
-            page(engine, study, run_id, max_waiting=NUM_WAITING),
+            page(engine, study, run_id, place, max_waiting=NUM_WAITING),
             f"[dim]{clock}, again every {REFRESH_S:g} s; Ctrl-C ends[/]",
         )
 
@@ -320,13 +324,14 @@ def command(words: Sequence[str]) -> int:
     study = arguments.values.get("study")
     run_id = arguments.whole("run", 0, least=1) if "run" in arguments.values else None
     engine = cli.open_for_reading(arguments, is_live=arguments.flag("watch"))
-    console = cli.console()
+    console, place = cli.console(), Place.typed(words)
     try:
         if not arguments.flag("watch"):
-            console.print(page(engine, study, run_id))
+            console.print(page(engine, study, run_id, place))
             return cli.OK
-        watch(engine, study, run_id, console)
-        console.print(page(engine, study, run_id, max_waiting=NUM_WAITING))  # what was watched left with its screen
+        watch(engine, study, run_id, place, console)
+        # What was watched left with its screen.
+        console.print(page(engine, study, run_id, place, max_waiting=NUM_WAITING))
         return cli.OK
     except KeyboardInterrupt:
         return cli.OK

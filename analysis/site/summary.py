@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import MISSING, Frame, records
+from sweeps.edited import launch_words
 from sweeps.offered import Place
-from sweeps.study import DEFAULT_SCALE, Study, StudyError, instance_name, is_trial, names, read
+from sweeps.study import DEFAULT_SCALE, Study, StudyError, is_trial, names, read
 
 LEFT = (MISSING, "queued", "running", "cancelled")  # states of a run that is still to be trained
 WITHOUT = ("failed", "diverged", "pruned")  # ended without a number: an outcome, which launching does not repeat
@@ -114,13 +115,8 @@ def _cost_left(frame: Frame, runs: pd.DataFrame) -> tuple[float | None, str]:
 
 def command(name: str, spec: Mapping[str, Any], place: Place) -> str:
     """What trains, or resumes, this instance of a study, as typed in a shell."""
-    stem, _, slug = name.partition("@")
-    scale, overrides = str(spec.get("scale", DEFAULT_SCALE)), list(spec.get("overrides", []))
-    words = [f"study={stem}", *([f"scale={scale}"] if scale != DEFAULT_SCALE else []), *overrides]
-    if slug and name != instance_name(stem, scale, overrides):
-        words.append(f"name={slug}")
-    seeds = spec.get("seeds")
-    if isinstance(seeds, list) and seeds != _file_seeds(stem, scale):
+    words, seeds = launch_words(name, spec), spec.get("seeds")
+    if isinstance(seeds, list) and seeds != _file_seeds(name.partition("@")[0], str(spec.get("scale", DEFAULT_SCALE))):
         words.append(f"seeds=[{','.join(map(str, seeds))}]")
     return place.command("sweeps.launch", *words)
 
