@@ -185,10 +185,13 @@ def test_a_worker_that_lost_its_lease_is_told_to_stop_and_writes_nothing(
 def test_a_lease_lost_just_before_the_end_is_noticed_at_the_end(engine: Engine, claim: Claim, make: Make) -> None:
     with make(claim, sync_s=60.0) as record:
         record.log(1, {"loss": 1.0})
+        wait_for(lambda: curve(engine) == {1: 1.0})  # the first point is sent at once, the next with the end
         let_another_have_it(engine)
+        record.log(2, {"loss": 0.5})
         record.finish("done", {"m": 1.0}, {})
     assert record.outcome == "fenced"
-    assert curve(engine) == {}
+    assert curve(engine) == {1: 1.0}
+    assert state(engine) == ("running", None)
 
 
 def test_training_goes_on_while_the_database_is_away(
