@@ -164,6 +164,7 @@ class ImageFolder(Data):
         own = train or root
         if split == "test" and self.test_path:
             own = _tested_on(Path(self.test_path))
+            split_folders.refuse_nested(train or root, own)
         elif split != "train":
             own = _split_of(root, split)
         names = [folder.name for folder in _class_folders(train or root)]

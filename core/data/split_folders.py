@@ -56,6 +56,17 @@ def refuse_splits_only(root: Path) -> None:
         )
 
 
+def refuse_nested(train: Path, test: Path) -> None:
+    """Raise ValueError where the test split's folder is the train split's, or one lies in the other."""
+    inner, outer = test.resolve(), train.resolve()
+    if inner.is_relative_to(outer) or outer.is_relative_to(inner):
+        raise ValueError(
+            f"data: the test folder {test} {'is' if inner == outer else 'shares files with'} the train folder {train}; "
+            "a held-out split shares no file with train: give another folder as data.test_path, or none to hold some "
+            "files out"
+        )
+
+
 def _folder_names(root: Path) -> list[str]:
     return [folder.name for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
 

@@ -8,7 +8,7 @@ import logging
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +41,8 @@ class Video(NamedTuple):
 class VideoClips:
     """A split of videos; sample `i` is a clip of segment ``i % clips_per_video`` of video ``i // clips_per_video``.
 
-    `excluded` names the files that are not part of the split, with the reasons; `names` are the videos' own.
+    `excluded` names the files that are not part of the split, with the reasons; `names` are the videos' own; `repeats`
+    are those that a list names more than once.
     """
 
     is_drawn = True
@@ -54,11 +55,13 @@ class VideoClips:
         excluded: tuple[str, ...],
         *,
         names: Sequence[str],
+        repeats: Mapping[str, int] | None = None,
         clips_per_video: int = 1,
         random_start: bool = True,
         is_lazy: bool = False,
     ) -> None:
         self.spec, self.excluded, self.is_lazy, self.clips_per_video = spec, excluded, is_lazy, clips_per_video
+        self.repeats = dict(repeats or {})
         self._videos, self._store, self._names, self._random_start = videos, store, names, random_start
         self._labels = torch.tensor([video.entry.label for video in videos])
         self._broken: set[int] = set()  # as this process knows

@@ -15,8 +15,10 @@ from core.data import pictures, split_folders
 from core.data.video_reader import SUFFIXES
 from core.types import generator_for
 
-_LINE = re.compile(r"(?P<path>.*?)\s*[,\s]\s*(?P<label>[^,\s]*)")
-_QUOTED = re.compile(r'"(?P<path>[^"]+)"\s*[,\s]\s*(?P<label>[^,\s]*)\s*,?')
+_LABEL = r'\s*[,\s]\s*(?P<quote>"?)(?P<label>[^,\s"]*)(?P=quote)\s*,*'
+_LINE = re.compile(rf"(?P<path>.*?){_LABEL}", re.DOTALL)
+_QUOTED = re.compile(rf'"(?P<path>(?:[^"]|"")+)"{_LABEL}')
+_NEWLINE = re.compile("\r\n|\n|\r")  # and no other end of a line that Unicode has: names of files hold those
 _MAX_CLASSES = 1_000_000
 _NAMED = 10  # lines or labels that one message names
 
@@ -27,11 +29,20 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The videos of one split. `others` are files that are none, each with the reason."""
+    """The videos of one split. `others` are files that are none, each with the reason.
+
+    `repeats` are videos that a list names more than once, and how often: each counts once.
+    """
 
     entries: list[Entry]
     classes: list[str]  # empty: there are no labels
     others: dict[str, str] = {}  # noqa: RUF012 (never changed)
+    repeats: dict[str, int] = {}  # noqa: RUF012 (never changed)
+
+    def without_videos(self) -> list[str]:
+        """The classes that no video is of."""
+        present = {entry.label for entry in self.entries}
+        return [name for label, name in enumerate(self.classes) if label not in present]
 
 
 # ---- folders -----------------------------------------------------------------------------------------------------
@@ -59,6 +70,7 @@ def from_folder(root: Path, split: str, *, test_root: Path | None, frames: bool,
         return Listing(held_out(known, split, share=share, seed=seed, what=what), known.classes, known.others)
     if split == "train":
         return known
+    split_folders.refuse_nested(train, own)
     return _with_classes_of(known, listed(own, "data.test_path" if test_root else "data.path", frames))
 
 
@@ -132,10 +144,18 @@ def from_list(file: Path, split: str, *, test_file: Path | None, share: float, s
     """The lines of `file`, and of `test_file` for the test split, or a share of each class held out."""
     known = read_list(file, "data.path")
     if test_file is None:
-        return Listing(held_out(known, split, share=share, seed=seed, what="lines"), known.classes, known.others)
+        return known._replace(entries=held_out(known, split, share=share, seed=seed, what="lines"))
     if split == "train":
         return known
     test = read_list(test_file, "data.test_path")
+    real = _Real()
+    trained = {real.path(entry.path) for entry in known.entries}
+    if shared := [str(entry.path) for entry in test.entries if real.path(entry.path) in trained]:
+        raise ValueError(
+            f"data.test_path={test_file} lists {len(shared)} of the videos that data.path={file} trains on: "
+            f"{_some(shared)}; a held-out split shares no video with train: take them out of one of the lists, or "
+            "leave data.test_path out to hold some of them out"
+        )
     if len(test.classes) > len(known.classes):
         raise ValueError(f"{test_file}: has label {len(test.classes) - 1}, {file} only 0 to {len(known.classes) - 1}")
     return test._replace(classes=known.classes)
@@ -143,8 +163,8 @@ def from_list(file: Path, split: str, *, test_file: Path | None, share: float, s
 
 def read_list(file: Path, key: str) -> Listing:
     """One video a line: a path (relative to the file's folder, or absolute; blanks are allowed, quotes around it are
-    none of it), a blank, tab or comma, and a class number from 0. Empty lines are skipped; a video that is listed
-    again counts once and is named in `others`.
+    none of it), a blank, tab or comma, and a class number from 0, in quotes or not. Empty lines are skipped; a video
+    that is listed again counts once and is named in `repeats`.
 
     Raises ValueError naming file and lines: for text that is not UTF-8, a label that is missing or not a number, one
     video with two labels and, in the list that is trained on, labels that do not start at 0. Whether the videos are
@@ -156,11 +176,14 @@ def read_list(file: Path, key: str) -> Listing:
     first: dict[str, int] = {}
     times: Counter[str] = Counter()
     wrong, torn = [], []
-    for number, line in enumerate(_text(file, key).splitlines(), start=1):
+    for number, line in enumerate(_NEWLINE.split(_text(file, key)), start=1):
         if not line.strip():
             continue
-        match = _QUOTED.fullmatch(line.strip()) or _LINE.fullmatch(line.strip().rstrip(","))
+        quoted = _QUOTED.fullmatch(line.strip())
+        match = quoted or _LINE.fullmatch(line.strip())
         path, label = (match["path"], match["label"]) if match else (line.strip(), "")
+        if quoted:
+            path = path.replace('""', '"')  # as CSV writes a quote inside quotes
         if not (label.isascii() and label.isdecimal() and int(label) < _MAX_CLASSES and path):
             wrong.append((number, line))
             continue
@@ -186,15 +209,31 @@ def read_list(file: Path, key: str) -> Listing:
         raise ValueError(
             f"{file}: labels start at 0, and these are {min(labels)} to {max(labels)}; subtract {min(labels)} from each"
         )
-    again = {str(entries[name].path): f"listed {n} times, counts once" for name, n in times.items() if n > 1}
-    return Listing(list(entries.values()), [str(label) for label in range(1 + max(labels))], again)
+    repeats = {str(entries[name].path): n for name, n in times.items() if n > 1}
+    classes = [str(label) for label in range(1 + max(labels))]
+    return Listing(list(entries.values()), classes, repeats=repeats)
+
+
+class _Real:
+    """Where paths lead, however they are written. Folders are looked up once: a list may name 100,000 files."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, Path] = {}
+
+    def path(self, path: Path) -> Path:
+        if (folder := self._folders.get(path.parent)) is None:
+            folder = self._folders[path.parent] = path.parent.resolve()
+        return folder / path.name
 
 
 def _text(file: Path, key: str) -> str:
     """The list as text, without the mark that spreadsheet programs begin it with."""
     content = file.read_bytes()
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ValueError(f"{key}={file} is in UTF-16; save it as UTF-8")
+    if (encoding := _wide(content)) is not None:
+        raise ValueError(f"{key}={file} is in {encoding}; save it as UTF-8")
+    if b"\0" in content:
+        line = 1 + content[: content.index(b"\0")].count(b"\n")
+        raise ValueError(f"{key}={file}, line {line}: a zero byte, which no text has; give a list of videos")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -203,6 +242,22 @@ def _text(file: Path, key: str) -> str:
             f"{key}={file}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8 (the file is in ISO-8859-1 or "
             "the like); save it as UTF-8"
         ) from None
+
+
+def _wide(content: bytes) -> str | None:
+    """UTF-16 or UTF-32, by its mark or by the zero bytes that its ASCII letters have; None: neither."""
+    if content[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):  # before UTF-16, whose mark it begins with
+        return "UTF-32"
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16"
+    for width, name in ((4, "UTF-32"), (2, "UTF-16")):
+        columns = [content[place : len(content) // width * width : width] for place in range(width)]
+        # Lists are mostly ASCII: of a letter's bytes all but the first, or the last, are zero.
+        for letters in (columns[0], columns[-1]):
+            others = [column for column in columns if column is not letters]
+            if letters and not letters.count(0) and all(column.count(0) > len(column) / 2 for column in others):
+                return name
+    return None
 
 
 def _some(names: Sequence[str], between: str = ", ") -> str:

@@ -140,6 +140,7 @@ class _Videos(Data):
             store,
             excluded,
             names=[name_in(video.entry.path, roots) for video in videos],
+            repeats={name_in(Path(name), roots): times for name, times in listing.repeats.items()},
             clips_per_video=self.clips_per_video,
             random_start=self.random_start,
             is_lazy=not fits,
@@ -161,6 +162,20 @@ class _Videos(Data):
         if len(lines) > _NAMED:
             lines[_NAMED:] = [f"and {len(lines) - _NAMED} more"]
         named = "; ".join(lines)
+        if listing.repeats:
+            again = [f"{name_in(Path(name), self._roots())} ({n} times)" for name, n in listing.repeats.items()]
+            again[_NAMED:] = [f"and {len(again) - _NAMED} more"] if len(again) > _NAMED else []
+            log.warning(
+                "data.path: %d videos are listed more than once in %s's list, and count once each: %s",
+                *(len(listing.repeats), split, "; ".join(again)),
+            )
+        if split == "train" and (lacking := listing.without_videos()):
+            more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+            log.warning(
+                "data.path: %s has no video of label %s (labels go from 0 to %d): no evaluation can learn such a "
+                "class; number the classes without gaps",
+                *(self.path, ", ".join(lacking[:_NAMED]) + more, len(listing.classes) - 1),
+            )
         if not videos:
             raise ValueError(f"data.path={self.path}: no video of the {split} split can be used: {named}")
         if left_out:

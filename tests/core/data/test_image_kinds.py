@@ -197,6 +197,14 @@ def test_a_class_that_only_the_test_path_has_is_refused(tmp_path):
         ImageFolder(path=str(root), test_path=str(other)).spec()
 
 
+def test_a_test_path_that_shares_images_with_train_is_refused(tmp_path):
+    root = classes(tmp_path / "here", "ant", "bee")
+    (tmp_path / "link").symlink_to(root)
+    for test, said in ((tmp_path / "link", "is the train folder"), (tmp_path, "shares files with")):
+        with pytest.raises(ValueError, match=said):
+            ImageFolder(path=str(root), test_path=str(test)).spec()
+
+
 def test_a_test_path_that_does_not_exist_is_named(tmp_path):
     root = classes(tmp_path / "here", "ant")
     with pytest.raises(ValueError, match=r"data\.test_path must be a folder .*nowhere', which does not exist"):

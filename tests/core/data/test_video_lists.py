@@ -13,7 +13,7 @@ LISTS = Path(__file__).parent / "cases" / "lists"
 
 
 def read(text: str, folder: Path) -> list[tuple[str, int]]:
-    (folder / "list.csv").write_text(text)
+    (folder / "list.csv").write_bytes(text.encode())
     entries = read_list(folder / "list.csv", "data.path").entries
     return [(os.path.relpath(entry.path, folder), entry.label) for entry in entries]
 
@@ -34,7 +34,7 @@ def test_quotes_around_a_path_with_blanks_are_no_part_of_it() -> None:
 def test_a_video_listed_twice_counts_once_and_is_named() -> None:
     listing = read_list(LISTS / "dups.csv", "data.path")
     assert len({entry.path for entry in listing.entries}) == len(listing.entries)
-    assert any("listed 2 times, counts once" in reason for reason in listing.others.values())
+    assert set(listing.repeats.values()) == {2} and not listing.others
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -79,10 +79,56 @@ def test_another_encoding_is_refused_with_the_lists_name(name: str, message: str
         ('"a.mp4"\t0', "a.mp4"),
         ("#1.mp4 0", "#1.mp4"),
         ("a b.mp4 , 0", "a b.mp4"),
+        ('"a.mp4","0"', "a.mp4"),
+        ('"a b.mp4" "0"', "a b.mp4"),
+        ('a.mp4,"0"', "a.mp4"),
+        ('"a ""good"" one.mp4",0', 'a "good" one.mp4'),
+        *((f"a{end}b.mp4 0", f"a{end}b.mp4") for end in "\u2028\u2029\x0b\x0c\x1c\x85"),
     ],
 )
 def test_a_line_is_read_however_it_is_written(tmp_path: Path, line: str, path: str) -> None:
     assert read(line, tmp_path) == [(path, 0)]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_lines_end_as_every_system_ends_them(tmp_path: Path, newline: str) -> None:
+    assert read(newline.join(["a.mp4 0", "", "b.mp4 1", ""]), tmp_path) == [("a.mp4", 0), ("b.mp4", 1)]
+
+
+@pytest.mark.parametrize(
+    ("codec", "name"),
+    [
+        ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"),
+        ("utf-32", "UTF-32"), ("utf-32-le", "UTF-32"), ("utf-32-be", "UTF-32"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("text", ["a.mp4 0\nb.mp4 1\n", "für/日本.mp4 0\nb.mp4 1", "a 0"])
+def test_wide_encodings_are_told_apart_with_a_mark_and_without(
+    tmp_path: Path, codec: str, name: str, text: str
+) -> None:
+    (tmp_path / "list.csv").write_bytes(text.encode(codec))
+    with pytest.raises(ValueError, match=rf"data.path=.*list.csv is in {name}; save it as UTF-8"):
+        read_list(tmp_path / "list.csv", "data.path")
+
+
+def test_a_zero_byte_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"list.csv, line 2: a zero byte"):
+        read("a.mp4 0\nb\0.mp4 1\n", tmp_path)
+
+
+def test_labels_that_no_line_has_are_told(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("a.mp4 0\nb.mp4 1\nc.mp4 3\n")
+    assert read_list(tmp_path / "list.csv", "data.path").without_videos() == ["2"]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "x/../a.mp4", "link/a.mp4"])
+def test_a_test_list_with_a_video_of_the_train_list_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("a.mp4 0\nb.mp4 1\n")
+    test.write_text(f"{name} 0\nc.mp4 1\n")
+    with pytest.raises(ValueError, match=r"test.csv lists 1 of the videos that data.path=.*train.csv trains on: "):
+        from_list(train, "test", test_file=test, share=0.5, seed=0)
 
 
 def test_all_wrong_lines_are_named_at_once(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from core.data.left_out import data_facts
 from core.data.loader import StepLoader
 from core.data.video_clips import VideoClips, start_of
 from core.data.video_reader import DecordReader
@@ -100,7 +101,9 @@ def test_a_list_gives_paths_relative_to_it_or_absolute_and_labels(tmp_path):
     away = write_videos(tmp_path / "away", num=1) / "0.avi"
     file = tmp_path / "v" / "train.csv"
     file.write_text(f"my videos/0.avi 2\n\nmy videos/1.avi, 0\n{away}\t2\n")
-    options = VideoCsv(path=str(file), test_path=str(file), **SMALL)
+    write_videos(tmp_path / "v" / "others", num=1)
+    (tmp_path / "v" / "test.csv").write_text("others/0.avi 2\n")
+    options = VideoCsv(path=str(file), test_path=str(tmp_path / "v" / "test.csv"), **SMALL)
     assert options.spec().classes == {"class": 3}
     assert load(options, "train", tmp_path).labels()["class"].tolist() == [2, 0, 2]
 
@@ -111,6 +114,32 @@ def test_a_bad_label_in_a_list_names_the_file_and_the_line(tmp_path, line):
     file.write_text(f"0.avi 1\n\n{line}\n")
     with pytest.raises(ValueError, match=r"train\.csv, line 3: must be"):
         VideoCsv(path=str(file)).spec()
+
+
+def test_a_video_that_is_listed_again_is_named_as_that_and_not_as_left_out(tmp_path, caplog):
+    write_videos(tmp_path, num=4)
+    file = tmp_path / "train.csv"
+    file.write_text("0.avi 0\n1.avi 0\n0.avi 0\n2.avi 1\n3.avi 1\n0.avi 0\n")
+    train = load(VideoCsv(path=str(file), **SMALL), "train", tmp_path)
+    assert (train.excluded, train.repeats) == ((), {"0.avi": 3})
+    assert data_facts({"train": train}) == {"num_repeated_train": 1, "repeated_train": ["0.avi: 3 times"]}
+    assert "1 videos are listed more than once in train's list, and count once each: 0.avi (3 times)" in caplog.text
+    assert "left out" not in caplog.text
+
+
+def test_a_label_that_no_line_of_a_list_has_is_named(tmp_path, caplog):
+    write_videos(tmp_path, num=4)
+    file = tmp_path / "train.csv"
+    file.write_text("0.avi 0\n1.avi 0\n2.avi 3\n3.avi 3\n")
+    load(VideoCsv(path=str(file), **SMALL), "train", tmp_path)
+    assert "has no video of label 1, 2 (labels go from 0 to 3)" in caplog.text
+
+
+def test_the_folder_that_is_trained_on_is_no_test_folder(tmp_path):
+    root = write_videos(tmp_path / "v", "ant", "bee")
+    for test, said in ((root, "is the train folder"), (root / "ant", "shares files with the train folder")):
+        with pytest.raises(ValueError, match=said):
+            VideoFolder(path=str(root), test_path=str(test)).spec()
 
 
 def test_a_missing_path_in_a_list_is_left_out_and_named(tmp_path, caplog):
