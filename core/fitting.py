@@ -82,11 +82,26 @@ def check(run: Run) -> DataSpec:
             judged_on = spec_of_judged(run)
             if not all(evaluation.sees_whole_frames for evaluation in run.evals.values()):
                 plan(judged_on, spec, Sampling())
+            check_needs(run, judged_on)
             for evaluation in run.evals.values():
                 evaluation.check(run.encoder, spec, judged_on)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     return spec
+
+
+def check_needs(run: Run, judged_on: DataSpec) -> None:
+    """Raise ValueError naming every evaluation that needs labels, of data that has none."""
+    needing = sorted(name for name, evaluation in run.evals.items() if evaluation.needs_labels)
+    if judged_on.classes or not needing:
+        return
+    group = "data" if run.eval_data is None else "eval_data"
+    rest = ",".join(sorted(run.evals.keys() - needing))
+    raise ValueError(
+        f"evals={','.join(needing)}: {'these need' if len(needing) > 1 else 'this needs'} labels, and "
+        f"{group}={name_of(group, getattr(run, group))} has none here: take evals=[{rest}], judge on labelled data "
+        "with eval_data=, or put the files of each class into a folder of its own"
+    )
 
 
 def check_pairs(run: Run, spec: DataSpec) -> None:

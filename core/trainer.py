@@ -210,6 +210,7 @@ def check_labels(run: Run, train_set: Dataset, test_set: Dataset) -> None:
     for name, evaluation in sorted(run.evals.items()):
         try:
             evaluation.check_labels(train, test, test_set.spec)
+            evaluation.check_truth(train_set, test_set)
         except ValueError as error:
             wrong.append(f"evals={name}: {error}")
     if wrong:

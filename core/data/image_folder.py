@@ -31,8 +31,8 @@ Entry = tuple[Path, int]  # an image file and its class
 class Listing(NamedTuple):
     """What a split holds."""
 
-    entries: list[Entry]  # sorted by name
-    classes: list[str]
+    entries: list[Entry]  # sorted by name; of class 0 where there are no labels
+    classes: list[str]  # empty: there are no labels
     others: list[Path]  # files in class folders that are no pictures by their names, or links to nothing
 
 
@@ -46,6 +46,9 @@ class ImageFolder(Data):
     test split. Classes are the folder names in alphabetical order. Links to folders are followed, each once. Each image
     is resized (antialiased) and cut to a square once, and the squares are kept as uint8 in the cache, keyed by the
     names, sizes and times of the files. A set too large for `memory_gb` is decoded as it is used instead.
+
+    Images that lie directly in the train folder, or in `path`, beside no folder have no labels: everything in the test
+    folder, or a share of them, is their test split.
 
     Of an animation or a stack the first picture is taken. Pictures of more than 8 bits are scaled by what the file says
     or holds (`pictures.scaled`). An image that cannot be read, or whose scale is not known, is left out: it is named in
@@ -87,7 +90,8 @@ class ImageFolder(Data):
         return self._spec(names)
 
     def _spec(self, names: Sequence[str]) -> DataSpec:
-        return DataSpec(3, 1, self.size, self.size, {"class": len(names)}, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        labels = {"class": len(names)} if names else {}
+        return DataSpec(3, 1, self.size, self.size, labels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def load(self, split: str, cache: Path) -> ArrayDataset | LazyPictures:
         check_split(split, tuple(split_folders.NAMES))
@@ -107,11 +111,13 @@ class ImageFolder(Data):
             log.warning("data.path: left out the unreadable image %s (%s)", files[int(number)], reason)
         kept = [entry for number, entry in enumerate(entries) if str(number) not in reasons]
         gone = {label for _, label in entries} - {label for _, label in kept}
+        if not kept:
+            raise ValueError(f"data.path={self.path}: no image of the {split} split can be read")
         if emptied := [names[label] for label in sorted(gone)]:
             raise ValueError(
                 f"data.path={self.path}: no image of class {', '.join(emptied)} can be read; each class needs one"
             )
-        labels = {"class": torch.tensor([label for _, label in kept])}
+        labels = {"class": torch.tensor([label for _, label in kept])} if names else {}
         excluded = tuple(name_in(files[int(number)], roots) for number in reasons)
         spec = self._spec(names)
         if in_memory:
@@ -161,6 +167,8 @@ class ImageFolder(Data):
             split_folders.refuse_splits_only(root)
             if not self.test_path:
                 return self._hold_out(split, root)
+        if is_flat(train or root):
+            return self._without_labels(split, train or root, root)
         own = train or root
         if split == "test" and self.test_path:
             own = _tested_on(Path(self.test_path))
@@ -182,18 +190,38 @@ class ImageFolder(Data):
             others += passed
         return Listing(entries, names, others)
 
+    def _without_labels(self, split: str, train: Path, root: Path) -> Listing:
+        """Of images that lie directly in the folder `train`."""
+        own = train
+        if split == "test" and self.test_path:
+            own = Path(self.test_path)
+            if not own.is_dir():
+                there = "is not a folder" if own.exists() else "does not exist"
+                raise ValueError(f"data.test_path must be a folder of images, got {str(own)!r}, which {there}")
+        elif split != "train":
+            found = split_folders.find(root, split)
+            if found is None:
+                raise ValueError(
+                    f"data.path={root} has a train folder but none called {' or '.join(split_folders.NAMES[split])}"
+                )
+            own = found
+        if own != train:
+            split_folders.refuse_nested(train, own)
+        files, others = _images(own)
+        return Listing([(file, 0) for file in files], [], others)
+
     def _hold_out(self, split: str, root: Path) -> Listing:
         check_split(split)
-        folders, entries, others = _class_folders(root), list[Entry](), list[Path]()
-        for label, folder in enumerate(folders):
+        folders, entries, others = [] if is_flat(root) else _class_folders(root), list[Entry](), list[Path]()
+        for label, folder in enumerate(folders or [root]):
             files, passed = _images(folder)
             others += passed
+            name = folder.name if folders else ""
             if len(files) < 2:
-                raise ValueError(
-                    f"data.path={self.path}: class {folder.name} needs two images, one to hold out; it has 1"
-                )
+                what = f"class {name}" if folders else "a split to hold out"
+                raise ValueError(f"data.path={self.path}: {what} needs two images, one to hold out; it has 1")
             num_test = min(max(round(self.test_share * len(files)), 1), len(files) - 1)
-            order = torch.randperm(len(files), generator=generator_for(self.split_seed, "split", folder.name)).tolist()
+            order = torch.randperm(len(files), generator=generator_for(self.split_seed, "split", name)).tolist()
             chosen = order[:num_test] if split == "test" else order[num_test:]
             entries += [(files[number], label) for number in sorted(chosen)]
         return Listing(entries, [folder.name for folder in folders], others)
@@ -222,6 +250,19 @@ def _tested_on(root: Path) -> Path:
     return _split_of(root, "test", "data.test_path") if split_folders.holds_splits_only(root) else root
 
 
+def is_flat(folder: Path) -> bool:
+    """Whether images lie directly in it, beside no folder that could be a class: they have no labels then."""
+    is_picture = False
+    for item in folder.iterdir():
+        if item.name.startswith("."):
+            continue
+        if item.suffix.lower() in SUFFIXES:
+            is_picture = True
+        elif item.is_dir():
+            return False
+    return is_picture
+
+
 def _has_folders(folder: Path) -> bool:
     """ILSVRC's test images lie flat, without labels."""
     return any(item.is_dir() and not item.name.startswith(".") for item in folder.iterdir())
@@ -230,7 +271,10 @@ def _has_folders(folder: Path) -> bool:
 def _class_folders(root: Path) -> list[Path]:
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if not folders:
-        raise ValueError(f"data.path: {root} has no sub-folders; put the images of each class in a folder of its own")
+        raise ValueError(
+            f"data.path: {root} has neither images ({' '.join(SUFFIXES)}) nor sub-folders; put the images of each "
+            "class in a folder of its own, or images without labels directly into it"
+        )
     if any(folder.is_symlink() for folder in folders):
         real: dict[Path, Path] = {}
         for folder in folders:

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class Attentive(Evaluation):
     Gradient norm at most 1 as in its released evaluation. Departures: no augmentation beyond the views, since the
     features are extracted once; a clip from the middle of each segment and not at random in it.
     """
+
+    needs_labels: ClassVar[bool] = True
 
     layout: Layout = Layout.vjepa
     depth: int = 1  # blocks of the probe, of which the second and later ones start from what the one before them found

@@ -9,14 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from core.evals.clips import plan
-from core.evals.samples import check_layers, check_train
-from core.types import DataSpec, Encoder, Evaluation, Features, Grid, Regions, Sampling, generator_for
+from core.evals.samples import check_layers, check_train, subset
+from core.types import Dataset, DataSpec, Encoder, Evaluation, Features, Grid, Regions, Sampling, generator_for
 
 CHUNK = 256  # clips whose tokens are in float32 at once
 
@@ -94,6 +94,9 @@ class Detect(Evaluation):
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.detect.num_layers (with layer_step)", self.span, encoder)
         check_boxes("evals.detect", self.sampling, built_for, spec)
+
+    def check_truth(self, train: Dataset, test: Dataset) -> None:
+        check_regions("evals.detect", train, test, max_train=self.max_train)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return ["detect/map"]
@@ -216,6 +219,18 @@ def check_boxes(key: str, sampling: Sampling, built_for: DataSpec, spec: DataSpe
             f"{key}: the data's clips have {spec.frames} frames ({spec.clips_per_video} clips a video), the "
             f"encoder's {built_for.frames}; a box belongs to one clip: make them equal"
         )
+
+
+def check_regions(key: str, train: Any, test: Any, *, max_train: int | None = None) -> None:
+    """Raise ValueError where a class has no box among the train clips, or no test clip has one."""
+    num_clips = train.spec.clips_per_video
+    given = train.regions(subset(len(train) // num_clips, max_train) * num_clips)
+    try:
+        check_train(refuse_bad_regions(given, train.spec, "train", key).classes, "boxes", labelled_as_boxes(test.spec))
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+    if not len(test.regions(torch.arange(0, len(test), num_clips)).classes):
+        raise ValueError(f"{key}: no test clip has a box, so there is nothing to be judged on")
 
 
 class Head(NamedTuple):

@@ -14,6 +14,7 @@ from core.evals.detect import (
     Pool,
     box_features,
     check_boxes,
+    check_regions,
     every_layer,
     labelled_as_boxes,
     mean_average_precision,
@@ -24,6 +25,7 @@ from core.evals.recipes import Optimizer, check_recipe, recipe_of, requirement, 
 from core.evals.samples import check_layers, check_train
 from core.types import (
     SAMPLE,
+    Dataset,
     DataSpec,
     Encoder,
     EncoderModule,
@@ -90,6 +92,9 @@ class DetectTuned(Tuning):
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers(f"{KEY}.num_layers (with layer_step)", self.span, encoder)
         check_boxes(KEY, Sampling(clips=1), built_for, spec)
+
+    def check_truth(self, train: Dataset, test: Dataset) -> None:
+        check_regions(KEY, train, test)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return ["detect_tuned/map", *(f"detect_tuned/{name}" for name in COSTS)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -48,6 +49,8 @@ class FineTune(Tuning):
     arXiv:2404.08471), Table 8; I-JEPA (Assran et al., 2023, arXiv:2301.08243), A.2 (1 % of the labels) and D. The
     defaults are MAE-ST's for ViT-L but for the length and the batch, and with I-JEPA's dropout, none.
     """
+
+    needs_labels: ClassVar[bool] = True
 
     labels: list[str] | None = None  # of the data it is judged on; null = each of them
     share: float = 1.0  # fraction of each class's train samples whose label is given, at least one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,6 +55,8 @@ class Knn(Evaluation):
     Source: Wu et al., 2018 (arXiv:1805.01978), section 3.4; k = 20 and temperature .07 as in DINO (Caron et al., 2021,
     arXiv:2104.14294).
     """
+
+    needs_labels: ClassVar[bool] = True
 
     k: int = 20
     temperature: float = 0.07

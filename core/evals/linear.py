@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,6 +38,8 @@ class Linear(Evaluation):
     50 epochs, with or without batch norm. Departures: SGD with a cosine instead of LARS with steps and a batch of
     16,384, for data sets of thousands; selection on held-out train samples instead of on the test split.
     """
+
+    needs_labels: ClassVar[bool] = True
 
     lrs: list[float] = field(default_factory=lambda: [0.003, 0.02, 0.1])
     weight_decays: list[float] = field(default_factory=lambda: [0.0, 0.0005])

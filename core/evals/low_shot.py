@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from statistics import mean
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +77,8 @@ class LowShot(Evaluation):
     Source: the 1 % protocol of I-JEPA (Assran et al., 2023, arXiv:2301.08243), section 9 and appendix C, with a head
     in closed form and several draws, because one draw of a small data set is mostly noise.
     """
+
+    needs_labels: ClassVar[bool] = True
 
     share: float = 0.01  # fraction of each class's train samples whose label is given
     min_per_class: int = 1

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.evals.samples import subset
 from core.types import DataSpec, Encoder, EncoderModule, Grid
 
 
@@ -50,6 +51,16 @@ def read_segments(dataset: Any, split: str, samples: Tensor, frames: Sequence[in
             f"{int(classes[row].flatten()[wrong[row]][0])}; classes are 0 .. {num_classes - 1}, or -1 for not labelled"
         )
     return classes.to(torch.int16)
+
+
+def check_pixels(key: str, train: Any, test: Any, frames: Sequence[int], *, max_train: int | None = None) -> None:
+    """Raise ValueError where no pixel of these frames of a split has a class. Reads until it finds one."""
+    ends = {"train": "so nothing can be learned", "test": "so there is nothing to be judged on"}
+    for split, dataset in (("train", train), ("test", test)):
+        samples = subset(len(dataset), max_train if split == "train" else None)
+        parts = (read_segments(dataset, split, part, frames) for part in torch.split(samples, 16))
+        if not any(bool((part >= 0).any()) for part in parts):
+            raise ValueError(f"{key}: no {split} pixel has a class, {ends[split]}")
 
 
 def fitting(size: Sequence[int], built_for: DataSpec, grid: Grid) -> tuple[int, int]:

@@ -90,6 +90,8 @@ class Ridge(Evaluation):
     Source: ours; the protocol of `linear` without its noise.
     """
 
+    needs_labels: ClassVar[bool] = True
+
     alphas: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0, 1000.0, 10000.0])
     heldout: float = 0.2  # fraction of train the penalty is chosen by
     num_layers: int = 1  # features of the last n blocks, concatenated

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.evals.maps import check_level
-from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
+from core.evals.maps import check_level, check_pixels
+from core.types import Dataset, DataSpec, Encoder, Evaluation, Features, generator_for
 
 
 class Frames(Enum):
@@ -65,6 +65,9 @@ class Segment(Evaluation):
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_segments("evals.seg", built_for, spec)
         check_level("evals.seg.level", self.level, encoder, built_for)
+
+    def check_truth(self, train: Dataset, test: Dataset) -> None:
+        check_pixels("evals.seg", train, test, self.frames.of(test.spec.frames), max_train=self.max_train)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return ["seg/miou"]

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from core.evals.maps import by_frame
+from core.evals.maps import by_frame, check_pixels
 from core.evals.recipes import check_recipe, recipe_of, requirement, settings_of
 from core.evals.seg import Frames, check_segments, confusion, enlarged, mean_iou, pixel_loss
 from core.types import (
     SAMPLE,
+    Dataset,
     DataSpec,
     Encoder,
     EncoderModule,
@@ -71,6 +72,9 @@ class SegmentTuned(Tuning):
             )
         if built_for.frames == 1 < spec.frames and not encoder.has_pyramid and spec.frames % self.tubelet:
             raise ValueError(f"{KEY}.tubelet must divide the {spec.frames} frames of a clip, got {self.tubelet}")
+
+    def check_truth(self, train: Dataset, test: Dataset) -> None:
+        check_pixels(KEY, train, test, self.frames.of(test.spec.frames))
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return ["seg_tuned/miou"]

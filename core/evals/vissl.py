@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import mean
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,6 +76,8 @@ class Vissl(Evaluation):
     and flips, for counting and distance flips alone (`crop_min` = 1), as crops cut objects off. Departures: features
     are extracted once, so an augmented picture comes back after `looks` epochs; selection on held-out train samples.
     """
+
+    needs_labels: ClassVar[bool] = True
 
     layers: list[int] = field(default_factory=lambda: [1, 4])  # numbers of last blocks whose features are tried
     batch_norm: list[bool] = field(default_factory=lambda: [False, True])  # of the features, without scale and shift

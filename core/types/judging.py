@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from core.types.data import DataSpec, FlowTruth, Grid, Regions, TrackedVideo
+from core.types.data import Dataset, DataSpec, FlowTruth, Grid, Regions, TrackedVideo
 from core.types.training import Encoder, EncoderModule
 
 
@@ -106,6 +106,7 @@ class Evaluation:
     """A protocol that turns frozen features into numbers."""
 
     needs: ClassVar[tuple[str, ...]] = ()  # of what objectives give: "flow"
+    needs_labels: ClassVar[bool] = False  # of data with classes
     sees_whole_frames: ClassVar[bool] = False  # of whatever size and number: nothing is cut for the encoder
 
     def pools(self) -> frozenset[Pooling]:
@@ -120,6 +121,9 @@ class Evaluation:
 
         One that needs no labels asks for none.
         """
+
+    def check_truth(self, train: Dataset, test: Dataset) -> None:
+        """Raise ValueError where the boxes, or classes of pixels, that it judges by are absent: asked before step 1."""
 
     def metrics(self, spec: DataSpec) -> list[str]:
         """The names `run` will return, known before training: ["ridge/digit_top1", ...]."""

@@ -11,7 +11,8 @@ import torch
 from core.config import ConfigError, load
 from core.evals import EVALS
 from core.trainer import check_labels, train
-from core.types import DataSpec
+from core.types import DataSpec, Regions
+from tests.core.data.test_segmentation import ade20k, write_mask
 
 
 class Silent:
@@ -117,3 +118,66 @@ def test_fine_tuning_asks_for_the_labels_that_it_tunes_on() -> None:
     EVALS["finetune"](labels=["good"]).check_labels(labels, labels, spec)
     with pytest.raises(ValueError, match="label 'bad'"):
         EVALS["finetune"]().check_labels(labels, labels, spec)
+
+
+class Digits:
+    """A split whose pixels and boxes are what a test says."""
+
+    spec = DataSpec(3, 1, 8, 8, segment_classes=3, box_classes=2)
+
+    def __init__(self, pixels: list[int], boxes: list[int]) -> None:
+        self.pixels, self.boxes = pixels, boxes
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def segments(self, indices: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(self.pixels)[indices][:, None, None, None].expand(-1, 1, 8, 8)
+
+    def regions(self, indices: torch.Tensor) -> Regions:
+        classes = torch.tensor(self.boxes, dtype=torch.int64)[indices[indices < len(self.boxes)]]
+        boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0]]).repeat(len(classes), 1)
+        return Regions(torch.arange(len(classes)), boxes, classes)
+
+
+@pytest.mark.parametrize("name", ["seg", "seg_tuned"])
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [([-1, -1], [0, 1], "no train pixel has a class"), ([0, 1], [-1, -1], "no test pixel has a class")],
+)
+def test_pixels_without_a_class_are_refused_before_step_1(
+    name: str, train: list[int], test: list[int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"evals.{name}: {message}"):
+        EVALS[name]().check_truth(Digits(train, []), Digits(test, []))
+    EVALS[name]().check_truth(Digits([-1] * 40 + [2], []), Digits([-1, 0], []))
+
+
+@pytest.mark.parametrize("name", ["detect", "detect_tuned"])
+def test_absent_boxes_are_refused_before_step_1(name: str) -> None:
+    pixels = [0] * 4
+    with pytest.raises(ValueError, match=rf"evals.{name}: no test clip has a box"):
+        EVALS[name]().check_truth(Digits(pixels, [0, 1]), Digits(pixels, []))
+    with pytest.raises(ValueError, match=rf"evals.{name}: label 'boxes': classes \[0, 1\] of 2 have no train sample"):
+        EVALS[name]().check_truth(Digits(pixels, []), Digits(pixels, [0]))
+    EVALS[name]().check_truth(Digits(pixels, [0, 1]), Digits(pixels, [0]))
+
+
+def test_a_void_segmentation_set_is_refused_before_anything_trains(tmp_path: Path) -> None:
+    root = ade20k(tmp_path / "data")
+    for mask in (root / "annotations" / "validation").iterdir():
+        write_mask(mask, np.zeros((12, 16)))
+    words = ["eval_data=ade20k", f"eval_data.path={root}", "eval_data.height=32", "eval_data.width=32"]
+    run = load(
+        ["method=mae", "scale=smoke", "evals=[seg]", *words, f"runtime.dir={tmp_path / 'run'}",
+         f"runtime.cache={tmp_path / 'cache'}"]
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"evals=seg: evals.seg: no test pixel has a class"):
+        train(run, Silent(tmp_path / "run"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(EVALS))
+def test_an_evaluation_of_labels_says_so(name: str) -> None:
+    unlabelled = DataSpec(3, 1, 8, 8)
+    names = [] if name == "finetune" else EVALS[name]().metrics(unlabelled)
+    assert EVALS[name].needs_labels == (not names)

@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config import load
+from core.config import ConfigError, load
 from core.data.image_folder import ImageFolder
 from core.data.pictures import SUFFIXES, read_or_reason, read_picture
 from core.fitting import located
+from core.trainer import train
+from tests.core.test_trainer import Notebook
 
 CASES = Path(__file__).parent / "cases" / "images"
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
@@ -24,7 +26,7 @@ def saved(folder: Path, values: np.ndarray, name: str = "a.tif") -> Path:
 
 def classes(root: Path, *names: str, num: int = 2, value: int = 90) -> Path:
     for name in names:
-        (root / name).mkdir(parents=True)
+        (root / name).mkdir(parents=True, exist_ok=True)
         for number in range(num):
             Image.new("RGB", (8, 8), (value, number, 0)).save(root / name / f"{number}.png")
     return root
@@ -243,3 +245,50 @@ def test_a_class_of_one_image_is_named(tmp_path):
     (root / "bee" / "1.png").unlink()
     with pytest.raises(ValueError, match="class bee needs two images, one to hold out; it has 1"):
         ImageFolder(path=str(root)).spec()
+
+
+# ---- no labels -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory_gb", [4.0, 0.0])
+def test_images_that_lie_in_the_folder_itself_have_no_labels(tmp_path, memory_gb):
+    root = classes(tmp_path / "images", "", num=5)
+    options = ImageFolder(path=str(root), size=8, memory_gb=memory_gb)
+    train, test = options.load("train", tmp_path), options.load("test", tmp_path)
+    assert options.spec().classes == {} and train.labels() == {} and (len(train), len(test)) == (4, 1)
+    assert train.fetch(torch.arange(2)).labels == {} and len(list(options.sources())) == 5
+
+
+@pytest.mark.parametrize("test", ["test", "Val/ant"])
+def test_a_flat_train_folder_has_a_test_folder_of_whatever_kind(tmp_path, test):
+    root = classes(tmp_path / "images", "train", test, num=3)
+    options = ImageFolder(path=str(root), size=8)
+    assert options.spec().classes == {} and [len(options.entries(split)[0]) for split in ("train", "test")] == [3, 3]
+
+
+def test_a_flat_folder_has_a_test_path(tmp_path):
+    root, other = classes(tmp_path / "here", "", num=3), classes(tmp_path / "there", "", num=2)
+    options = ImageFolder(path=str(root), test_path=str(other), size=8)
+    assert [len(options.entries(split)[0]) for split in ("train", "test")] == [3, 2]
+
+
+def test_a_picture_beside_class_folders_leaves_them_classes(tmp_path):
+    root = classes(tmp_path / "images", "", "ant", "bee")
+    assert ImageFolder(path=str(root)).spec().classes == {"class": 2}
+
+
+def test_evaluations_of_labels_are_refused_by_name_on_images_without(tmp_path):
+    root = classes(tmp_path / "images", "", num=40)
+    words = ["method=mae", "scale=smoke", "data=image_folder", f"data.path={root}", "data.size=16", "encoder.patch=4"]
+    message = r"evals=knn,ridge: these need labels, and data=image_folder has none here: take evals=\[collapse\], judge"
+    with pytest.raises(ConfigError, match=message):
+        load([*words, "evals=[knn,ridge,collapse]"])
+    run = load([*words, "evals=[collapse]", "optim.steps=1", "optim.batch_size=4", f"runtime.cache={tmp_path / 'c'}"])
+    notes = Notebook(tmp_path / "run")
+    train(run, notes)
+    assert notes.outcome == "done" and "collapse/rankme" in notes.results
+
+
+def test_an_empty_folder_says_what_to_put_into_it(tmp_path):
+    with pytest.raises(ValueError, match=r"has neither images .* nor sub-folders; put the images of each class in a"):
+        ImageFolder(path=str(tmp_path)).spec()
