@@ -1,0 +1,3 @@
+from core import terminal
+
+terminal.told_from_the_start()

@@ -1,0 +1,3 @@
+from sweeps import terminal
+
+terminal.told_from_the_start()

@@ -48,7 +48,7 @@ GRACE_S = 120.0  # for workers to finish their step and checkpoint when asked to
 class Job:
     """Runs to finish: those in scope of `study` (an id) and `seeds`, or all that are queued."""
 
-    url: str
+    url: str = field(repr=False)  # with its password, which a log of a job would show
     results_dir: Path
     study: int | None = None
     seeds: Sequence[int] | None = None

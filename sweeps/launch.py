@@ -29,7 +29,7 @@ from sweeps.progress import Progress
 from sweeps.queue import LEASE_S
 from sweeps.registry import Registered, find_registered, launch_hash, register_study, settled
 from sweeps.seed_rule import further_seeds
-from sweeps.status import StudyStatus
+from sweeps.status import RunStatus, StudyStatus
 from sweeps.study import read
 
 USAGE = """usage: python -m sweeps.launch study=NAME [key=value ...]
@@ -63,6 +63,7 @@ examples:
 OPTIONS = (
     "study", "scale", "workers", "executor", "db", "results_dir", "seeds", "lease_s", "retry", "name", "priority",
 )  # fmt: skip
+NAMED = 3  # runs that failed of one thing
 WAITING = (status.MISSING, "queued", "running", "cancelled")
 
 
@@ -293,15 +294,24 @@ def verdict(study: StudyStatus, words: Sequence[str], *, is_search: bool = False
         if run.collapse:
             print(f"{run.label}: {run.collapse}", file=sys.stderr)
     lacking = study.of("failed", *(() if is_search else ("pruned",)), *WAITING)
+    alike: dict[tuple[str, str], list[RunStatus]] = {}  # one thing that is wrong with all of them is said once
     for run in lacking:
-        reason = f": {run.error}" if run.error else ""
-        print(f"{run.state}: {run.label} (run {run.run_id or '–'}){reason}", file=sys.stderr)
+        alike.setdefault((run.state, run.error or f"{run.run_id}, {run.label}"), []).append(run)
+    for (state, _), runs in alike.items():
+        reason = f": {runs[0].error}" if runs[0].error else ""
+        others = f" (so did {len(runs) - 1} more: {_named(runs[1:])})" if len(runs) > 1 else ""
+        print(f"{state}: {_named(runs[:1])}{reason}{others}", file=sys.stderr)
     if not lacking:
         return cli.OK
     is_failed = bool(study.of("failed"))
     hint = f"; try failed ones again with: {again(words)} retry=true" if is_failed else f"; go on with: {again(words)}"
     print(f"{len(lacking)} of {len(study.runs)} runs of {study.name} have no result{hint}", file=sys.stderr)
     return cli.INCOMPLETE
+
+
+def _named(runs: Sequence[RunStatus]) -> str:
+    shown = [f"{run.label} (run {run.run_id or '–'})" for run in runs[:NAMED]]
+    return "; ".join([*shown, *([f"and {len(runs) - NAMED} more"] if len(runs) > NAMED else [])])
 
 
 def command(words: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ import select
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
@@ -39,6 +40,25 @@ def answered(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def told_from_the_start() -> None:
+    """Ctrl-C while a command's modules are still imported (torch takes seconds) is told in one line as well.
+
+    Called as a package is imported: for `python -m`, which alone makes a command of one, that comes first.
+    """
+    if getattr(sys, "argv", [])[:1] != ["-m"]:
+        return
+    before = sys.excepthook
+
+    def told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            before(kind, error, trace)
+            return
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED)  # else Python ends by the signal, and whatever is half imported has its say
+
+    sys.excepthook = told
 
 
 def survive_any() -> None:

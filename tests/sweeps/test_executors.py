@@ -215,3 +215,7 @@ def test_workers_share_the_cores() -> None:
     cores = len(os.sched_getaffinity(0))
     assert threads_per_worker(1) == cores
     assert threads_per_worker(10 * cores) == 1
+
+
+def test_a_job_in_a_log_shows_no_password():
+    assert "secret" not in repr(Job("postgresql://me:secret@host/x", Path("r")))

@@ -231,3 +231,14 @@ def test_on_a_terminal_every_running_run_has_a_line(engine):
     lines = console.export_text().splitlines()
     assert "0 of 4 runs" in lines[0]
     assert "step 0 of 100" in lines[1]
+
+
+def test_what_is_wrong_with_every_run_is_said_once(engine, capsys):
+    register(engine, two_rows())
+    with engine.begin() as connection:
+        for _ in range(4):
+            claim = queue.claim(connection, "worker 1")
+            queue.fail(connection, claim, "ConfigError: label 'class': classes [1] have no train sample", is_final=True)
+    assert launch.verdict(launch.read_status(engine, "ratio"), ["study=ratio"]) == INCOMPLETE
+    error = capsys.readouterr().err
+    assert error.count("have no train sample") == 1 and "(so did 3 more: " in error
