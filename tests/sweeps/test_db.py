@@ -1,12 +1,13 @@
 import os
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Engine, create_engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from sweeps import db
@@ -288,3 +289,23 @@ def test_a_writer_who_waits_too_long_is_told_that_the_database_is_locked(tmp_pat
     monkeypatch.setattr(db, "BUSY_TIMEOUT_S", 0.1)
     with engine.begin(), pytest.raises(OperationalError, match="locked"), engine.begin():
         pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:topsecret@127.0.0.1:1/x",
+        "postgresql://me@127.0.0.1:1/x",
+        "postgresql://me:topsecret@127.0.0.1:1/x?sslmode=bogus",
+        "postgresql://me:topsecret@/x?host=/nowhere",
+        "postgresql://me:topsecret@127.0.0.1:1/x?unknown=1",
+    ],
+)
+def test_a_drivers_error_in_a_log_holds_no_password(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers log what the driver says, and keep tracebacks of what goes wrong."""
+    monkeypatch.setenv("PGPASSWORD", "hushhush")
+    engine = create_engine(url)
+    with pytest.raises(DBAPIError) as caught:
+        engine.connect()
+    said = "".join(traceback.format_exception(caught.value)) + repr(engine) + str(caught.value.orig)
+    assert "topsecret" not in said and "hushhush" not in said
