@@ -118,6 +118,7 @@ class _Videos(Data):
                 continue
             # Neither the split nor the length of a clip is part of the key: other studies find the same frames.
             how = [VERSION, reader.name, self.stored, self.crop, self.stride or _STRIDE, getattr(self, "fps", None)]
+            how += [facts.how] if facts.how else []  # a file read as usual keeps the key it always had
             key = cache_key([str(entry.path.resolve()), fingerprint, *how])
             videos.append(Video(entry, facts, self.grid(facts), key, is_cached=False))
         sizes = np.cumsum([len(video.grid) * 3 * self.stored**2 for video in videos])
@@ -129,6 +130,7 @@ class _Videos(Data):
         if fits:
             videos = store.fill(videos, left_out)
         self._report(split, listing, videos, left_out)
+        _tell_others(self.path, videos)
         spec = self._spec(listing.classes)
         roots = self._roots()
         names = {name: name_in(Path(name), roots) for name in left_out}
@@ -276,6 +278,13 @@ class FrameFolder(_Videos):
         test_root = Path(self.test_path) if self.test_path else None
         share, seed = self.test_share, self.split_seed
         return from_folder(root, split, test_root=test_root, frames=True, share=share, seed=seed)
+
+
+def _tell_others(path: str, videos: Sequence[Video]) -> None:
+    others = [str(video.entry.path) for video in videos if video.facts.how.startswith("torchcodec")]
+    if others:
+        named = "; ".join([*others[:_NAMED], *([f"and {len(others) - _NAMED} more"] if len(others) > _NAMED else [])])
+        log.info("data.path: torchcodec reads %d of %s's files, which decord cannot open: %s", len(others), path, named)
 
 
 def _given(path: str, what: str) -> Path:
