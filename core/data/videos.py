@@ -176,7 +176,7 @@ class _Videos(Data):
 @dataclass
 class _VideoFiles(_Videos):
     fps: float | None = None  # frames a second of a clip, instead of `stride`; a slower video's frames are repeated
-    reader: str = "decord"  # or torchcodec, where it is installed
+    reader: str = "decord"  # or torchcodec, where it is installed; it also reads what decord cannot open
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -230,6 +230,9 @@ class VideoFolder(_VideoFiles):
     a count in the run's record and the first time with a warning; only when the class has no good video left the run
     stops. A file whose damage the decoder conceals, and a cut file of a kind that does not state its length (not MP4,
     MOV, MKV, WebM or AVI), is not noticed.
+
+    Frames are counted as they are shown: what an edit list hides is none. What decord cannot open (AV1, GIF) is read
+    by torchcodec where that is installed, and named in the log.
 
     Source: V-JEPA (Bardes et al., 2024, arXiv:2404.08471), Table 5; MAE-ST (Feichtenhofer et al., 2022,
     arXiv:2205.09113), section 4.
