@@ -33,6 +33,14 @@ def is_video(path: Path) -> bool:
     return suffix in _STREAMS or (suffix in _SAME and _opens(_SAME[suffix]))
 
 
+def why_not(path: Path) -> str:
+    """Why `is_video` does not hold."""
+    suffix = path.suffix.lower()
+    if suffix in _SAME:
+        return f"needs data.reader=torchcodec: decord does not open {suffix} files"
+    return f"not a video by its name ({path.suffix or 'no suffix'})"
+
+
 @functools.cache
 def _opens(kind: str) -> bool:
     reader: Reader | None = DecordReader() if importlib.util.find_spec("decord") else torchcodec_or_none()

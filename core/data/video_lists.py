@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from core.data import pictures, split_folders
-from core.data.video_kinds import is_video, suffixes
+from core.data.video_kinds import is_video, suffixes, why_not
 from core.types import generator_for
 
 _LINE = re.compile(r"(?P<path>.*?)\s*[,\s]\s*(?P<label>[^,\s]*)")
@@ -84,7 +84,7 @@ def _search(root: Path, frames: bool) -> tuple[list[Path], dict[str, str]]:
         folders = {file.parent for file in files if file.suffix.lower() in pictures.SUFFIXES} - {root}
         return sorted(folders), {}
     videos, others = [file for file in files if is_video(file)], [file for file in files if not is_video(file)]
-    return videos, {str(file): f"not a video by its name ({file.suffix or 'no suffix'})" for file in others}
+    return videos, {str(file): why_not(file) for file in others}
 
 
 def _holds_images(folder: Path, frames: bool) -> bool:

@@ -256,6 +256,10 @@ def test_kinds_that_only_torchcodec_opens_are_no_videos_without_it(tmp_path, no_
     found = set(suffixes())
     assert {".mp4", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".y4m"} <= found
     assert not {".gif", ".ogv", ".nut", ".mjpeg"} & found
+    shutil.copy(SOURCE, tmp_path)
+    shutil.copy(video_kinds._SAMPLES / "sample.gif", tmp_path)
+    train = VideoFolder(path=str(tmp_path), test_path=str(tmp_path)).load("train", tmp_path / "cache")
+    assert train.excluded == ("sample.gif: needs data.reader=torchcodec: decord does not open .gif files",)
 
 
 def test_a_gif_has_its_frames_in_order(tmp_path, reader, torchcodec):
