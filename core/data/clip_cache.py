@@ -116,10 +116,10 @@ class JsonCache:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self) -> dict[str, list[float]]:
+    def read(self) -> dict[str, list[float | str]]:
         return json.loads(self.path.read_text()) if self.path.exists() else {}
 
-    def add(self, entries: Mapping[str, list[float]]) -> None:
+    def add(self, entries: Mapping[str, list[float | str]]) -> None:
         if not entries:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Whether a video file is whole, from the sizes that its container states: no frame is decoded.
+"""What a video's container states: whether the file is whole, its codec, and the order of frames. Nothing is decoded.
 
 A decoder opens most truncated files and plays what is there, so a file whose end is missing would pass as a shorter
 video. MP4 and QuickTime, Matroska and WebM, and AVI state how long they are; of others nothing can be said here.
@@ -6,12 +6,20 @@ video. MP4 and QuickTime, Matroska and WebM, and AVI state how long they are; of
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"pnot", b"styp", b"sidx", b"uuid")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_MATROSKA_HEAD = 2**20  # bytes: tracks are described before the first frame
+_STREAM = (
+    "an MPEG transport stream, whose frames no reader here can number; remux it: ffmpeg -i {name} -c copy {stem}.mp4"
+)
 
 
 def missing_part(path: Path) -> str | None:
@@ -27,7 +35,14 @@ def missing_part(path: Path) -> str | None:
             return _riff(file, length)
         if head[:4] == _EBML:
             return _matroska(file, length)
+        if _is_transport_stream(head + file.read(2 * 192)):
+            return _STREAM.format(name=path.name, stem=path.stem)
     return None
+
+
+def _is_transport_stream(head: bytes) -> bool:
+    """A sync byte every 188 bytes, or every 192 after a time code (cameras, Blu-ray). ISO/IEC 13818-1, 2.4.3."""
+    return any(head[start : start + 3 * size : size] == b"GGG" for start, size in ((0, 188), (4, 192)))
 
 
 def _truncated(length: int, stated: int) -> str:
@@ -45,7 +60,7 @@ def _mp4(file: BinaryIO, length: int) -> str | None:
 
 
 def _boxes(file: BinaryIO, length: int) -> Iterator[tuple[bytes, int]]:
-    """Type and end of each top-level box of an MP4 file. ISO/IEC 14496-12, section 4.2."""
+    """Type and end of each box of an MP4 file, or of what lies in one. ISO/IEC 14496-12, section 4.2."""
     start = 0
     while start + 8 <= length:
         file.seek(start)
@@ -105,3 +120,91 @@ def _ebml_size(head: bytes) -> tuple[int | None, int]:
     width = 9 - head[0].bit_length()
     value = int.from_bytes(head[:width], "big") & (2 ** (7 * width) - 1)
     return (None if value == 2 ** (7 * width) - 1 else value), width
+
+
+# ---- codec and order -----------------------------------------------------------------------------------------------
+
+
+def codec(path: Path) -> str:
+    """How MP4, QuickTime, Matroska and WebM files name the codec of their (first) video; "" for others."""
+    found = _video_table(path)
+    if b"stsd" in found:
+        return found[b"stsd"][12:16].decode("ascii", "replace").strip()
+    return next((name for name in _matroska_codecs(path) if name.startswith("V_")), "")
+
+
+def shows_frames_before_a_key_frame(path: Path) -> bool:
+    """Whether frames stored after a key frame may be shown before it (an open group of pictures, x265's default).
+
+    decord counts key frames in the order they are stored, so that it lands beside the frame it seeks in such a file.
+    MP4 tells; of Matroska and FLV only the codec is looked at.
+    """
+    found = _video_table(path)
+    if b"stsd" in found:
+        return _is_open(found)
+    with path.open("rb") as file:
+        is_flash = file.read(3) == b"FLV"
+    return is_flash or any(
+        name.startswith(("V_MPEG4/ISO/AVC", "V_MPEGH", "V_MPEG2")) for name in _matroska_codecs(path)
+    )
+
+
+def _is_open(table: dict[bytes, bytes]) -> bool:
+    """From when samples are decoded (stts), how much later shown (ctts) and which are key (stss). Section 8.6."""
+    if b"mvex" in table:  # in fragments, each with a table of its own
+        return True
+    if b"ctts" not in table or b"stss" not in table:  # shown as stored, or nothing but key frames
+        return False
+    decoded = np.cumsum(_runs(table[b"stts"]))
+    shown = decoded + np.append(_runs(table[b"ctts"]), np.zeros(len(decoded), np.int64))[: len(decoded)]
+    keys = np.frombuffer(table[b"stss"][8:], ">u4").astype(np.int64) - 1
+    earliest_from = np.minimum.accumulate(shown[::-1])[::-1]
+    keys = keys[keys < len(shown)]
+    return bool((earliest_from[keys] < shown[keys]).any())
+
+
+def _runs(table: bytes) -> np.ndarray:
+    """The values of a table of (how many, value) pairs."""
+    pairs = np.frombuffer(table[8 : len(table) - len(table) % 8], ">i4").reshape(-1, 2).astype(np.int64)
+    return np.repeat(pairs[:, 1], pairs[:, 0])
+
+
+def _video_table(path: Path) -> dict[bytes, bytes]:
+    """The boxes of the sample table of an MP4's first video track, by name; nothing for other files."""
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(8)[4:] not in _MP4_BOXES:
+            return {}
+        start = 0
+        for name, end in _boxes(file, length):
+            if name == b"moov":
+                file.seek(start)
+                index = file.read(end - start)[8:]
+                break
+            start = end
+        else:
+            return {}
+    parts = list(_inside(index))
+    for name, track in parts:
+        media = dict(_inside(dict(_inside(track)).get(b"mdia", b""))) if name == b"trak" else {}
+        if media.get(b"hdlr", b"")[8:12] == b"vide":
+            table = dict(_inside(dict(_inside(media.get(b"minf", b""))).get(b"stbl", b"")))
+            return table | {name: content for name, content in parts if name == b"mvex"}
+    return {}
+
+
+def _inside(box: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of each box in a box."""
+    start = 0
+    for name, end in _boxes(io.BytesIO(box), len(box)):
+        yield name, box[start + 8 : end]
+        start = end
+
+
+def _matroska_codecs(path: Path) -> list[str]:
+    """What follows each CodecID element (RFC 9559, section 5.1.4.1.21) near the start of a Matroska file."""
+    with path.open("rb") as file:
+        head = file.read(_MATROSKA_HEAD)
+    if head[:4] != _EBML:
+        return []
+    return [match[1].decode() for match in re.finditer(rb"\x86[\x81-\xbf]([VA]_[A-Z0-9/]+)", head)]

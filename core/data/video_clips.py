@@ -162,7 +162,8 @@ def start_of(draw: float, segment: int, num_segments: int, length: int, num_fram
 
 def probe_all(paths: Sequence[Path], reader: Reader, folder: Path) -> list[tuple[str, Facts] | str]:
     """Fingerprint and facts of each video, or why it cannot be read; good ones are remembered in `folder`."""
-    index = JsonCache(folder / f"index-{reader.name}-{VERSION}.json")
+    # "2": how a file is read became a part of what is remembered.
+    index = JsonCache(folder / f"index-2-{reader.probing}-{VERSION}.json")
     known = index.read()
 
     def probe(path: Path) -> tuple[str, str, Facts] | str:
@@ -170,8 +171,8 @@ def probe_all(paths: Sequence[Path], reader: Reader, folder: Path) -> list[tuple
             fingerprint = reader.fingerprint(path)
             key = cache_key([str(path.resolve()), fingerprint])
             if key in known:
-                frames, fps, height, width = known[key]
-                return key, fingerprint, Facts(int(frames), fps, int(height), int(width))
+                frames, fps, height, width, how = known[key]
+                return key, fingerprint, Facts(int(frames), float(fps), int(height), int(width), str(how))
             return key, fingerprint, reader.probe(path)
         except Unreadable as error:
             return str(error)

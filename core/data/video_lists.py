@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from core.data import pictures, split_folders
-from core.data.video_reader import SUFFIXES
+from core.data.video_kinds import is_video, suffixes, why_not
 from core.types import generator_for
 
 _LABEL = r'\s*[,\s]\s*(?P<quote>"?)(?P<label>[^,\s"]*)(?P=quote)\s*,*'
@@ -82,7 +82,7 @@ def listed(root: Path, key: str, frames: bool) -> Listing:
         raise ValueError(f"{key} must be a folder of {what}, got {str(root)!r}, which {there}")
     videos, others = _search(root, frames)
     if not videos:
-        raise ValueError(f"{key}={root} holds no {what} ({' '.join(pictures.SUFFIXES if frames else SUFFIXES)})")
+        raise ValueError(f"{key}={root} holds no {what} ({' '.join(pictures.SUFFIXES if frames else suffixes())})")
     if any(video.parent == root for video in videos):
         return Listing([Entry(video, 0) for video in videos], [], others)
     classes = sorted({video.relative_to(root).parts[0] for video in videos})
@@ -95,9 +95,8 @@ def _search(root: Path, frames: bool) -> tuple[list[Path], dict[str, str]]:
     if frames:
         folders = {file.parent for file in files if file.suffix.lower() in pictures.SUFFIXES} - {root}
         return sorted(folders), {}
-    videos = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
-    others = {str(file): f"not a video by its name ({file.suffix or 'no suffix'})" for file in sorted(files)}
-    return videos, {name: reason for name, reason in others.items() if Path(name).suffix.lower() not in SUFFIXES}
+    videos, others = [file for file in files if is_video(file)], [file for file in files if not is_video(file)]
+    return videos, {str(file): why_not(file) for file in others}
 
 
 def _holds_images(folder: Path, frames: bool) -> bool:

@@ -118,6 +118,7 @@ class _Videos(Data):
                 continue
             # Neither the split nor the length of a clip is part of the key: other studies find the same frames.
             how = [VERSION, reader.name, self.stored, self.crop, self.stride or _STRIDE, getattr(self, "fps", None)]
+            how += [facts.how] if facts.how else []  # a file read as usual keeps the key it always had
             key = cache_key([str(entry.path.resolve()), fingerprint, *how])
             videos.append(Video(entry, facts, self.grid(facts), key, is_cached=False))
         sizes = np.cumsum([len(video.grid) * 3 * self.stored**2 for video in videos])
@@ -129,6 +130,7 @@ class _Videos(Data):
         if fits:
             videos = store.fill(videos, left_out)
         self._report(split, listing, videos, left_out)
+        _tell_others(self.path, videos)
         spec = self._spec(listing.classes)
         roots = self._roots()
         names = {name: name_in(Path(name), roots) for name in left_out}
@@ -189,7 +191,7 @@ class _Videos(Data):
 @dataclass
 class _VideoFiles(_Videos):
     fps: float | None = None  # frames a second of a clip, instead of `stride`; a slower video's frames are repeated
-    reader: str = "decord"  # or torchcodec, where it is installed
+    reader: str = "decord"  # or torchcodec, where it is installed; it also reads what decord cannot open
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -244,6 +246,9 @@ class VideoFolder(_VideoFiles):
     stops. A file whose damage the decoder conceals, and a cut file of a kind that does not state its length (not MP4,
     MOV, MKV, WebM or AVI), is not noticed.
 
+    Frames are counted as they are shown: what an edit list hides is none. What decord cannot open (AV1, GIF) is read
+    by torchcodec where that is installed, and named in the log.
+
     Source: V-JEPA (Bardes et al., 2024, arXiv:2404.08471), Table 5; MAE-ST (Feichtenhofer et al., 2022,
     arXiv:2205.09113), section 4.
     """
@@ -291,6 +296,13 @@ class FrameFolder(_Videos):
         test_root = Path(self.test_path) if self.test_path else None
         share, seed = self.test_share, self.split_seed
         return from_folder(root, split, test_root=test_root, frames=True, share=share, seed=seed)
+
+
+def _tell_others(path: str, videos: Sequence[Video]) -> None:
+    others = [str(video.entry.path) for video in videos if video.facts.how.startswith("torchcodec")]
+    if others:
+        named = "; ".join([*others[:_NAMED], *([f"and {len(others) - _NAMED} more"] if len(others) > _NAMED else [])])
+        log.info("data.path: torchcodec reads %d of %s's files, which decord cannot open: %s", len(others), path, named)
 
 
 def _given(path: str, what: str) -> Path:

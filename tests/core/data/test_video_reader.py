@@ -1,6 +1,5 @@
 """Opening and decoding video files, and telling what is none."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 from core.data.containers import missing_part
 from core.data.video_reader import DecordReader, Facts, FrameFolderReader, Reader, TorchcodecReader, Unreadable, natural
 from tests.core.data.making_videos import ramp, write_sound, write_video
+from tests.sweeps.installed import missing
 
 pytest.importorskip("decord", reason="decord has no wheel for this machine")
 MADE = ("a.avi", "a.mov")
@@ -21,7 +21,7 @@ def reader(request) -> Reader:
     try:
         built: Reader = request.param()
     except ValueError as error:
-        pytest.skip(str(error))
+        missing(str(error))
     return built
 
 
@@ -158,9 +158,8 @@ def test_a_live_recording_of_unknown_length_is_not_called_truncated(tmp_path):
     assert missing_part(path) is None
 
 
-def test_torchcodec_without_being_installed_says_what_to_do():
-    if importlib.util.find_spec("torchcodec") is not None:
-        pytest.skip("torchcodec is installed")
+def test_torchcodec_without_being_installed_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
     with pytest.raises(ValueError, match=r"data\.reader=torchcodec: torchcodec is not installed.*data\.reader=decord"):
         TorchcodecReader()
 
