@@ -155,10 +155,21 @@ def axis(frame: Frame, rows: pd.DataFrame, name: str, tidy: pd.DataFrame) -> pd.
         keys = pd.MultiIndex.from_frame(rows[["row_key", "col_key", "seed"]])
         return pd.Series(other.reindex(keys).to_numpy(), index=rows.index)
     if name in frame.configs.columns:
-        return rows[name].map(_place)
+        return _with_init_beside(rows[name].map(_place), rows["is_random_init"])
     axes = [axis for axis in (frame.study.row_axis, frame.study.col_axis) if axis]
     allowed = ", ".join([*axes, "rows", "columns", *FORMULAS])
     raise UserError(f"{frame.name}: figure axis {name!r} is not a key of its configs; allowed beside those: {allowed}")
+
+
+def _with_init_beside(places: pd.Series[Any], is_init: pd.Series[Any]) -> pd.Series[Any]:
+    """`places` with the first trained row's for a random init that lacks the option: whole numbers stay whole."""
+    lacks = places.isna() & is_init
+    if not lacks.any() or lacks.all() or places[~lacks].isna().any():
+        return places
+    trained = pd.Series(places[~lacks].tolist())
+    whole = pd.api.types.is_float_dtype(trained) and bool((trained % 1 == 0).all())
+    filled = places.astype("object").where(~lacks, trained[0]).infer_objects()
+    return filled.astype("int64") if whole else filled
 
 
 def _place(option: Any) -> Any:

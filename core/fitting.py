@@ -59,6 +59,11 @@ def check(run: Run) -> DataSpec:
             f"optim.batch_size must be at least {run.objective.least_batch} for objective={chosen}, which compares the "
             f"samples of a batch, got {run.optim.batch_size}"
         )
+    if run.optim.steps and not run.objective.learns:
+        raise ConfigError(
+            f"optim.steps={run.optim.steps}: objective={chosen} trains nothing; set optim.steps=0, or choose objective="
+            f"{', '.join(name for name, variant in OBJECTIVES.items() if variant.learns)}"
+        )
     for group in DATA_GROUPS:
         version = getattr(getattr(run, group), "version", "")
         if not re.fullmatch(r"[\w.-]{0,40}", version):

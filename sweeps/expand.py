@@ -6,6 +6,7 @@ Imports core (and so torch, 3 s): commands that only read the database do withou
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import leave_out, row_labels
+from sweeps import leave_out, row_labels, untrained
 from sweeps.cli import Arguments, UserError
-from sweeps.identity import CODE_EPOCH
+from sweeps.identity import CODE_EPOCH, digest
 from sweeps.mistakes import Mistakes
 from sweeps.overrides import bare
 from sweeps.search_space import SearchSpec
@@ -205,6 +206,8 @@ def expand(request: Request) -> Expansion:
     wrong.settle()
     assert labels is not None
     label = first(labels)
+    looked_at = [*shown, *figure_metrics(study, label)]
+    cells, runs = with_shared_inits(cells, runs, looked_at)
     spec = request.spec() | {"metrics": resolve(study.metrics(request.scale), labels, where)}
     spec["scales"].get(request.scale, {}).pop("metrics", None)
     spec["figures"] = figures
@@ -224,6 +227,35 @@ def way_to_get(metric: str) -> str:
         f"add {kind} to evals (runs whose checkpoints are here are judged anew, not trained), or keep the runs as they "
         f"are, name it {kind}@later/{rest} and make it: python -m core.evaluate study=... evals=[{kind}] as=later"
     )
+
+
+def with_shared_inits(
+    cells: Sequence[tuple[Cell, dict[str, Any]]], runs: Sequence[Any], metrics: Sequence[str]
+) -> tuple[list[tuple[Cell, dict[str, Any]]], list[Any]]:
+    """The cells and their runs with each random initialisation as any baseline would have it.
+
+    Where the study has a row of no steps that is the same experiment, that row's. `metrics` are what is looked at.
+    """
+    from core.config import from_flat  # as above: core imports torch
+
+    own = {
+        name: (config, run)
+        for (cell, config), run in zip(cells, runs, strict=True)
+        if untrained.is_judged(config) and not cell.is_random_init
+        for name in untrained.forms(config)
+    }
+    found, found_runs = [], []
+    for (cell, config), run in zip(cells, runs, strict=True):
+        if cell.is_random_init and untrained.is_judged(config):
+            config = untrained.form(config, metrics)
+            if (row := own.get(digest(config))) is not None:
+                config, run = row
+            else:
+                made = from_flat(config, seed=run.seed, runtime=vars(run.runtime))
+                run = dataclasses.replace(made, method=run.method, scale=run.scale)
+        found.append((cell, config))
+        found_runs.append(run)
+    return found, found_runs
 
 
 def wanted_metrics(study: Study, scale: str, labels: Sequence[str]) -> list[str]:

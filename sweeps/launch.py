@@ -17,7 +17,7 @@ from typing import Any
 from rich.logging import RichHandler
 from sqlalchemy import Engine
 
-from sweeps import aliases, cli, edited, queue, seen_data, shared_disk, slurm, status
+from sweeps import aliases, cli, edited, queue, seen_data, shared_disk, slurm, status, untrained
 from sweeps.cli import Arguments, UserError
 from sweeps.db import upgrade
 from sweeps.director import Director, direct, find_director
@@ -172,7 +172,8 @@ def is_here(request: Request, files: Sequence[str]) -> bool:
 def refuse_other_data(engine: Engine, expansion: Expansion) -> None:
     """Raises UserError where the study's finished runs saw other files than its cells would see now."""
     with engine.connect() as connection:
-        known = queue.known_configs(connection, [config for _, config in expansion.cells])
+        asked = [config for _, config in expansion.cells]
+        known = queue.known_configs(connection, untrained.settled(connection, expansion.request.instance, asked))
         before = seen_data.recorded(connection, sorted(known))
     if before:
         cells = zip(expansion.cells, expansion.data(), strict=True)

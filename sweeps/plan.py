@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 from sqlalchemy import Connection, Engine
 
-from sweeps import cli, expansion_cache, work
+from sweeps import cli, expansion_cache, untrained, work
 from sweeps.cli import UserError
 from sweeps.db import FINAL_STATES
 from sweeps.estimate import Cost, Estimator, Recorded, RunKey, recorded
@@ -93,6 +93,9 @@ def wanted(connection: Connection | None, request: Request, core: str, measured:
     hashes = known or expansion_cache.read(launch)
     if hashes is None:
         hashes = expanded(request, launch, measured)
+    if connection is not None and not known and not all(steps for _, steps in hashes):
+        inits = untrained.stored(connection, request.instance)
+        hashes = [(digest(inits[config]) if config in inits else config, steps) for config, steps in hashes]
     of = dict(hashes)
     search, seeds = trials(connection, request, of), further_runs(connection, request, of)
     steps = {(config, seed): steps for config, steps in hashes for seed in request.wanted_seeds}

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
+from sweeps import untrained
 from sweeps.cli import UserError
 from sweeps.db import CellRow, Config, Paper, RunRow, StudyRow, insert_new
 from sweeps.expand import Expansion, Request
@@ -77,7 +78,8 @@ def register_study(connection: Connection, expansion: Expansion, spec_hash: str,
     A run that a search had pruned is queued again: a table wants its end. `priority` only ever raises a run's.
     """
     request = expansion.request
-    config_ids = register_configs(connection, [config for _, config in expansion.cells])
+    configs = untrained.settled(connection, request.instance, [config for _, config in expansion.cells])
+    config_ids = register_configs(connection, configs)
     if expansion.runs:
         name_presets(connection, config_ids, expansion.runs)
     cells = [_cell_values(cell, i) for (cell, _), i in zip(expansion.cells, config_ids, strict=True)]

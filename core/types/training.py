@@ -270,6 +270,7 @@ class Objective:
     uses: ClassVar[tuple[str, ...]] = ()  # of "mask", "target", "predictor", "loss"; the others must be null
     gives: ClassVar[tuple[str, ...]] = ()  # beside an encoder: "flow", an estimate of motion (`Learner.flow`)
     least_batch: ClassVar[int] = 1  # samples that a step must have
+    learns: ClassVar[bool] = True  # whether it can take a step at all
 
     def num_pairs(self) -> int:
         """How many pairs of frames a step takes, over all processes: the option `flow_batch`, where it has one."""

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from analysis import drawing, figures, theme
 from analysis.frame import Frame, load
 from analysis.stats import mean_interval
+from sweeps.db import Config
 from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory, grid_value
 
 
@@ -57,6 +59,26 @@ def test_random_init_is_a_reference_and_not_a_point(grid: Frame) -> None:
     assert "random_init" not in set(plot.points["row_key"])
     ours = plot.references[plot.references["panel"] == 0]
     assert ours["mean"].tolist() == pytest.approx([49.0])
+
+
+@pytest.mark.parametrize("values", [[16, 32], [0.5, 0.75], ["block", "random"], [True, False]])
+def test_a_random_init_without_an_option_leaves_the_axis_of_that_option_as_it_is(
+    laboratory: Laboratory, values: list[Any]
+) -> None:
+    rows = [{"key": str(value).lower(), "set": {"mask.choice": value}} for value in values]
+    figure = {"name": "choice", "kind": "line", "x": "mask.choice", "hue": "mask.choice"}
+    plain = {key: value for key, value in ROWS.items() if key != "printed"}
+    laboratory.study("choices", {**plain, "rows": rows, "figures": [figure], "seeds": [0]})
+    for number, key in enumerate([*(row["key"] for row in rows), "random_init"]):
+        laboratory.run("choices", str(key), 0, {MAIN: 50.0 + number})
+    with Session(laboratory.engine) as session, session.begin():
+        for config in session.query(Config):
+            if not config.json["optim.steps"]:
+                config.json = {key: value for key, value in config.json.items() if key != "mask.choice"}
+    plot = figure_of(load(laboratory.engine, "choices"), "choice")
+    assert plot.points["x"].tolist() == values
+    assert [str(hue) for hue in plot.points["hue"]] == list(map(str, values))
+    assert plot.references["mean"].tolist() == [52.0]
 
 
 def test_printed_numbers_have_a_panel_of_their_own(grid: Frame, rows: Frame) -> None:

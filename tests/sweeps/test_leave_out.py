@@ -7,6 +7,7 @@ import pytest
 from sweeps.cli import UserError
 from sweeps.expand import Request, expand
 from sweeps.study import Study, StudyError, parse
+from sweeps.untrained import form
 
 WITHOUT = {
     "decay": {"optim.weight_decay": 0.0},
@@ -42,7 +43,7 @@ def test_a_row_is_the_base_without_its_part_and_nothing_else():
     whole, decay, warm_up, untrained = (config for _, config in cells)
     assert decay == whole | {"optim.weight_decay": 0.0}
     assert warm_up == whole | {"optim.warmup_share": 0.0}
-    assert untrained == whole | {"optim.steps": 0}
+    assert untrained == form(whole | {"optim.steps": 0})
 
 
 def test_a_part_may_be_switched_off_in_another_way_at_a_scale():
