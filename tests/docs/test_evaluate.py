@@ -50,7 +50,7 @@ def test_its_commands_run_in_order(folder, capsys):
         "study=masking_ratio": "study=masking_ratio@smoke",
     }
     seen = ""
-    assert [module for module, _ in COMMANDS] == ["core.evaluate"] * 5 + ["sweeps.query"]
+    assert [module for module, _ in COMMANDS] == ["core.evaluate"] * 6 + ["sweeps.query"]
     for module, words in COMMANDS:
         words = [replaced.get(word, word) for word in words]
         if module == "sweeps.query":
@@ -65,7 +65,8 @@ def test_its_commands_run_in_order(folder, capsys):
     seen = capsys.readouterr().out
     for metric in (
         "linear/digit_top1", "linear@num_layers=2/digit_top1", "low_shot@tenth/digit_top1",
-        "ridge@data=moving_digits,data.size=48/digit_top1", "cost/eval_linear_features_seconds",
+        "quadrants@later/digit_top1", "ridge@data=moving_digits,data.size=48/digit_top1",
+        "cost/eval_linear_features_seconds",
     ):  # fmt: skip
         assert metric in seen
 
