@@ -31,6 +31,7 @@ from analysis import (
     tables,
 )
 from analysis.frame import Frame, load, names
+from analysis.provenance import ENDED_WITHOUT, hours
 from analysis.site.pages import FOLDER, Content, Site, site_files
 from analysis.tables import Table
 from sweeps import cli
@@ -176,8 +177,8 @@ def index(frames: Sequence[Frame]) -> str:
             render.escape_markdown(frame.study.question),
             frame.scale,
             ", ".join([f"{int((runs['state'] == 'done').sum())} of {len(runs)}", *_lost(runs)]),
-            tables.hours(runs["cpu_seconds"]),
-            tables.hours(runs["gpu_seconds"]),
+            hours(runs["cpu_seconds"]),
+            hours(runs["gpu_seconds"]),
             ", ".join(pictures) or " ",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -186,7 +187,7 @@ def index(frames: Sequence[Frame]) -> str:
 
 def _lost(runs: pd.DataFrame) -> list[str]:
     counts = runs["state"].value_counts()
-    return [f"{counts[state]} {state}" for state in tables.ENDED_WITHOUT if state in counts]
+    return [f"{counts[state]} {state}" for state in ENDED_WITHOUT if state in counts]
 
 
 # ---- command line ------------------------------------------------------------------------------------------------

@@ -270,3 +270,38 @@ def test_a_word_that_the_paper_prints_stands_in_the_row_beside_what_became_of_ou
     assert [text(table, "plain", f"printed: {name}") for name in ("K15", "final")] == ["crashed", "crashed"]
     assert text(table, "norm", "printed: K15") == "2.68"
     assert 'Printed as "crashed": plain; of its 3 runs here: 3 diverged.' in table.notes
+
+
+# ---- intervals of all rows together
+
+
+def four_rows(laboratory: Laboratory, wild: float = 1.0, **spoilt: str) -> Table:
+    """Rows of 60, 65, 70 and 75 over four seeds; the last one's spread is `wild` times the others'."""
+    keys = ("base", "other", "third", "last")
+    rows = [{"key": key, "label": key, "set": {"mask": key}} for key in keys]
+    laboratory.study(
+        "four", {**ROWS, "rows": rows, "printed": {}, "random_init": False, "seeds": [0, 1, 2, 3], "baseline": "base"}
+    )
+    offsets = ((0.0, 1.0, -1.0, 0.2), (0.3, 0.8, -0.5, -0.9), (1.0, -1.0, 0.1, 0.4), (-0.6, 0.7, 1.0, -1.0))
+    for i, (key, moved) in enumerate(zip(keys, offsets, strict=True)):
+        for seed, offset in enumerate(moved):
+            factor = wild if key == "last" else 1.0
+            facts = {"collapse": {"state": spoilt[key], "rankme": 1.0}} if key in spoilt else None
+            value = 60.0 + 5 * i + factor * offset
+            laboratory.run("four", key, seed, {MAIN: value, "knn/digit_top1": value}, facts=facts)
+    return tables.build(load(laboratory.engine, "four"))
+
+
+def test_a_table_of_more_rows_says_what_its_intervals_are_made_of(laboratory: Laboratory) -> None:
+    note = next(note for note in four_rows(laboratory).notes if "all rows together" in note)
+    assert "9 degrees of freedom, seed correlation −0." in note and "Bartlett's p 0." in note
+
+
+def test_a_row_that_varies_otherwise_or_collapsed_is_named_with_its_own_interval(laboratory: Laboratory) -> None:
+    notes = " ".join(four_rows(laboratory, 30.0, third="collapsed").notes)
+    assert "rows do not vary alike, the wider of both holds" in notes
+    assert "Own paired interval instead: third (collapsed); last (rows do not vary alike)." in notes
+
+
+def test_a_table_of_two_rows_has_no_word_of_the_model(laboratory: Laboratory) -> None:
+    assert "all rows together" not in " ".join(two_rows(laboratory, 6).notes)
