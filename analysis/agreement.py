@@ -27,7 +27,7 @@ from analysis.stats import (
     stratified_bootstrap,
     widening,
 )
-from analysis.tables import higher_is_better
+from sweeps.verdicts import higher_is_better
 
 MOST_ENUMERATED = 5  # seeds: all 5^5 resamples are counted, beyond that some are drawn
 FEWEST_ROWS = 3  # that make an order: two rows have only +1 and -1

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from analysis.frame import Frame, records
 from analysis.stats import CONFIDENCE, Comparison, compare
 from sweeps.comparisons import ALIKE, UNLIKE, Arm
+from sweeps.study import SeedRule
+from sweeps.verdicts import Judged, margin_of, sentence
+from sweeps.verdicts import verdicts as verdicts_of
 
 
 def of_column(frame: Frame, col_key: str, metric: str) -> Comparison:
@@ -23,7 +26,8 @@ def of_column(frame: Frame, col_key: str, metric: str) -> Comparison:
         if runs is not None and runs.values:
             told = "untrained" if cell.is_random_init else spoilt.get(cell.row_key, "")
             arms.append(Arm(cell.row_key, runs.values, cell.config_id, len(runs.without), told))
-    return compare(arms, frame.study.baseline, CONFIDENCE)
+    rule = frame.study.seed_rule(frame.scale)
+    return compare(arms, frame.study.baseline, rule.confidence if rule else CONFIDENCE)
 
 
 def _spoilt(frame: Frame, col_key: str) -> dict[str, str]:
@@ -33,6 +37,47 @@ def _spoilt(frame: Frame, col_key: str) -> dict[str, str]:
     for run in records(told):
         states[run.row_key] = json.loads(run.collapse).get("state", "") or states[run.row_key]
     return {row: state for row, state in states.items() if state}
+
+
+def judged(frame: Frame, compared: Mapping[str, Comparison]) -> list[Judged]:
+    """The columns as verdicts are made of them; the random initialisation has no label there, as it is no answer."""
+    labels = {cell.row_key: cell.row_label for cell in records(frame.cells[~frame.cells["is_random_init"]])}
+    columns = {cell.col_key: cell.col_label for cell in records(frame.cells)}
+    done = frame.runs[frame.runs["state"] == "done"]
+    cost = done.assign(seconds=done[["cpu_seconds", "gpu_seconds"]].max(axis="columns"))
+    means = cost.groupby(["row_key", "col_key"])["seconds"].mean().dropna().to_dict()
+    return [
+        Judged(
+            columns.get(key, ""), frame.study.baseline, comparison, labels,
+            {row: means[row, key] for row in labels if (row, key) in means},
+        )
+        for key, comparison in compared.items()
+    ]  # fmt: skip
+
+
+def sentence_of(frame: Frame, compared: Mapping[str, Comparison] | None = None) -> str:
+    """The answer to the study's question as far as its runs give one; a search has no rows to compare."""
+    if frame.study.search(frame.scale) is not None:
+        return ""
+    metric = frame.metrics[0]
+    if compared is None:
+        keys = [column.key for column in frame.study.columns] or list(dict.fromkeys(frame.cells["col_key"]))
+        compared = {key: of_column(frame, key, metric) for key in keys}
+    return sentence(judged(frame, compared), metric, margin_of(frame.study.spec, frame.scale, metric))
+
+
+def verdicts(frame: Frame, compared: Mapping[str, Comparison]) -> dict[tuple[str, str | None], str]:
+    """By row and column key, and by row and None for a line of all columns: `half length: worse; full: better`."""
+    metric = frame.metrics[0]
+    margin = margin_of(frame.study.spec, frame.scale, metric)
+    lines: dict[str, list[str]] = {}
+    found: dict[tuple[str, str | None], str] = {}
+    for key, column in zip(compared, judged(frame, compared), strict=True):
+        for row, verdict in verdicts_of(column, metric, margin).items():
+            if row in column.labels:
+                found[row, key] = verdict.text
+                lines.setdefault(row, []).append(f"{column.label}: {verdict.text}" if column.label else verdict.text)
+    return found | {(row, None): "; ".join(told) for row, told in lines.items()}
 
 
 # ---- in words --------------------------------------------------------------------------------------------------------
@@ -54,7 +99,7 @@ def about(frame: Frame, compared: Mapping[str, Comparison]) -> list[str]:
         for row, difference in comparison.differences.items():
             if difference.fallback:
                 reasons.setdefault(difference.fallback, []).append(labels[row])
-        if reasons and (comparison.rows or reasons.keys() - {"untrained"}):
+        if reasons and (comparison.rows or any(reason.startswith("the baseline") for reason in reasons)):
             own.append(where + "; ".join(f"{', '.join(rows)} ({reason})" for reason, rows in reasons.items()))
     notes = []
     if models:
@@ -62,6 +107,19 @@ def about(frame: Frame, compared: Mapping[str, Comparison]) -> list[str]:
     if own:
         notes.append(f"Own paired interval instead: {'; '.join(own)}.")
     return notes
+
+
+def about_rule(rule: SeedRule) -> list[str]:
+    """How many seeds the rows have, and what their intervals pay for it."""
+    until = "its difference was decided" if rule.half_width is None else f"its half-width was below {rule.half_width:g}"
+    looks = rule.looks
+    text = f"Every row has {rule.start} seeds; more, up to {rule.maximum}, went to each row until {until}."
+    if len(looks) == 1:
+        return [text]
+    return [
+        f"{text} It was judged at {', '.join(map(str, looks))} seeds; each of these {len(looks)} looks has a share of "
+        f"the 5 %, so that intervals of Δ are of {100 * rule.confidence:.4g} % and hold whenever it stopped."
+    ]
 
 
 def _model(comparison: Comparison) -> str:

@@ -25,6 +25,7 @@ from analysis.stats import (
     sign_flip_p,
     smallest_p,
 )
+from sweeps.verdicts import higher_is_better as higher_is_better
 
 
 class Kind(Enum):
@@ -76,6 +77,7 @@ class Row:
     is_random_init: bool = False
     is_printed_only: bool = False
     collapse: str = ""  # "1 of 3 seeds collapsed (seed 2: RankMe 1.3)"
+    verdict: str = ""  # beside the baseline: "better", "undecided: about 4 more seeds, about 12 minutes"
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,11 @@ class Table:
     provenance: str
     digest: str
     scale: str
+    sentence: str = ""  # the rows' verdicts in one
+
+    @property
+    def has_verdicts(self) -> bool:
+        return any(row.verdict for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,10 @@ def build(frame: Frame) -> Table:
     columns = [replace(column, digits=frame.study.decimals(column.metric)) for column in columns]
     compared = {key: comparing.of_column(frame, key, frame.metrics[0]) for key in _compared_columns(frame, columns)}
     rows = [_trained_row(frame, place, columns, compared) for place in places]
+    told = comparing.verdicts(frame, compared)
+    rows = [
+        replace(row, verdict=told.get((row.key, place.col_key), "")) for row, place in zip(rows, places, strict=True)
+    ]
     if frame.study.printed:
         rows += [_printed_only_row(frame, level.key, level.label, columns) for level in frame.study.printed.rows]
     rows, about_best = _with_best(_with_stars(rows), columns, frame.metrics[0])
@@ -131,6 +142,7 @@ def build(frame: Frame) -> Table:
         provenance=provenance(frame),
         digest=frame.digest,
         scale=frame.scale,
+        sentence=comparing.sentence_of(frame, compared),
     )
 
 
@@ -292,16 +304,6 @@ def _printed_only_row(frame: Frame, key: str, label: str, columns: list[Column])
 
 # ---- marks -------------------------------------------------------------------------------------------------------
 
-# Which way a metric is better, by a word of its name after the "/": flow/epe_noc, vos/jf, ridge/digit_top1.
-_HIGHER = {"top1", "top5", "miou", "map", "jf", "j", "f"}
-_LOWER = {"epe", "f1"}  # optical flow's Fl: the share of outliers
-
-
-def higher_is_better(metric: str) -> bool | None:
-    """None where neither is: a share of hidden patches, a cost that comes with what it buys."""
-    words = set(metric.rpartition("/")[2].split("_"))
-    return True if words & _HIGHER else False if words & _LOWER else None
-
 
 def _with_stars(rows: list[Row]) -> list[Row]:
     """`rows` with Holm's p over all differences of the table, and what is significant by it."""
@@ -389,15 +391,13 @@ def _notes(
     seeds, study = ", ".join(map(str, frame.seeds)), frame.study
     shown = list(dict.fromkeys(column.metric for column in columns if column.kind is Kind.value))
     notes = [f"{', '.join(shown)}: mean ± half-width of the 95 % t-interval over seeds {seeds}."]
-    if rule := study.seed_rule(frame.scale):
-        notes.append(
-            f"Every row has {rule.start} seeds; more, up to {rule.maximum}, went to the rows whose interval of Δ was "
-            f"the widest, until every half-width was below {rule.half_width:g}."
-        )
+    rule = study.seed_rule(frame.scale)
+    notes += comparing.about_rule(rule) if rule else []
+    level = f"{100 * (rule.confidence if rule else CONFIDENCE):.4g} %"
     if any(column.kind is Kind.difference for column in columns):
         label = next(level.label for level in study.rows if level.key == study.baseline)
         notes.append(
-            f"Δ: mean difference in {shown[0]} to the baseline ({label}) over shared seeds, with its 95 % interval, "
+            f"Δ: mean difference in {shown[0]} to the baseline ({label}) over shared seeds, with its {level} interval, "
             "not corrected for the number of rows."
         )
         notes += comparing.about(frame, compared)

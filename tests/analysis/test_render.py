@@ -52,7 +52,7 @@ def test_markdown_has_a_line_a_row_and_every_line_the_same_cells(engine: Engine)
     table = tables.build(load(engine, "masking_ratio"))
     lines = [line for line in render.markdown(table).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(table.rows)
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.columns) + 2}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.columns) + 2 + table.has_verdicts}
     assert "| 0.9 (baseline) | 84.2 ± 7.9 | baseline | 83.1 |" in render.markdown(table)
 
 
@@ -93,14 +93,14 @@ def test_latex_is_a_booktabs_table_with_balanced_braces(engine: Engine) -> None:
     for name in ("masking_ratio", "ijepa_masking"):
         table = tables.build(load(engine, name))
         text = render.latex(table)
-        assert_latex(text, num_columns=len(table.columns) + 1)
+        assert_latex(text, num_columns=len(table.columns) + 1 + table.has_verdicts)
         assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
 
 
 def test_hostile_strings_are_words_in_latex(laboratory: Laboratory) -> None:
     table = hostile_table(laboratory, HOSTILE + " \x07 中 ą é ħ \u202e \" ' ` ±")
     text = render.latex(table)
-    assert_latex(text, num_columns=len(table.columns) + 1)
+    assert_latex(text, num_columns=len(table.columns) + 1 + table.has_verdicts)
     assert r"\input" not in text and r"\textbackslash{}input\{/etc/passwd\}" in text
     assert r"\texttt{U+4E2D}" in text and r"\texttt{U+0007}" in text and r"\texttt{U+202E}" in text
     assert "é" in text and "ą" not in text and "ħ" not in text
@@ -164,7 +164,7 @@ def test_a_hostile_option_that_a_search_chose_is_words_in_every_format(laborator
     assert text in [cell.text for cell in table.rows[0].cells]
     page = render.markdown(table)
     assert "<img" not in page and "&lt;img" in page and not re.search(r"(?<!\\)`", page)
-    assert_latex(render.latex(table), num_columns=len(table.columns) + 1)
+    assert_latex(render.latex(table), num_columns=len(table.columns) + 1 + table.has_verdicts)
     assert r"\write" not in render.latex(table)
     fields = [field for line in csv.reader(io.StringIO(render.to_csv(table))) for field in line]
     assert "'" + text in fields and text not in fields

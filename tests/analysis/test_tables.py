@@ -305,3 +305,29 @@ def test_a_row_that_varies_otherwise_or_collapsed_is_named_with_its_own_interval
 
 def test_a_table_of_two_rows_has_no_word_of_the_model(laboratory: Laboratory) -> None:
     assert "all rows together" not in " ".join(two_rows(laboratory, 6).notes)
+
+
+# ---- verdicts
+
+
+def test_every_trained_row_has_a_verdict_and_the_table_a_sentence(laboratory: Laboratory) -> None:
+    table = four_rows(laboratory)
+    assert [row.verdict for row in table.rows] == ["", "better", "better", "better"]
+    assert table.sentence == f"{MAIN} beside base: other, third and last are better."
+    shown = render.markdown(table)
+    assert shown.split("\n")[2] == f"{MAIN} beside base: other, third and last are better.".replace("_", r"\_")
+    assert "| verdict |" in shown and "& verdict" in render.latex(table) and table.sentence.split(":")[1] in shown
+    lines = [line.split(",") for line in render.to_csv(table).splitlines()]
+    assert [line[lines[0].index("verdict")] for line in lines[1:]] == ["", "better", "better", "better"]
+
+
+def test_a_row_has_a_verdict_in_every_column_and_the_random_initialisation_none(grid_table: Table) -> None:
+    verdicts = {row.key: row.verdict for row in grid_table.rows}
+    assert verdicts["0.5"].startswith("half length: ") and "; full length: " in verdicts["0.5"]
+    assert verdicts["0.9"] == verdicts["random_init"] == ""
+    assert "half length: " in grid_table.sentence and "random init" not in grid_table.sentence
+
+
+def test_rows_that_lack_runs_have_no_verdict_and_no_sentence(rows_table: Table) -> None:
+    assert not rows_table.has_verdicts and rows_table.sentence == ""
+    assert "verdict" not in render.markdown(rows_table) and ",verdict," in render.to_csv(rows_table)
