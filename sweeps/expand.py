@@ -43,11 +43,14 @@ class Request:
     @classmethod
     def of(cls, study: Study, arguments: Arguments) -> Request:
         """What the command line asks of a study: scale, seeds, name, and overrides."""
+        scale, rule = arguments.choice("scale", SCALES, DEFAULT_SCALE), arguments.seed_rule()
+        seeds = arguments.seeds() if rule is None else None
+        study = study if rule is None else by_rule(study, scale, rule)
         return cls(
             study=study,
-            scale=arguments.choice("scale", SCALES, DEFAULT_SCALE),
+            scale=scale,
             overrides=tuple(word for word in arguments.overrides if not word.startswith("runtime.")),
-            seeds=tuple(arguments.seeds() or ()),
+            seeds=tuple(seeds or ()),
             name=arguments.text("name", ""),
             runtime=tuple(word for word in arguments.overrides if word.startswith("runtime.")),
         )
@@ -109,6 +112,16 @@ class Expansion:
             return [fingerprints(run, known) for run in self.runs]
         except ConfigError as error:
             raise UserError(f"{self.request.study.path}: {error}") from None
+
+
+def by_rule(study: Study, scale: str, rule: Mapping[str, Any]) -> Study:
+    """The study with this rule for its seeds at a scale, in place of its file's. Raises UserError for a search."""
+    if study.search(scale) is not None:
+        raise UserError(
+            f"seeds: {study.name} is a search, which trains every trial with one seed; give one such as [0]"
+        )
+    scales = study.spec["scales"] | {scale: study.spec["scales"].get(scale, {}) | {"seeds": dict(rule)}}
+    return dataclasses.replace(study, spec=study.spec | {"scales": scales})
 
 
 def _values(tree: Any, key: str) -> Iterator[str]:
