@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 from analysis import (
     agreement,
     agreement_drawing,
+    agreement_page,
     drawing,
     figures,
     files,
@@ -113,7 +114,7 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE) -> dic
 
 def agreement_files(summaries: Sequence[agreement.Summary], images: Mapping[str, bytes]) -> dict[str, bytes]:
     drawn = {f"figures/agreement.{end}": data for end, data in images.items()}
-    return {"tables/agreement.md": agreement.markdown(summaries).encode(), **drawn}
+    return {"tables/agreement.md": agreement_page.markdown(summaries).encode(), **drawn}
 
 
 def table_of(frame: Frame) -> Table:
