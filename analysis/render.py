@@ -133,7 +133,8 @@ def latex(table: Table) -> str:
     """A `table` environment to `\\input`; needs booktabs, graphicx, textcomp and xcolor. Printed-only rows are grey."""
     lines = []
     for row, line in zip(table.rows, _lines(table), strict=True):
-        cells = [escape_latex(text) for text in line]
+        # A page is narrow: what an undecided row takes is in the sentence below.
+        cells = [escape_latex(text) for text in (*line[:-1], re.sub(r"undecided: [^;]*", "undecided", line[-1]))]
         cells[0] = _as_text(cells[0])
         cells = _with_marks(row, cells, r"\textbf{{{}}}")
         if row.is_printed_only:

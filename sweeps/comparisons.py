@@ -132,9 +132,11 @@ def compare(arms: Sequence[Arm], baseline: str, confidence: float = CONFIDENCE) 
     others = [arm for arm in arms if arm is not reference and _num_shared(arm, reference) >= 2]
     own = {arm.key: paired(arm.values, reference.values, confidence) for arm in others}
     reasons = {arm.key: _reason(arm) for arm in others}
-    if (of_baseline := _reason(reference)) and own:
-        because = dict.fromkeys(own, f"the baseline is {of_baseline}")
-        return Comparison(_with_reasons(own, because), confidence=confidence)
+    if of_baseline := _reason(reference):
+        # Of two rows there would be no model anyway.
+        is_missed = sum(not reason for reason in reasons.values()) + 1 >= FEWEST_ROWS
+        reasons = dict.fromkeys(own, f"the baseline is {of_baseline}") if is_missed else reasons
+        return Comparison(_with_reasons(own, reasons), confidence=confidence)
     distinct = {_identity(reference): reference}
     for arm in others:
         if not _reason(arm):

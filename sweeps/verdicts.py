@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from sweeps.comparisons import Comparison, Difference, Estimate, quantile
@@ -94,7 +95,7 @@ def num_more(difference: Difference, comparison: Comparison, margin: float | Non
 
     def decides(n: int) -> bool:
         df = (num_rows - 1) * (n - 1)
-        return _power(difference, n, df, comparison.confidence) >= POWER or _is_narrow(
+        return _power(difference.estimate.mean, difference.sd, n, df, comparison.confidence) >= POWER or _is_narrow(
             difference, n, df, comparison.confidence, margin
         )
 
@@ -109,14 +110,12 @@ def num_more(difference: Difference, comparison: Comparison, margin: float | Non
     return high - num
 
 
-def _power(difference: Difference, num_seeds: int, df: int, confidence: float) -> float:
+@cache  # the table, the sentence and the index ask for the same
+def _power(mean: float, sd: float, num_seeds: int, df: int, confidence: float) -> float:
     # A second to import: only where something is undecided.
     from statsmodels.stats.power import ttest_power
 
-    if difference.sd == 0 or difference.estimate.mean == 0:
-        return 0.0
-    effect = abs(difference.estimate.mean) / difference.sd
-    return float(ttest_power(effect, num_seeds, 1 - confidence, df=df))
+    return float(ttest_power(abs(mean) / sd, num_seeds, 1 - confidence, df=df)) if sd > 0 and mean else 0.0
 
 
 def _is_narrow(difference: Difference, num_seeds: int, df: int, confidence: float, margin: float | None) -> bool:
@@ -172,11 +171,16 @@ def _of_kind(column: Judged, found: Mapping[str, Verdict], kind: str, margin: fl
     if not rows:
         return ""
     if kind == "undecided":
-        told = [f"{label} ({verdict.text.removeprefix('undecided: ')})" for label, verdict in rows]
+        told = [f"{_quoted(label)} ({verdict.text.removeprefix('undecided: ')})" for label, verdict in rows]
     else:
-        told = [label for label, _ in rows]
+        told = [_quoted(label) for label, _ in rows]
     word = f"the same within ±{margin:g}" if kind == "same" else kind
     return f"{_listed(told)} {'are' if len(told) > 1 else 'is'} {word}"
+
+
+def _quoted(label: str) -> str:
+    """A label with a comma would fall apart in a list."""
+    return f"“{label}”" if "," in label else label
 
 
 def _listed(words: Sequence[str]) -> str:

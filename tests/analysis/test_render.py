@@ -176,3 +176,11 @@ def test_a_hostile_commit_is_words_in_the_provenance_line(laboratory: Laboratory
     table = tables.build(load(laboratory.engine, "rows"))
     assert "git <b>|" in table.provenance
     assert "<b>" not in render.markdown(table) and r"\end{x}" not in render.latex(table)
+
+
+def test_latex_names_an_undecided_row_and_leaves_what_it_takes_to_the_sentence(engine: Engine) -> None:
+    table = tables.build(load(engine, "masking_ratio"))
+    rows = tuple(replace(row, verdict="a: undecided: about 4 more seeds; b: worse") for row in table.rows)
+    text = render.latex(replace(table, rows=rows, sentence="0.5 takes 4 more seeds."))
+    assert "& a: undecided; b: worse" in text and "about 4" not in text and "0.5 takes 4 more seeds." in text
+    assert "a: undecided: about 4 more seeds; b: worse" in render.markdown(replace(table, rows=rows))

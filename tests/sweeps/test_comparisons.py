@@ -128,3 +128,9 @@ def test_one_shared_seed_is_no_difference_and_no_baseline_no_comparison():
     found = [*drawn(3, 3), Arm("late", {2: 1.0, 7: 2.0})]
     assert compare(found, "r0").differences.keys() == {"r1", "r2"}
     assert compare(found, "nobody").differences == {}
+
+
+def test_of_two_rows_a_baseline_that_is_not_whole_is_no_reason():
+    found = drawn(2, 3)
+    found[0] = Arm("r0", found[0].values, spoilt="untrained")
+    assert compare(found, "r0").differences["r1"].fallback == ""

@@ -99,3 +99,12 @@ def test_a_study_is_one_sentence_with_its_columns_and_without_its_reference():
     assert sentence(columns[:1], TOP1, 2.0) == f"{TOP1} beside 90 %: half: {one}."
     assert sentence(columns, TOP1, 2.0) == f"{TOP1} beside 90 %: half: {one}. full: {one}."
     assert sentence([Judged("", "a", Comparison({}), labels)], TOP1, 2.0) == ""
+
+
+def test_a_label_with_a_comma_is_quoted_in_a_list():
+    values = {"a": [50.0, 51.0, 50.5], "b": [60.1, 60.9, 60.4], "c": [40.0, 41.2, 40.4]}
+    comparison = compare([Arm(key, dict(enumerate(row))) for key, row in values.items()], "a")
+    labels = {"a": "none", "b": "factor 1, l2", "c": "l2"}
+    assert sentence([Judged("", "a", comparison, labels)], TOP1, 2.0) == (
+        f"{TOP1} beside none: “factor 1, l2” is better; l2 is worse."
+    )
