@@ -66,9 +66,9 @@ def by_chance(num: int) -> tuple[int, int]:
     return low, num - low
 
 
-def _beside_chance(num_same: int, num: int) -> str:
+def _beside_chance(num: int) -> str:
     low, high = by_chance(num)
-    return f"{num_same} of {num} (by chance {num / 2:g}, coins give {low} to {high})"
+    return f"(by chance {num / 2:g}; coins give {low} to {high})"
 
 
 def totals(summary: Summary) -> list[str]:
@@ -79,8 +79,9 @@ def totals(summary: Summary) -> list[str]:
     lines = []
     if signs:
         lines.append(
-            f"{_beside_chance(same, len(signs))} differences to the baseline have the printed sign, each pair of "
-            f"configurations counted once; of ours that are clear of zero {_beside_chance(clear_same, len(clear))}."
+            f"{same} of {len(signs)} differences to the baseline have the printed sign {_beside_chance(len(signs))}, "
+            f"each pair of configurations counted once; of the {len(clear)} of ours that are clear of zero, "
+            f"{clear_same} {_beside_chance(len(clear))}."
         )
     if summary.tau:
         lines.append(

@@ -35,8 +35,9 @@ class Arms:
     num_open: int  # runs that have not ended
 
 
-def read(connection: Connection, study: Any) -> Arms:
-    """`study` is its row of `sw_study`."""
+def read(connection: Connection, study: Any, seeds: Any = None) -> Arms:
+    """`study` is its row of `sw_study`; `seeds` are those of its spec, unless another rule asks what it would add."""
+    seeds = study.spec["seeds"] if seeds is None else seeds
     cells = connection.execute(
         select(CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display).where(
             CellRow.study_id == study.id, CellRow.revision == study.revision
@@ -44,7 +45,7 @@ def read(connection: Connection, study: Any) -> Arms:
     ).all()
     cells = sorted(cells, key=lambda cell: (cell.display["row_order"], cell.display["col_order"]))
     cells = [cell for cell in cells if not cell.display["is_random_init"]]
-    first, further = first_seeds(study.spec["seeds"]), further_seeds(study.spec["seeds"])
+    first, further = first_seeds(seeds), further_seeds(seeds)
     runs: dict[int, dict[int, Any]] = {}
     for run in _read_runs(connection, [cell.config_id for cell in cells], [*first, *further], study.spec["metrics"][0]):
         if run.seed in first or run.state != "cancelled":

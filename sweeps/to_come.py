@@ -72,7 +72,8 @@ def by_rule(connection: Connection | None, request: Request, configs: Mapping[st
     from sweeps import arms
     from sweeps import seeds as rules
 
-    chosen = rules.of_study(rules.expected, arms.read(connection, row).columns, row.spec | {"seeds": value})
+    spec = row.spec | {"seeds": value, "baseline": request.study.baseline}
+    chosen = rules.of_study(rules.expected, arms.read(connection, row, value).columns, spec)
     hashes = {cell.config_id: cell.hash for cell in cells}
     return {(hashes[config_id], seed) for config_id, seed in chosen}
 

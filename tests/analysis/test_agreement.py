@@ -259,7 +259,7 @@ def test_scales_are_summarised_apart(laboratory: Laboratory) -> None:
 
 def test_the_page_says_what_differs_and_links_each_table(two_tables: list[Frame]) -> None:
     page = agreement_page.markdown(agreement.summarise(two_tables))
-    assert "- 2 of 4 (by chance 2, coins give 0 to 4) differences to the baseline have the printed sign" in page
+    assert "- 2 of 4 differences to the baseline have the printed sign (by chance 2; coins give 0 to 4)" in page
     assert "| [back](back.md) | top-1, I-JEPA Table 6 | ridge/digit\\_top1 | 3 | 3 | −1.00 [−1.00, −1.00]" in page
     assert "- back: printed top-1, I-JEPA Table 6; ours back, 300 steps" in page
     assert f"four {two_tables[1].digest}" in page

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 from sqlalchemy import Engine
 
 from analysis import render, tables
@@ -8,6 +10,7 @@ from analysis.frame import load
 from analysis.render import cell_text
 from analysis.stats import mean_interval
 from analysis.tables import Table
+from sweeps.arms import answer
 from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory, grid_value
 
 
@@ -331,3 +334,28 @@ def test_a_row_has_a_verdict_in_every_column_and_the_random_initialisation_none(
 def test_rows_that_lack_runs_have_no_verdict_and_no_sentence(rows_table: Table) -> None:
     assert not rows_table.has_verdicts and rows_table.sentence == ""
     assert "verdict" not in render.markdown(rows_table) and ",verdict," in render.to_csv(rows_table)
+
+
+def test_the_terminal_says_what_the_table_does(laboratory: Laboratory) -> None:
+    table = four_rows(laboratory, 30.0, third="collapsed")
+    with laboratory.engine.connect() as connection:
+        assert answer(connection, "four") == table.sentence != ""
+
+
+def test_a_rule_for_seeds_widens_the_differences_for_its_looks_and_the_notes_say_so(laboratory: Laboratory) -> None:
+    rows = [{"key": key, "label": key, "set": {"mask": key}} for key in ("base", "other")]
+    rule = {"start": 3, "until": "decided", "max": 12}
+    document = {**ROWS, "rows": rows, "printed": {}, "random_init": False, "seeds": rule, "metrics": [MAIN]}
+    laboratory.study("ruled", document)
+    moved = (5.0, 5.4, 4.9)
+    for seed in range(3):
+        laboratory.run("ruled", "base", seed, {MAIN: 60.0})
+        laboratory.run("ruled", "other", seed, {MAIN: 60.0 + moved[seed]})
+    table = tables.build(load(laboratory.engine, "ruled"))
+    estimate = table.rows[1].cells[1].estimate
+    assert estimate is not None
+    low, high = scipy_stats.t.interval(0.99, 2, np.mean(moved), scipy_stats.sem(moved))
+    assert (estimate.low, estimate.high) == pytest.approx((low, high))
+    notes = " ".join(table.notes)
+    assert "judged at 3, 4, 6, 9, 12 seeds" in notes and "with its 99 % interval" in notes
+    assert table.rows[1].verdict == "better"

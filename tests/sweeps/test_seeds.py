@@ -3,14 +3,14 @@
 import pytest
 from sqlalchemy import select
 
-from sweeps import cli, queue, status
+from sweeps import arms, cli, queue, status
 from sweeps.arms import Column, answer
 from sweeps.cli import UserError
 from sweeps.comparisons import Arm
-from sweeps.db import RunRow
+from sweeps.db import RunRow, StudyRow
 from sweeps.expand import Request
 from sweeps.seed_rule import SeedRule, parse_rule
-from sweeps.seeds import AdaptiveSeeds, choose, expected
+from sweeps.seeds import AdaptiveSeeds, choose, expected, of_study
 from sweeps.study import parse
 from tests.sweeps.launched import register, two_rows
 
@@ -21,12 +21,12 @@ FLAT = [50.0, 50.0, 50.0]
 
 def column(*rows: tuple[str, list[float | None]]) -> Column:
     """Rows by name and values by seed, configs 1, 2, ...; None: asked for, and ended without a number."""
-    arms, asked = [], {}
+    found, asked = [], {}
     for config, (key, values) in enumerate(rows, 1):
         numbers = {seed: value for seed, value in enumerate(values) if value is not None}
-        arms.append(Arm(key, numbers, config, len(values) - len(numbers)))
+        found.append(Arm(key, numbers, config, len(values) - len(numbers)))
         asked[config] = set(range(len(values)))
-    return Column("", "", arms, {}, asked)
+    return Column("", "", found, {}, asked)
 
 
 # ---- looks
@@ -201,3 +201,14 @@ def test_the_terminal_has_the_study_s_answer_in_a_sentence(engine):
     with engine.connect() as connection:
         assert answer(connection, "ratio") == "ridge/digit_top1 beside half: b is the same within ±2."
         assert answer(connection, "nothing") == ""
+
+
+def test_a_rule_that_is_typed_expects_what_a_study_of_listed_seeds_would_need(engine):
+    register(engine, two_rows())
+    train_all(engine)  # differences of -10 and 10
+    rule = {"start": 2, "stop_when": "half_width < 60", "max": 6}
+    with engine.connect() as connection:
+        row = connection.execute(select(StudyRow)).one()
+        columns = arms.read(connection, row, rule).columns
+        runs = of_study(expected, columns, row.spec | {"seeds": rule, "baseline": "a"})
+    assert [seed for _, seed in runs] == [2, 2, 3, 3]  # t of three degrees of freedom by 98.75 % and a spread of 14

@@ -256,6 +256,18 @@ def test_a_studys_page_says_how_far_its_order_is_the_printed_one(laboratory):
     assert "1 % linear top-1, Table 6 ridge/digit_top1 3 3 0.33 [0.33, 0.33] 0.50 [0.50, 0.50] 2 of 2 2 of 2" in words
 
 
+def test_a_study_s_answer_stands_on_its_page_and_in_the_index_and_a_verdict_in_its_row(laboratory):
+    laboratory.study("rows", ROWS)
+    for seed in range(3):
+        for row, value in (("multiblock", 50.0), ("block", 40.0), ("random", 45.0)):
+            laboratory.run("rows", row, seed, {MAIN: value + seed})
+    frame, site = load(laboratory.engine, "rows"), Site(laboratory.engine)
+    page, index = site.study_page(Content(frame, table_of(frame))).decode(), site.index_page([frame], []).decode()
+    said = f"{MAIN} beside multi-block: block (0.6) and random (0.6) are worse."
+    assert f'<p class="answer">{said}</p>' in page and "<td>worse</td>" in page
+    assert f">{said}</span>" in index
+
+
 def test_a_run_that_kept_pictures_shows_them(laboratory, tmp_path):
     laboratory.study("rows", ROWS)
     laboratory.run("rows", "block", 0, {MAIN: 40.0})
