@@ -119,11 +119,17 @@ def _cost_left(frame: Frame, runs: pd.DataFrame) -> tuple[float | None, str]:
 def command(name: str, spec: Mapping[str, Any], place: Place) -> str:
     """What trains, or resumes, this instance of a study, as typed in a shell."""
     words, seeds = launch_words(name, spec), spec.get("seeds")
-    if isinstance(seeds, list) and seeds != _file_seeds(name.partition("@")[0], str(spec.get("scale", DEFAULT_SCALE))):
-        words.append(f"seeds=[{','.join(map(str, seeds))}]")
-    if isinstance(seeds, Mapping) and seeds != _file_seeds(stem, scale):
-        words.append("seeds={" + ", ".join(f"{key}: {value}" for key, value in seeds.items()) + "}")
+    if seeds != _file_seeds(name.partition("@")[0], str(spec.get("scale", DEFAULT_SCALE))):
+        if isinstance(seeds, list):
+            words.append(f"seeds=[{','.join(map(str, seeds))}]")
+        elif isinstance(seeds, Mapping):
+            words.append("seeds={" + ", ".join(f"{key}: {_typed(value)}" for key, value in seeds.items()) + "}")
     return place.command("sweeps.launch", *words)
+
+
+def _typed(value: Any) -> str:
+    """A value of a rule for seeds: "half_width < 1" is one word to YAML with quotes only."""
+    return f'"{value}"' if isinstance(value, str) and " " in value else str(value)
 
 
 def _file_seeds(stem: str, scale: str) -> Any:
