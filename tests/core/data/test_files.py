@@ -252,8 +252,8 @@ def test_a_class_that_only_the_test_folder_has_is_refused(tmp_path):
         ImageFolder(path=str(root)).load("test", tmp_path)
 
 
-def test_a_folder_without_class_folders_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.path: .* has no sub-folders"):
+def test_a_folder_without_images_or_class_folders_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.path: .* has neither images .* nor sub-folders"):
         ImageFolder(path=str(tmp_path)).load("train", tmp_path)
 
 
