@@ -35,6 +35,7 @@ VARIANCES = (0.0, 0.5, 1.0)  # standard deviations of the rows' ln-variances
 CORRELATIONS = (0.0, 0.5)
 EFFECTS = (0.0, 0.5, 1.0, 3.0)  # of the rows in turn, in standard deviations
 MARGIN = 1.0
+ODD = (2, 4, 10)
 
 Numbers = NDArray[np.float64]
 
@@ -175,6 +176,23 @@ def coverage_lines(num: int = 10000) -> Iterator[str]:
         yield f"{f'a mean: {num_seeds} seeds':37s} " + _shown(cells)
 
 
+def odd_row_lines(num: int = 10000) -> Iterator[str]:
+    """The worst case, which a mean over rows hides."""
+    generator = np.random.default_rng(2)
+    yield "coverage of the one row whose standard deviation is so many times that of the others, which vary alike"
+    yield f"{'':37s} " + " ".join(f"{f'x {factor} r {c:g}':>12s}" for factor in ODD for c in CORRELATIONS)
+    for num_rows, num_seeds in ((4, 3), (8, 3), (4, 6), (8, 6)):
+        cells = []
+        for factor in ODD:
+            for correlation in CORRELATIONS:
+                values = drawn(generator, num, num_rows, num_seeds, 0.0, correlation)
+                values[:, -1] += math.sqrt(factor**2 - 1) * generator.normal(size=(num, num_seeds))
+                found = intervals(values, np.ones(values.shape, dtype=bool))
+                held = np.abs(found.means[:, -1]) <= found.halves[:, -1]
+                cells.append((float(held.mean()), float(found.halves[:, -1].mean())))
+        yield f"{f'as the table has it: {num_rows} rows, {num_seeds} seeds':37s} " + _shown(cells)
+
+
 RULES = (
     ("until: decided, 3 to 12", SeedRule(3, 12, None)),
     ("until: decided, 3 to 24", SeedRule(3, 24, None)),
@@ -279,6 +297,8 @@ def _minutes(value: float) -> str:
 
 def lines(engine: Engine) -> Iterator[str]:
     yield from coverage_lines()
+    yield ""
+    yield from odd_row_lines()
     yield ""
     yield from rule_lines()
     yield ""
