@@ -77,6 +77,10 @@ def verdicts(column: Judged, metric: str, margin: float | None) -> dict[str, Ver
     found = {}
     for key, difference in column.comparison.differences.items():
         kind = kind_of(difference.estimate, higher_is_better(metric), margin)
+        if difference.sd == 0 and difference.estimate.mean:
+            # Two seeds of a counted metric often differ by the same number: that is no spread of zero.
+            found[key] = Verdict("undecided", "undecided: all seeds differ by one number, 1 more seed tells the spread")
+            continue
         text = f"same within ±{margin:g}" if kind == "same" else kind
         if kind == "undecided":
             seconds = column.seconds.get(key, math.nan) + column.seconds.get(column.baseline, math.nan)

@@ -108,3 +108,16 @@ def test_a_label_with_a_comma_is_quoted_in_a_list():
     assert sentence([Judged("", "a", comparison, labels)], TOP1, 2.0) == (
         f"{TOP1} beside none: “factor 1, l2” is better; l2 is worse."
     )
+
+
+def test_seeds_that_all_differ_by_one_number_decide_nothing():
+    # Counted metrics do so by chance: an interval of no width would call the row better.
+    comparison = compare([Arm("a", {0: 50.0, 1: 52.0}), Arm("b", {0: 51.5, 1: 53.5})], "a")
+    verdict = verdicts(Judged("", "a", comparison, {"a": "a", "b": "b"}), TOP1, 2.0)["b"]
+    assert verdict.kind == "undecided" and "differ by one number" in verdict.text
+
+
+def test_two_rows_of_the_same_runs_are_the_same():
+    runs = {0: 50.0, 1: 52.0}
+    comparison = compare([Arm("a", runs), Arm("b", runs)], "a")
+    assert verdicts(Judged("", "a", comparison, {"a": "a", "b": "b"}), TOP1, 2.0)["b"].kind == "same"
