@@ -73,6 +73,11 @@ class Difference:
     sd: float  # of one seed's difference
     fallback: str = ""
 
+    @property
+    def is_by_one_number(self) -> bool:
+        """All seeds differ by one number, as those of counted metrics do by chance: that is no spread of zero."""
+        return self.sd == 0 and self.estimate.mean != 0
+
 
 @dataclass(frozen=True)
 class Comparison:

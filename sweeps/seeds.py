@@ -32,6 +32,8 @@ from sweeps.verdicts import kind_of, margin_of
 
 def is_settled(difference: Difference, rule: SeedRule, margin: float | None) -> bool:
     """Whether the rule spends no more on this row."""
+    if difference.is_by_one_number:
+        return False
     if rule.half_width is not None:
         return difference.estimate.half_width < rule.half_width
     # A metric that is better in neither direction is decided in both.

@@ -77,8 +77,7 @@ def verdicts(column: Judged, metric: str, margin: float | None) -> dict[str, Ver
     found = {}
     for key, difference in column.comparison.differences.items():
         kind = kind_of(difference.estimate, higher_is_better(metric), margin)
-        if difference.sd == 0 and difference.estimate.mean:
-            # Two seeds of a counted metric often differ by the same number: that is no spread of zero.
+        if difference.is_by_one_number:
             found[key] = Verdict("undecided", "undecided: all seeds differ by one number, 1 more seed tells the spread")
             continue
         text = f"same within ±{margin:g}" if kind == "same" else kind
