@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import leave_out, row_labels, untrained
+from sweeps import fair_rows, leave_out, row_labels, untrained
 from sweeps.cli import Arguments, UserError
 from sweeps.identity import CODE_EPOCH, digest
 from sweeps.mistakes import Mistakes
@@ -216,6 +216,8 @@ def expand(request: Request) -> Expansion:
         is_other = any(word.startswith(("data", "eval_data")) for word in request.overrides)
         is_own_data = request.scale == DEFAULT_SCALE and not is_other
         wrong.add("\n".join(wrong_comparisons(study, labels, is_own_data=is_own_data)))
+    if configs and search is None:
+        wrong.add("\n".join(fair_rows.wrong(study, request.scale, cells)))
     wrong.settle()
     assert labels is not None
     label = first(labels)

@@ -36,10 +36,10 @@ RANDOM_INIT_LABEL = "random init"
 
 _STUDY_KEYS = (
     "title", "question", "source", "base", "scales", "grid", "rows", "leave_out", "columns", "baseline", "random_init",
-    "seeds", "metrics", "margin", "table", "figures", "printed", "notes", "search",
+    "seeds", "metrics", "margin", "varies", "table", "figures", "printed", "notes", "search",
 )  # fmt: skip
 _LEVEL_KEYS = ("key", "label", "labels", "set", "scales")
-_SCALE_KEYS = ("seeds", "metrics", "margin", "search")
+_SCALE_KEYS = ("seeds", "metrics", "margin", "varies", "search")
 _PRINTED_KEYS = ("metric", "source", "values", "outcomes", "rows", "digits", "compare")
 
 
@@ -248,7 +248,7 @@ class _Reader(Checks):
         with self.collected():
             self.metrics(spec.get("metrics", [""]), "metrics")
         with self.collected():
-            self.margin(spec)
+            self.compared(spec)
         with self.collected():
             if not isinstance(spec.get("random_init", True), bool):
                 raise self.error(f"random_init must be true or false, got {spec['random_init']!r}")
