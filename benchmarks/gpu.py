@@ -36,7 +36,7 @@ from core.fitting import load_split
 from core.judging import frozen_features, judge
 from core.operations import operations
 from core.optim import make_optimizer
-from core.stepping import Batches, Stepper
+from core.stepping import Batches, Stepper, masks_ahead
 from core.trainer import build_learner, choose_device, choose_precision
 from core.types import Dataset, Learner
 
@@ -64,6 +64,7 @@ class Prepared:
         self.stepper.step(self.number, *self.batches.at(self.number))
 
     def inputs(self) -> None:
+        self.number += 1
         self.stepper.inputs(self.number, *self.batches.at(self.number))
 
 
@@ -76,9 +77,10 @@ def prepared(method: str, scale: str, device: torch.device, cache: Path, *, comp
     learner.prepare(lambda i: normalise(train_set.fetch(i).clips, spec), len(train_set), cache, run.seed)
     if compiled:
         learner.compile()
-    batches = Batches(run, train_set, train_set if run.objective.num_pairs() else None, 0, World())
+    batches = Batches(run, train_set, train_set if run.objective.num_pairs() else None, 0, World(), device)
     optimizer, precision = make_optimizer(learner, run.optim), choose_precision(run.precision, device)
-    stepper = Stepper(run, spec, learner, learner, optimizer, precision, device, World(), batches.pair_size)
+    masks = masks_ahead(run, learner.encoder.grid, device)
+    stepper = Stepper(run, spec, learner, learner, optimizer, precision, device, World(), batches.pair_size, masks)
     return Prepared(run, learner, stepper, batches, (train_set, test_set), device, run.optim.steps // 2)
 
 

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from core.models import cpu_block
 from core.models.attention import Attention
 from core.models.positions import Rotation
+from core.transfer import moved
 
 
 class Init(Enum):
@@ -46,7 +47,7 @@ class DropPath(nn.Module):
             return x
         assert self.generator is not None, "drop_path needs seed_drop_path(generator) before a training step"
         kept = torch.rand(x.shape[0], generator=self.generator) >= self.rate
-        return x * (kept / (1 - self.rate)).to(x).view(-1, *(1,) * (x.ndim - 1))
+        return x * moved((kept / (1 - self.rate)).to(x.dtype), x.device).view(-1, *(1,) * (x.ndim - 1))
 
 
 class Blocks(nn.ModuleList):

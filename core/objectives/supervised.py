@@ -42,6 +42,7 @@ class SupervisedLearner(Learner):
     def __init__(self, encoder: EncoderModule, head: nn.Linear, label: str, smoothing: float) -> None:
         super().__init__()
         self.encoder, self.head, self.label, self.smoothing = encoder, head, label, smoothing
+        self.labels_read = (label,)
 
     def forward(
         self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View], pairs: Tensor | None = None

@@ -56,8 +56,7 @@ class Pixels(TargetModule):
 
     @torch.no_grad()
     def forward(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
-        if self.frames is not None:
-            clips = clips[:, :, self.frames]
+        clips = chosen_frames(clips, self.frames)
         return [normalise(cut_patches(clips, self.grid, view.target).float(), self.norm).flatten(2) for view in views]
 
     @torch.no_grad()
@@ -96,6 +95,14 @@ def every_other_frame(num_frames: int) -> list[int]:
     """floor(linspace(0, T - 1, T / 2)) in whole numbers: every second frame, but the last one is T - 1."""
     count = num_frames // 2
     return [i * (num_frames - 1) // max(count - 1, 1) for i in range(count)]
+
+
+def chosen_frames(clips: Tensor, frames: Sequence[int] | None) -> Tensor:
+    """`clips` [B, C, T, H, W] with these frames only, or as they are.
+
+    One by one: an index would be copied to a GPU, which waits for all that it has to do before.
+    """
+    return clips if frames is None else torch.stack([clips[:, :, frame] for frame in frames], dim=2)
 
 
 def cut_patches(clips: Tensor, grid: Grid, index: Tensor) -> Tensor:
