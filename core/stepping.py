@@ -190,12 +190,15 @@ def draw_views(
     drawn = mask_draws(run, grid)(step) if masks is None else masks.at(step)
     tensors = {id(value): value[rows] for view in drawn for value in view if isinstance(value, Tensor)}
     there = dict(zip(tensors, moved_together(device, *tensors.values()), strict=True))
-
-    def placed(view: View) -> View:
-        values = {name: there.get(id(value), value) for name, value in view._asdict().items()}
-        return View(**values)
-
-    return [placed(view) for view in drawn]
+    return [
+        view._replace(
+            context=there[id(view.context)],
+            target=there[id(view.target)],
+            context_valid=there.get(id(view.context_valid)),
+            target_valid=there.get(id(view.target_valid)),
+        )
+        for view in drawn
+    ]
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:

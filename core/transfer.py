@@ -23,7 +23,7 @@ def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
 def moved_together(device: torch.device | str, *tensors: Tensor) -> list[Tensor]:
     """Small `tensors` of the host on `device`, in one copy; themselves where that is the host."""
     device = torch.device(device)
-    if device.type != "cuda":
+    if device.type != "cuda" or not tensors:
         return [tensor.to(device) for tensor in tensors]
     starts, total = [], 0
     for tensor in tensors:

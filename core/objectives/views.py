@@ -105,8 +105,8 @@ def _crops(options: ViewOptions, draws: Tensor, height: int, width: int) -> Tens
     """Where each view is in its picture of height x width, and whether it is mirrored: [2 * B, 2, 3], as `affine_grid`
     takes it."""
     area = options.crop_min + (options.crop_max - options.crop_min) * draws[:, 0]
-    low, high = (math.log(edge) for edge in ASPECT)
-    aspect = (low + (high - low) * draws[:, 1]).exp() if options.crop_min < 1 else torch.ones_like(area)
+    least, most = (math.log(edge) for edge in ASPECT)
+    aspect = (least + (most - least) * draws[:, 1]).exp() if options.crop_min < 1 else torch.ones_like(area)
     # A picture of 2:1 is 1 x 1 here: its crops' aspect is in units of its own.
     aspect = aspect * height / width if options.crop_min < 1 else aspect
     wide, high = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
