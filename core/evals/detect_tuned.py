@@ -23,6 +23,7 @@ from core.evals.detect import (
 from core.evals.mixing import dropout
 from core.evals.recipes import Optimizer, check_recipe, recipe_of, requirement, settings_of
 from core.evals.samples import check_layers, check_train
+from core.models.draws import truncated_normal_
 from core.types import (
     SAMPLE,
     Dataset,
@@ -153,7 +154,7 @@ class Detector(Tuned):
         # hardly any of it: mAP 28 instead of 87 on one digit a clip.
         self.norm = nn.BatchNorm1d(width, affine=False)
         self.head = nn.Linear(width, spec.box_classes, device="meta").to_empty(device="cpu")
-        nn.init.trunc_normal_(self.head.weight, std=options.head_std, generator=generator)
+        truncated_normal_(self.head.weight, options.head_std, generator)
         nn.init.zeros_(self.head.bias)
         # Not persistent: a checkpoint need not hold the data's boxes.
         order = regions.sample.argsort(stable=True)

@@ -16,6 +16,7 @@ from core.evals.mixing import dropout, erase, mix, smoothed
 from core.evals.rand_augment import rand_augment
 from core.evals.recipes import Optimizer, check_recipe, recipe_of, requirement, settings_of
 from core.evals.samples import check_classes, check_test, check_train, draw_per_class, labelled, top1
+from core.models.draws import truncated_normal_
 from core.types import (
     DataSpec,
     Encoder,
@@ -229,7 +230,7 @@ class Classifier(Tuned):
         super().__init__()
         self.encoder, self.label, self.spec, self.options = encoder, label, spec, options
         self.head = nn.Linear(encoder.width, spec.classes[label], device="meta").to_empty(device="cpu")
-        nn.init.trunc_normal_(self.head.weight, std=options.head_std, generator=generator)
+        truncated_normal_(self.head.weight, options.head_std, generator)
         nn.init.zeros_(self.head.bias)
 
     def logits(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from core.evals.maps import by_frame, check_pixels
 from core.evals.recipes import check_recipe, recipe_of, requirement, settings_of
 from core.evals.seg import Frames, check_segments, confusion, enlarged, mean_iou, pixel_loss
+from core.models.draws import truncated_normal_
 from core.types import (
     SAMPLE,
     Dataset,
@@ -133,7 +134,7 @@ class Segmenter(Tuned):
         super().__init__()
         self.encoder, self._spec, self._frames, self._truth = encoder, spec, frames, truth
         self.head = nn.Linear(encoder.width, spec.segment_classes, device="meta").to_empty(device="cpu")
-        nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
+        truncated_normal_(self.head.weight, head_std, generator)
         nn.init.zeros_(self.head.bias)
 
     def scores(self, clips: Tensor) -> Tensor:

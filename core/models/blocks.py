@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from core.models import cpu_block
 from core.models.attention import Attention
+from core.models.draws import truncated_normal_
 from core.models.positions import Rotation
 from core.transfer import moved
 
@@ -149,6 +150,6 @@ def initialise(module: nn.Module, scheme: Init, generator: Generator) -> None:
         if scheme is Init.mae:
             nn.init.xavier_uniform_(child.weight, generator=generator)
         else:
-            nn.init.trunc_normal_(child.weight, std=0.02, a=-2.0, b=2.0, generator=generator)
+            truncated_normal_(child.weight, 0.02, generator)
         if child.bias is not None:
             nn.init.zeros_(child.bias)

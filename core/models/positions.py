@@ -7,6 +7,7 @@ from enum import Enum
 import torch
 from torch import Generator, Tensor, nn
 
+from core.models.draws import truncated_normal_
 from core.types import Grid
 
 
@@ -105,7 +106,7 @@ class Positions(nn.Module):
 
     def initialise(self, generator: Generator) -> None:
         for parameter in self.parameters():
-            nn.init.trunc_normal_(parameter, std=0.02, a=-2.0, b=2.0, generator=generator)
+            truncated_normal_(parameter, 0.02, generator)
 
     def forward(self, index: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Positions of the patches at `index` ([B, n] -> [B, n, D]), or of all of them ([N, D]) when None."""

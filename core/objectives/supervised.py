@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.models.draws import truncated_normal_
 from core.types import DataSpec, EncoderModule, Learner, Objective, Parts, View, generator_for
 
 
@@ -31,7 +32,7 @@ class Supervised(Objective):
             )
         encoder = parts.encoder.build(spec, generator_for(seed, "encoder"))
         head = nn.Linear(encoder.width, spec.classes[label], device="meta").to_empty(device=torch.get_default_device())
-        nn.init.trunc_normal_(head.weight, std=0.02, generator=generator_for(seed, "head"))
+        truncated_normal_(head.weight, 0.02, generator_for(seed, "head"))
         nn.init.zeros_(head.bias)
         return SupervisedLearner(encoder, head, label, self.smoothing)
 
