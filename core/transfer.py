@@ -6,6 +6,8 @@ queued like any operation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,21 +27,29 @@ def moved_together(device: torch.device | str, *tensors: Tensor) -> list[Tensor]
     device = torch.device(device)
     if device.type != "cuda" or not tensors:
         return [tensor.to(device) for tensor in tensors]
-    starts, total = [], 0
-    for tensor in tensors:
-        starts.append(total)
-        total += -(-tensor.numel() * tensor.element_size() // _ALIGNED) * _ALIGNED
-    packed = torch.empty(total, dtype=torch.uint8, pin_memory=True)
-    for start, tensor in zip(starts, tensors, strict=True):
-        part(packed, start, tensor).copy_(tensor)
-    there = packed.to(device, non_blocking=True)
-    return [part(there, start, tensor) for start, tensor in zip(starts, tensors, strict=True)]
+    memory = torch.empty(num_bytes(tensors), dtype=torch.uint8, pin_memory=True)
+    for place, tensor in zip(parts(memory, tensors), tensors, strict=True):
+        place.copy_(tensor)
+    return parts(memory.to(device, non_blocking=True), tensors)
 
 
-def part(packed: Tensor, start: int, like: Tensor) -> Tensor:
-    """The bytes of `packed` from `start` on as a tensor of the shape and type of `like`."""
-    length = like.numel() * like.element_size()
-    return packed[start : start + length].view(like.dtype).view(like.shape)
+def num_bytes(tensors: Sequence[Tensor]) -> int:
+    """What `parts` needs for all of them."""
+    return sum(_room(tensor) for tensor in tensors)
+
+
+def parts(memory: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of the shapes and types of `like` one after the other in `memory`, uint8."""
+    found, start = [], 0
+    for tensor in like:
+        length = tensor.numel() * tensor.element_size()
+        found.append(memory[start : start + length].view(tensor.dtype).view(tensor.shape))
+        start += _room(tensor)
+    return found
+
+
+def _room(tensor: Tensor) -> int:
+    return -(-tensor.numel() * tensor.element_size() // _ALIGNED) * _ALIGNED
 
 
 def pinned(tensor: Tensor) -> Tensor:
