@@ -36,7 +36,7 @@ from core.fitting import load_split
 from core.judging import frozen_features, judge
 from core.operations import operations
 from core.optim import make_optimizer
-from core.stepping import Batches, Stepper, masks_ahead
+from core.stepping import Batches, Stepper, make_stepper
 from core.trainer import build_learner, choose_device, choose_precision
 from core.types import Dataset, Learner
 
@@ -70,7 +70,8 @@ class Prepared:
 
 def prepared(method: str, scale: str, device: torch.device, cache: Path, *, compiled: bool) -> Prepared:
     sizes = [f"{key}={value}" for key, value in NUM_CLIPS.items()] if scale != "smoke" else []
-    run = load([f"method={method}", f"scale={scale}", *sizes, f"runtime.cache={cache}"])
+    words = [f"method={method}", f"scale={scale}", *sizes, f"runtime.cache={cache}"]
+    run = load([*words, f"runtime.compile={str(compiled).lower()}"])
     train_set, test_set = load_split(run, "train"), load_split(run, "test")
     spec = train_set.spec
     learner = build_learner(run, spec).to(device)
@@ -79,8 +80,7 @@ def prepared(method: str, scale: str, device: torch.device, cache: Path, *, comp
         learner.compile()
     batches = Batches(run, train_set, train_set if run.objective.num_pairs() else None, 0, World(), device)
     optimizer, precision = make_optimizer(learner, run.optim), choose_precision(run.precision, device)
-    masks = masks_ahead(run, learner.encoder.grid, device)
-    stepper = Stepper(run, spec, learner, learner, optimizer, precision, device, World(), batches.pair_size, masks)
+    stepper = make_stepper(run, spec, learner, learner, optimizer, precision, device, World(), batches.pair_size)
     return Prepared(run, learner, stepper, batches, (train_set, test_set), device, run.optim.steps // 2)
 
 

@@ -17,6 +17,7 @@ from core.cost import Flops, count_flops
 from core.data.augment import augment, normalise
 from core.data.loader import StepLoader
 from core.distributed import World
+from core.halves import Halves
 from core.optim import clip_gradients, set_schedule
 from core.transfer import moved_together, pinned
 from core.types import Batch, Dataset, DataSpec, Grid, Learner, View, generator_for
@@ -102,6 +103,7 @@ class Stepper(NamedTuple):
     where: World
     pair_size: tuple[int, int] | None = None  # height and width of a pair's frames; None: as they are stored
     masks: Ahead[list[View]] | None = None  # drawn ahead; None: in the step
+    halves: Halves | None = None  # `learner` with its weights cast at once; None: `model` as autocast runs it
 
     def step(self, step: int, batch: Batch, pairs: Batch | None = None) -> dict[str, Tensor | float]:
         """Forward, backward, update."""
@@ -110,7 +112,7 @@ class Stepper(NamedTuple):
         schedule = set_schedule(self.optimizer, run.optim, step)
         self.seed(step)
         with autocast(self.device, self.precision):
-            losses = self.model(*inputs)
+            losses = (self.halves or self.model)(*inputs)
         losses["loss"].backward()
         if math.isfinite(self.learner.loss_limit):
             losses["grad_norm"] = gradient_norm(self.learner)
@@ -169,16 +171,30 @@ class Stepper(NamedTuple):
         return Flops(*(self.where.size * count for count in mine))
 
 
+def make_stepper(
+    run: Run,
+    spec: DataSpec,
+    learner: Learner,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    precision: torch.dtype | None,
+    device: torch.device,
+    where: World,
+    pair_size: tuple[int, int] | None,
+) -> Stepper:
+    """A step as it is fastest on `device`; the numbers are the same."""
+    masks = halves = None
+    if device.type == "cuda":
+        if run.mask is not None:  # the GPU would wait for them: V-JEPA's of 256 clips take 13 ms
+            masks = Ahead(mask_draws(run, learner.encoder.grid), run.optim.steps)
+        if precision is not None and where.size == 1 and not run.runtime.compile:
+            halves = Halves(learner, precision)
+    return Stepper(run, spec, learner, model, optimizer, precision, device, where, pair_size, masks, halves)
+
+
 def mask_draws(run: Run, grid: Grid) -> Callable[[int], list[View]]:
     """The views of the whole batch by the step."""
     return lambda step: run.mask.sample(grid, run.optim.batch_size, generator_for(run.seed, "mask", step))
-
-
-def masks_ahead(run: Run, grid: Grid, device: torch.device) -> Ahead[list[View]] | None:
-    """`mask_draws` a step ahead, where a GPU would wait for them: V-JEPA's of 256 clips take 13 ms."""
-    if run.mask is None or device.type != "cuda":
-        return None
-    return Ahead(mask_draws(run, grid), run.optim.steps)
 
 
 def draw_views(

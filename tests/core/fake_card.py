@@ -22,7 +22,7 @@ from core.distributed import World
 from core.fitting import load_split
 from core.models.attention import explicit_attention
 from core.optim import make_optimizer
-from core.stepping import Batches, Stepper
+from core.stepping import Batches, make_stepper
 from core.trainer import build_learner
 
 CARD = torch.device("cuda", 0)
@@ -120,9 +120,8 @@ def take_step(run, monkeypatch) -> Taken:
         stack.enter_context(card.fake)  # torch does not look for a card while one is on
         stack.enter_context(card)
         optimizer = make_optimizer(learner, run.optim)
-        stepper = Stepper(
-            run, train_set.spec, learner, learner, optimizer, torch.bfloat16, CARD, World(), batches.pair_size
-        )
+        size = batches.pair_size
+        stepper = make_stepper(run, train_set.spec, learner, learner, optimizer, torch.bfloat16, CARD, World(), size)
         losses = stepper.step(step, batch, pairs)
     return Taken(card.waits, card.copies, losses)
 
