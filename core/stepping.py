@@ -19,8 +19,8 @@ from core.data.loader import StepLoader
 from core.distributed import World
 from core.halves import Halves
 from core.optim import clip_gradients, set_schedule
-from core.transfer import moved_together, pinned
 from core.types import Batch, Dataset, DataSpec, Grid, Learner, View, generator_for
+from core.types.transfer import moved_together, pinned
 
 
 class Batches:

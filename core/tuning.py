@@ -26,7 +26,6 @@ from core.evals.clips import plan
 from core.evals.maps import read_segments
 from core.models.adapted import adapted
 from core.optim import Optim, clip_gradients, make_adamw, make_sgd, set_schedule
-from core.transfer import moved
 from core.types import (
     SAMPLE,
     Batch,
@@ -40,6 +39,7 @@ from core.types import (
     Stopped,
     Tuned,
     generator_for,
+    moved,
 )
 
 log = logging.getLogger(__name__)

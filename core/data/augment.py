@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from core.transfer import moved, moved_together
-from core.types import DataSpec
+from core.types import DataSpec, moved, moved_together
 
 _CROP_TRIES = 10
 _NUM_DRAWS = 2 * _CROP_TRIES + 2 + 1 + 4  # area and aspect of each try, corner, flip, colour

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from core.models.draws import truncated_normal_
+from core.types import truncated_normal_
 
 EPS = 1e-6  # of every norm, as in the encoders
 MLP_RATIO = 4

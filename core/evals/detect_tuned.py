@@ -23,7 +23,6 @@ from core.evals.detect import (
 from core.evals.mixing import dropout
 from core.evals.recipes import Optimizer, check_recipe, recipe_of, requirement, settings_of
 from core.evals.samples import check_layers, check_train
-from core.models.draws import truncated_normal_
 from core.types import (
     SAMPLE,
     Dataset,
@@ -37,6 +36,7 @@ from core.types import (
     Tuning,
     Workshop,
     generator_for,
+    truncated_normal_,
 )
 
 KEY = "evals.detect_tuned"

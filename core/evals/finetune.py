@@ -16,7 +16,6 @@ from core.evals.mixing import dropout, erase, mix, smoothed
 from core.evals.rand_augment import rand_augment
 from core.evals.recipes import Optimizer, check_recipe, recipe_of, requirement, settings_of
 from core.evals.samples import check_classes, check_test, check_train, draw_per_class, labelled, top1
-from core.models.draws import truncated_normal_
 from core.types import (
     DataSpec,
     Encoder,
@@ -27,6 +26,7 @@ from core.types import (
     Tuning,
     Workshop,
     generator_for,
+    truncated_normal_,
 )
 
 COSTS = ("train_seconds", "seconds_per_step", "tokens_share", "forward_mmac", "views", "parameters_m")

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from core.transfer import moved, moved_together
+from core.types import moved, moved_together
 
 
 def smoothed(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Generator, Tensor, nn
 from core.evals.maps import by_frame, check_pixels
 from core.evals.recipes import check_recipe, recipe_of, requirement, settings_of
 from core.evals.seg import Frames, check_segments, confusion, enlarged, mean_iou, pixel_loss
-from core.models.draws import truncated_normal_
 from core.types import (
     SAMPLE,
     Dataset,
@@ -24,6 +23,7 @@ from core.types import (
     Tuning,
     Workshop,
     generator_for,
+    truncated_normal_,
 )
 
 KEY = "evals.seg_tuned"

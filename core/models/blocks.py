@@ -11,9 +11,8 @@ from torch import Generator, Tensor, nn
 
 from core.models import cpu_block
 from core.models.attention import Attention
-from core.models.draws import truncated_normal_
 from core.models.positions import Rotation
-from core.transfer import moved
+from core.types import moved, truncated_normal_
 
 
 class Init(Enum):

@@ -9,9 +9,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from core.models.blocks import DropPath, LayerNorm
-from core.models.draws import truncated_normal_
 from core.models.pyramid import LayerNorm2d, Maps, PyramidModule, StagedEncoder, check_list, make_conv
-from core.types import DataSpec, EncoderModule
+from core.types import DataSpec, EncoderModule, truncated_normal_
 
 
 @dataclass

@@ -10,9 +10,8 @@ from torch import Generator, Tensor, nn
 
 from core.models.attention import key_mask
 from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear
-from core.models.draws import truncated_normal_
 from core.models.positions import Position, Positions
-from core.types import EncoderModule, Predictor, PredictorModule, View
+from core.types import EncoderModule, Predictor, PredictorModule, View, truncated_normal_
 
 
 @dataclass

@@ -7,8 +7,7 @@ from enum import Enum
 import torch
 from torch import Generator, Tensor, nn
 
-from core.models.draws import truncated_normal_
-from core.types import Grid
+from core.types import Grid, truncated_normal_
 
 
 class Position(Enum):

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.models.draws import truncated_normal_
-from core.types import DataSpec, EncoderModule, Learner, Objective, Parts, View, generator_for
+from core.types import DataSpec, EncoderModule, Learner, Objective, Parts, View, generator_for, truncated_normal_
 
 
 @dataclass

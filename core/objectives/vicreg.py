@@ -16,8 +16,18 @@ from torch import Generator, Tensor, nn
 
 from core.objectives.gathered import gather, num_processes, own_rows
 from core.objectives.views import ViewOptions, two_views
-from core.transfer import moved
-from core.types import DataSpec, Encoder, EncoderModule, Learner, Objective, Parts, View, full_precision, generator_for
+from core.types import (
+    DataSpec,
+    Encoder,
+    EncoderModule,
+    Learner,
+    Objective,
+    Parts,
+    View,
+    full_precision,
+    generator_for,
+    moved,
+)
 
 EPS = 1e-4  # added to variances
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from core.objectives.gathered import num_processes, own_rows
-from core.transfer import moved_together
+from core.types import moved_together
 
 NUM_DRAWS = 13  # of each view: area, aspect, corner x 2, flip, jitter or not, its 4 amounts, grey, blur, its width
 SOLARIZE = 13  # and one more

@@ -15,8 +15,17 @@ from torch import Tensor
 from core.targets.dalle import STRIDE, load_encoder
 from core.targets.pixels import Frames, chosen_frames, cut_patches, predicted_frames
 from core.targets.tokenizer import Tokenizer, load, trained
-from core.transfer import moved_together
-from core.types import DataSpec, EncoderModule, Grid, Target, TargetModule, View, full_precision, generator_for
+from core.types import (
+    DataSpec,
+    EncoderModule,
+    Grid,
+    Target,
+    TargetModule,
+    View,
+    full_precision,
+    generator_for,
+    moved_together,
+)
 
 CLIPS, PATCHES = 512, 16_384  # of the training set, that the tokenizer is trained on
 IMAGES = 64  # that go through DALL-E's encoder at once: its first layers hold 256 channels of every pixel

@@ -22,7 +22,7 @@ def test_a_step_waits_for_nothing_and_copies_from_pinned_memory_alone(cache, mon
     sizes = ["data.num_train=32", "data.num_test=8"] if scale == "gpu" else []
     taken = take_step(load([f"method={method}", f"scale={scale}", f"runtime.cache={cache}", *sizes]), monkeypatch)
     assert not taken.waits
-    assert {place.split(":")[0] for place in taken.copies} == {"core/transfer.py"}
+    assert {place.split(":")[0] for place in taken.copies} == {"core/types/transfer.py"}
     # The clips and their crops, and masks, labels or views; of pairs as much again.
     assert taken.copies.total() <= (5 if method == "mc_jepa" else 4 if method == "m_jepa" else 3)
     assert all(value.device == CARD for value in taken.losses.values() if isinstance(value, torch.Tensor))

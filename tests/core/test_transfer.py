@@ -1,6 +1,6 @@
 import torch
 
-from core.transfer import moved, moved_together, num_bytes, parts
+from core.types.transfer import moved, moved_together, num_bytes, parts
 
 TENSORS = [torch.tensor([True, False, True]), torch.tensor([[2**40, -1]]), torch.rand(5), torch.rand(()), torch.rand(0)]
 

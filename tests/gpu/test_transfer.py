@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from core.transfer import moved, moved_together
+from core.types.transfer import moved, moved_together
 from tests.core.test_transfer import TENSORS
 from tests.gpu.cuda import DEVICE, needs_a_card
 

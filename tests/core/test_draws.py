@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from core.models.draws import truncated_normal_
 from core.types import generator_for
+from core.types.draws import truncated_normal_
 
 
 def test_far_from_its_limits_a_truncated_normal_is_a_normal():
