@@ -1,4 +1,4 @@
-"""The weights of transformer blocks in half precision, all cast at once.
+"""The weights of encoders and transformer blocks in half precision, all cast at once.
 
 Autocast casts every weight and every gradient of one by a kernel of its own: a quarter of the launches of a step of
 MAE, which on a fast GPU is as long as its launches take.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from core.models.blocks import Blocks
+from core.types import EncoderModule
 
 
 class Halves:
@@ -25,9 +26,9 @@ class Halves:
         self._learner, self._dtype = learner, dtype
         weights: dict[str, nn.Parameter] = {}
         for name, module in learner.named_modules():
-            if isinstance(module, Blocks):
-                linears = ((inner, each) for inner, each in module.named_modules() if isinstance(each, nn.Linear))
-                weights |= {f"{name}.{inner}.{own}": p for inner, each in linears for own, p in each.named_parameters()}
+            if isinstance(module, Blocks | EncoderModule):  # what never leaves autocast
+                layers = ((at, each) for at, each in module.named_modules() if isinstance(each, nn.Linear | nn.Conv2d))
+                weights |= {f"{name}.{at}.{own}": p for at, each in layers for own, p in each.named_parameters()}
         self._trained = {name: p for name, p in weights.items() if p.requires_grad}
         self._frozen = {name: p for name, p in weights.items() if not p.requires_grad}
 
