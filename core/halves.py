@@ -38,7 +38,7 @@ class Halves:
             halves |= zip(self._trained, _Cast.apply(self._dtype, *self._trained.values()), strict=True)
         if self._frozen:
             halves |= zip(self._frozen, cast([p.detach() for p in self._frozen.values()], self._dtype), strict=True)
-        return torch.func.functional_call(self._learner, halves, inputs)
+        return torch.func.functional_call(self._learner, halves, inputs, tie_weights=False)
 
 
 def cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _ALIGNED = 16  # bytes: every type may start there
+_MOST = 2**30  # bytes that are pinned at once: such memory is kept, and nothing else may have it
 
 
 def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
@@ -53,10 +54,10 @@ def _room(tensor: Tensor) -> int:
 
 
 def pinned(tensor: Tensor) -> Tensor:
-    """A host's tensor in pinned memory; itself if it is there, as a loader's batches may be.
+    """A host's tensor in pinned memory; itself if it is there, as a loader's batches may be, or too large.
 
     The memory is kept and used again once the copies from it are done: only the first steps wait for it.
     """
-    if tensor.is_pinned():
+    if tensor.is_pinned() or tensor.nbytes > _MOST:
         return tensor
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor)
