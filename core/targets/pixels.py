@@ -127,7 +127,7 @@ def normalise(patches: Tensor, norm: PixelNorm) -> Tensor:
     if norm is PixelNorm.none:
         return patches
     over = (2, 3, 4, 5) if norm is PixelNorm.patch else (2, 3, 4)
-    count = math.prod(patches.shape[dim] for dim in over)
+    count = math.prod([patches.shape[dim] for dim in over])  # torch.compile cannot take a generator here
     # Not torch.var_mean, which takes several times as long on CPU; in place, because these are the largest tensors of
     # a step.
     patches -= patches.mean(over, keepdim=True)
