@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from analysis.frame import Frame, records
 from analysis.stats import CONFIDENCE, Comparison, compare
+from sweeps import fair_rows
 from sweeps.comparisons import ALIKE, UNLIKE, Arm
 from sweeps.study import SeedRule
 from sweeps.verdicts import Judged, margin_of, sentence
@@ -107,6 +110,32 @@ def about(frame: Frame, compared: Mapping[str, Comparison]) -> list[str]:
     if own:
         notes.append(f"Own paired interval instead: {'; '.join(own)}.")
     return notes
+
+
+def about_rows(frame: Frame) -> list[str]:
+    """What the rows differ in besides what their labels stand for, as the study's `varies` lets them."""
+    if not fair_rows.listed(frame.study, frame.scale):
+        return []
+    configs = {place: _options(frame, config) for place, config in _places(frame)}
+    cells = [cell for cell in frame.study.cells(frame.scale) if (cell.row_key, cell.col_key) in configs]
+    found: dict[str, dict[str, None]] = {}
+    pairs = [(cell, configs[cell.row_key, cell.col_key]) for cell in cells]
+    for difference in fair_rows.differences(frame.study, frame.scale, pairs):
+        if difference.is_listed and not difference.is_set and not difference.is_of_one_part:
+            found.setdefault(difference.row.row_label, {})[difference.text] = None
+    rows = [f"{label}: {', '.join(texts)}" for label, texts in found.items()]
+    return [f"Rows also differ in what is part of each one's recipe: {'; '.join(rows)}."] if rows else []
+
+
+def _places(frame: Frame) -> Iterator[tuple[tuple[str, str], int]]:
+    for cell in records(frame.cells):
+        yield (cell.row_key, cell.col_key), cell.config_id
+
+
+def _options(frame: Frame, config_id: int) -> dict[str, Any]:
+    """The stored config: a key that other configs have and this one has not is NaN in the frame."""
+    options = frame.configs.loc[config_id].to_dict()
+    return {str(key): v for key, v in options.items() if not (isinstance(v, float) and math.isnan(v))}
 
 
 def about_rule(rule: SeedRule) -> list[str]:

@@ -402,6 +402,7 @@ def _notes(
         )
         notes += comparing.about(frame, compared)
         notes += _about_stars(rows)
+    notes += comparing.about_rows(frame)
     if study.printed and any(column.kind is Kind.printed for column in columns):
         source = study.printed.source or " ".join(study.source.values()) or "the paper"
         notes.append(f"Printed: {_printed_metric(frame)}, {source}; other data and scale than ours.")

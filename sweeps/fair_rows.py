@@ -27,7 +27,12 @@ class Difference:
     key: str
     value: Any
     of_baseline: Any
-    is_told: bool  # by what the rows set, or by `varies`
+    is_set: bool  # or implied, by what the two rows set
+    is_listed: bool  # in `varies`
+
+    @property
+    def is_told(self) -> bool:
+        return self.is_set or self.is_listed
 
     @property
     def is_of_one_part(self) -> bool:
@@ -53,8 +58,8 @@ def differences(study: Study, scale: str, cells: Sequence[tuple[Cell, Mapping[st
         told = {**sets[cell.row_key], **sets[study.baseline]}
         for key in sorted(config.keys() | baseline.keys()):
             if config.get(key) != baseline.get(key):
-                is_told = any(_decides(option, key) for option in told) or _is_listed(study, scale, key)
-                yield Difference(cell, key, config.get(key), baseline.get(key), is_told)
+                is_set = any(_decides(option, key) for option in told)
+                yield Difference(cell, key, config.get(key), baseline.get(key), is_set, _is_listed(study, scale, key))
 
 
 def wrong(study: Study, scale: str, cells: Sequence[tuple[Cell, Mapping[str, Any]]]) -> Iterator[str]:

@@ -80,6 +80,7 @@ def is_allowed(name: str, target: str) -> bool:
     return kind == "analysis" or target in (
         "sweeps.study", "sweeps.db", "sweeps.cli", "sweeps.series", "sweeps.seen_data",
         "sweeps.offered", "sweeps.collapse", "sweeps.edited", "sweeps.terminal", "sweeps.comparisons",
+        "sweeps.fair_rows",
         "sweeps.verdicts",
     )  # fmt: skip
 
