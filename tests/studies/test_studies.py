@@ -232,7 +232,7 @@ def data_root(tmp_path_factory):
             (root / "imagenet" / split / label).mkdir(parents=True)
             for i in range(2):
                 Image.new("RGB", (224, 224), (80 * i, 0, 0)).save(root / "imagenet" / split / label / f"{i}.png")
-    for name in ("cifar100", "places205", "inat18"):
+    for name in ("cifar100", "imagenet22k", "places205", "inat18"):
         (root / name).symlink_to(root / "imagenet")
     for name in (
         *("k400", "k600", "k700", "k710", "videomix2m", "ssv2", "uncurated"),
