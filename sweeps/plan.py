@@ -237,17 +237,27 @@ def as_table(plan: Sequence[Line]) -> Table:
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
-def check(engine: Engine | None, request: Request, line: Line) -> Expansion:
-    """Raises UserError for what a launch would refuse, also where the study's cells are registered or remembered.
-
-    A study that has nothing left is only shown by a launch.
-    """
+def check(engine: Engine | None, request: Request) -> Expansion:
+    """Raises UserError for what a launch would refuse, also where the study's cells are registered or remembered."""
+    check_machine(dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime))
     expansion = expand(request)
-    if line.left or line.to_come:
-        check_machine(dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime))
-        if engine is not None:
-            refuse_other_data(engine, expansion)
+    if engine is not None:
+        refuse_other_data(engine, expansion)
     return expansion
+
+
+def looked_at(engine: Engine | None, request: Request, line: Line) -> Iterator[str]:
+    """What its rows differ in. A study that has nothing left is only shown by a launch, and may lack its data here.
+
+    Raises UserError for what a launch would refuse.
+    """
+    if line.left or line.to_come:
+        yield from compared(check(engine, request))
+        return
+    try:
+        yield from compared(expand(request))
+    except UserError as error:
+        yield f"{line.name} is finished; what its rows differ in cannot be told here: {error}"
 
 
 def compared(expansion: Expansion) -> Iterator[str]:
@@ -283,7 +293,7 @@ def command(words: Sequence[str]) -> int:
     differing: list[str] = []
     if stem != "all":  # a plan of everything is asked for what it costs, and answered in seconds
         for request, line in zip(requests, plan, strict=True):
-            differing += compared(check(engine, request, line))
+            differing += looked_at(engine, request, line)
     if engine is not None:
         engine.dispose()
     cli.console().print(as_table(plan))

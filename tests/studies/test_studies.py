@@ -194,10 +194,10 @@ def test_table_6_and_table_13_print_two_numbers_a_row():
     assert [values["linear"] for values in decay.values.values()] == [77.8, 76.4]
 
 
-def test_figure_6_of_mae_st_is_four_ratios_at_two_lengths():
+def test_figure_6_of_mae_st_is_five_ratios_at_two_lengths():
     study = read("masking_ratio")
-    assert [row.overrides("cpu")["mask.ratio"] for row in study.rows] == [0.5, 0.75, 0.9, 0.95]
-    assert len([cell for cell in study.cells() if not cell.is_random_init]) == 8
+    assert [row.overrides("cpu")["mask.ratio"] for row in study.rows] == [0.1, 0.25, 0.5, 0.75, 0.9]
+    assert len([cell for cell in study.cells() if not cell.is_random_init]) == 10
 
 
 # Those of studies/gallery make pictures and measure nothing.
