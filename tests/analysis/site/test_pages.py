@@ -273,7 +273,7 @@ def test_a_study_s_answer_stands_on_its_page_and_in_the_index_and_a_verdict_in_i
     frame, site = load(laboratory.engine, "rows"), Site(laboratory.engine)
     page, index = site.study_page(Content(frame, table_of(frame))).decode(), site.index_page([frame], []).decode()
     said = f"{MAIN} beside multi-block: block (0.6) and random (0.6) are worse."
-    assert f'<p class="answer">{said}</p>' in page and "<td>worse</td>" in page
+    assert f'<p class="answer">{said}</p>' in page and '<td class="verdict">worse</td>' in page
     assert f">{said}</span>" in index
 
 
