@@ -45,21 +45,30 @@ def choose(column: Column, baseline: str, rule: SeedRule, margin: float | None =
 
     For a column of which nothing is open; empty when the rule is satisfied or no seed is left.
     """
-    comparison = compare(column.arms, baseline, rule.confidence)
-    reference = next((arm for arm in column.arms if arm.key == baseline), None)
-    chosen: dict[tuple[int, int], None] = {}
-    for arm in column.arms if reference is not None else ():
-        assert reference is not None
-        if arm.config == reference.config:
-            continue
-        num_shared = len(arm.values.keys() & reference.values.keys())
-        difference = comparison.differences.get(arm.key)
+
+    def target(difference: Difference | None, num_shared: int, comparison: Comparison) -> int:
         # Between two looks, as a seed gave no number, nobody looks.
         if num_shared in rule.looks and difference is not None and is_settled(difference, rule, margin):
-            continue
-        target = next((look for look in rule.looks if look > num_shared), rule.maximum)
-        chosen |= dict.fromkeys(_up_to(target - num_shared, column.asked, reference, arm, rule))
-    return sorted(chosen, key=lambda run: run[1])
+            return num_shared
+        return next((look for look in rule.looks if look > num_shared), rule.maximum)
+
+    return _runs_up_to(target, column, baseline, rule)
+
+
+# How many seeds a row and the baseline are to share, from their difference and how many they share.
+Target = Callable[[Difference | None, int, Comparison], int]
+
+
+def _runs_up_to(target: Target, column: Column, baseline: str, rule: SeedRule) -> list[tuple[int, int]]:
+    """What all rows and the baseline lack of their `target`; none where the column has no such baseline."""
+    comparison = compare(column.arms, baseline, rule.confidence)
+    runs: dict[tuple[int, int], None] = {}
+    for reference in (arm for arm in column.arms if arm.key == baseline):
+        for arm in (arm for arm in column.arms if arm.config != reference.config):
+            num_shared = len(arm.values.keys() & reference.values.keys())
+            num_wanted = target(comparison.differences.get(arm.key), num_shared, comparison)
+            runs |= dict.fromkeys(_up_to(num_wanted - num_shared, column.asked, reference, arm, rule))
+    return sorted(runs, key=lambda run: run[1])
 
 
 def _up_to(
@@ -82,21 +91,14 @@ def _up_to(
 
 def expected(column: Column, baseline: str, rule: SeedRule, margin: float | None = None) -> list[tuple[int, int]]:
     """All that the rule will ask for if no spread and no difference changes."""
-    comparison = compare(column.arms, baseline, rule.confidence)
-    reference = next((arm for arm in column.arms if arm.key == baseline), None)
-    runs: dict[tuple[int, int], None] = {}
-    for arm in column.arms if reference is not None else ():
-        assert reference is not None
-        if arm.config == reference.config:
-            continue
-        num_shared = len(arm.values.keys() & reference.values.keys())
-        difference = comparison.differences.get(arm.key)
-        looks = [look for look in rule.looks if look >= num_shared] or [rule.maximum]
-        target = rule.maximum if difference is None else next(
-            (look for look in looks if is_settled(_grown(difference, look, comparison), rule, margin)), rule.maximum
-        )  # fmt: skip
-        runs |= dict.fromkeys(_up_to(target - num_shared, column.asked, reference, arm, rule))
-    return sorted(runs, key=lambda run: run[1])
+
+    def target(difference: Difference | None, num_shared: int, comparison: Comparison) -> int:
+        for look in (look for look in rule.looks if look >= num_shared):
+            if difference is not None and is_settled(_grown(difference, look, comparison), rule, margin):
+                return look
+        return rule.maximum
+
+    return _runs_up_to(target, column, baseline, rule)
 
 
 def _grown(difference: Difference, num_seeds: int, comparison: Comparison) -> Difference:
