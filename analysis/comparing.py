@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from analysis.frame import Frame, records
@@ -36,10 +36,8 @@ def of_column(frame: Frame, col_key: str, metric: str) -> Comparison:
 def _spoilt(frame: Frame, col_key: str) -> dict[str, str]:
     runs = frame.runs
     told = runs[(runs["col_key"] == col_key) & (runs["state"] == "done") & runs["collapse"].notna()]
-    states = {run.row_key: json.loads(run.collapse).get("state", "") for run in records(told)}
-    for run in records(told):
-        states[run.row_key] = json.loads(run.collapse).get("state", "") or states[run.row_key]
-    return {row: state for row, state in states.items() if state}
+    states = ((run.row_key, json.loads(run.collapse).get("state", "")) for run in records(told))
+    return {row: state for row, state in states if state}
 
 
 def judged(frame: Frame, compared: Mapping[str, Comparison]) -> list[Judged]:
@@ -116,20 +114,13 @@ def about_rows(frame: Frame) -> list[str]:
     """What the rows differ in besides what their labels stand for, as the study's `varies` lets them."""
     if not fair_rows.listed(frame.study, frame.scale):
         return []
-    configs = {place: _options(frame, config) for place, config in _places(frame)}
-    cells = [cell for cell in frame.study.cells(frame.scale) if (cell.row_key, cell.col_key) in configs]
-    found: dict[str, dict[str, None]] = {}
-    pairs = [(cell, configs[cell.row_key, cell.col_key]) for cell in cells]
-    for difference in fair_rows.differences(frame.study, frame.scale, pairs):
-        if difference.is_listed and not difference.is_set and not difference.is_of_one_part:
-            found.setdefault(difference.row.row_label, {})[difference.text] = None
-    rows = [f"{label}: {', '.join(texts)}" for label, texts in found.items()]
+    configs = {(cell.row_key, cell.col_key): _options(frame, cell.config_id) for cell in records(frame.cells)}
+    cells = frame.study.cells(frame.scale)
+    pairs = [(cell, configs[at]) for cell in cells if (at := (cell.row_key, cell.col_key)) in configs]
+    found = fair_rows.differences(frame.study, frame.scale, pairs)
+    unset = (difference for difference in found if difference.is_listed and not difference.is_set)
+    rows = [f"{label}: {', '.join(texts)}" for label, texts in fair_rows.by_row(unset, lambda c: c.row_label).items()]
     return [f"Rows also differ in what is part of each one's recipe: {'; '.join(rows)}."] if rows else []
-
-
-def _places(frame: Frame) -> Iterator[tuple[tuple[str, str], int]]:
-    for cell in records(frame.cells):
-        yield (cell.row_key, cell.col_key), cell.config_id
 
 
 def _options(frame: Frame, config_id: int) -> dict[str, Any]:

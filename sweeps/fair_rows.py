@@ -6,7 +6,7 @@ implies, is what the table says; a study that means more to differ lists it unde
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -60,6 +60,15 @@ def differences(study: Study, scale: str, cells: Sequence[tuple[Cell, Mapping[st
             if config.get(key) != baseline.get(key):
                 is_set = any(_decides(option, key) for option in told)
                 yield Difference(cell, key, config.get(key), baseline.get(key), is_set, _is_listed(study, scale, key))
+
+
+def by_row(found: Iterable[Difference], name: Callable[[Cell], str]) -> dict[str, list[str]]:
+    """What each row, called by `name`, has otherwise in whichever column; without the options of one variant alone."""
+    rows: dict[str, dict[str, None]] = {}
+    for difference in found:
+        if not difference.is_of_one_part:
+            rows.setdefault(name(difference.row), {})[difference.text] = None
+    return {row: list(texts) for row, texts in rows.items()}
 
 
 def wrong(study: Study, scale: str, cells: Sequence[tuple[Cell, Mapping[str, Any]]]) -> Iterator[str]:

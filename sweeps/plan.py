@@ -10,10 +10,11 @@ import gc
 import multiprocessing
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from statistics import mean
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,8 +29,8 @@ from sweeps.estimate import Cost, Estimator, Recorded, RunKey, recorded
 from sweeps.expand import Expansion, Request, expand, fingerprint
 from sweeps.identity import digest
 from sweeps.launch import check_machine, refuse_other_data
-from sweeps.registry import launch_hash, registered_configs, settled
-from sweeps.study import DEFAULT_SCALE, names, read
+from sweeps.registry import launch_hash, registered_configs, settled, stored_cells
+from sweeps.study import DEFAULT_SCALE, Cell, names, read
 from sweeps.to_come import by_rule, further_runs, trials
 
 USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
@@ -246,27 +247,23 @@ def check(engine: Engine | None, request: Request) -> Expansion:
     return expansion
 
 
-def looked_at(engine: Engine | None, request: Request, line: Line) -> Iterator[str]:
-    """What its rows differ in. A study that has nothing left is only shown by a launch, and may lack its data here.
+def looked_at(engine: Engine | None, request: Request, line: Line) -> Iterable[str]:
+    """What its rows differ in. A study that has nothing left is only shown by a launch, and may lack its data here: its
+    options are those of the database.
 
     Raises UserError for what a launch would refuse.
     """
-    if line.left or line.to_come:
-        yield from compared(check(engine, request))
-        return
-    try:
-        yield from compared(expand(request))
-    except UserError as error:
-        yield f"{line.name} is finished; what its rows differ in cannot be told here: {error}"
+    if line.left or line.to_come or engine is None:
+        return compared(request, check(engine, request).cells)
+    with engine.connect() as connection:
+        return compared(request, stored_cells(connection, request))
 
 
-def compared(expansion: Expansion) -> Iterator[str]:
+def compared(request: Request, cells: Sequence[tuple[Cell, Mapping[str, Any]]]) -> Iterator[str]:
     """A line a row: every option in which it differs from the baseline, in whichever column."""
-    request, rows = expansion.request, dict[str, dict[str, None]]()
-    if request.study.search(request.scale) is None:
-        found = fair_rows.differences(request.study, request.scale, expansion.cells)
-        for difference in (difference for difference in found if not difference.is_of_one_part):
-            rows.setdefault(difference.row.row_key, {})[difference.text] = None
+    if request.study.search(request.scale) is not None:
+        return
+    rows = fair_rows.by_row(fair_rows.differences(request.study, request.scale, cells), lambda cell: cell.row_key)
     if rows:
         yield f"{request.instance}: what differs from the baseline {request.study.baseline}"
     yield from (f"  {row}: {'; '.join(texts)}" for row, texts in rows.items())

@@ -71,6 +71,19 @@ def registered_configs(connection: Connection, request: Request, spec_hash: str)
     return [(config, steps or 0) for config, steps in rows] or None
 
 
+def stored_cells(connection: Connection, request: Request) -> list[tuple[Cell, dict[str, Any]]]:
+    """The study's cells with the options that the database has of them; without those that it has not."""
+    rows = connection.execute(
+        select(CellRow.row_key, CellRow.col_key, Config.json)
+        .join(Config, CellRow.config_id == Config.id)
+        .join(StudyRow, and_(StudyRow.id == CellRow.study_id, StudyRow.revision == CellRow.revision))
+        .where(StudyRow.name == request.instance)
+    )
+    configs = {(row.row_key, row.col_key): row.json for row in rows}
+    cells = request.study.cells(request.scale)
+    return [(cell, configs[at]) for cell in cells if (at := (cell.row_key, cell.col_key)) in configs]
+
+
 def register_study(connection: Connection, expansion: Expansion, spec_hash: str, *, priority: int = 0) -> Registered:
     """Write what is new of a study, in the caller's transaction. Safe to repeat, and from two launchers at once.
 

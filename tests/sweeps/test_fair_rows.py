@@ -28,6 +28,10 @@ def request(document, scale="smoke"):
     return Request(parse(document, Path("s.yaml")), scale)
 
 
+def told_of(asked):
+    return list(plan.compared(asked, expand(asked).cells))
+
+
 def test_another_method_s_schedule_is_not_told_by_the_method():
     with pytest.raises(
         UserError, match=r"row ijepa differs from the baseline mae in more than it sets: .*optim\.beta2"
@@ -78,11 +82,11 @@ def test_what_varies_is_a_part_of_the_study_and_of_no_run():
 
 def test_a_plan_says_of_each_row_what_differs():
     rows = [{"key": "a", "label": "a"}, {"key": "b", "label": "b", "set": {"optim.lr_peak": 0.01, "mask.ratio": 0.5}}]
-    told = list(plan.compared(expand(request({**METHODS, "rows": rows}))))
+    told = told_of(request({**METHODS, "rows": rows}))
     assert told[0].endswith("what differs from the baseline a")
     assert told[1].startswith("  b: mask.ratio 0.5 (baseline 0.75); optim.lr_peak 0.01 (baseline ")
 
 
 def test_a_plan_leaves_out_the_options_that_only_one_of_two_variants_has():
-    told = list(plan.compared(expand(request({**METHODS, "varies": ["augment", "optim"]}))))
+    told = told_of(request({**METHODS, "varies": ["augment", "optim"]}))
     assert "mask multiblock (baseline random)" in told[1] and "mask.num_targets" not in told[1]
