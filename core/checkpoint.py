@@ -21,6 +21,8 @@ from core.config import JUDGING
 
 log = logging.getLogger(__name__)
 PREFIX = "step-"
+# What can be done with new files by who only judges: the weights were not trained on them.
+JUDGE_ON_THEM = "judge on the new ones beside the old ones: eval_data=KIND eval_data.path=PATH"
 
 
 class CheckpointError(ValueError):
@@ -99,22 +101,23 @@ def refuse_other_config(path: Path, stored: Mapping[str, Any], config: Mapping[s
         )
 
 
-def refuse_other_data(where: Path, stored: Mapping[str, str], now: Mapping[str, str]) -> None:
+def refuse_other_data(where: Path, stored: Mapping[str, str], now: Mapping[str, str], *, instead: str = "") -> None:
     """Raise CheckpointError when the files that the weights were trained on have been replaced.
 
     Both are fingerprints by group; one that is not known refuses nothing. What only judges changes no weights.
     """
     for group in sorted(stored.keys() & now.keys()):
         if group not in JUDGING and stored[group] != now[group]:
-            raise CheckpointError(other_data(f"{where} was made", group, stored[group], now[group]))
+            raise CheckpointError(other_data(f"{where} was made", group, stored[group], now[group], instead))
 
 
-def other_data(what: str, group: str, before: str, now: str) -> str:
-    """The two things that one can do about files that are not those of before."""
+def other_data(what: str, group: str, before: str, now: str, instead: str = "") -> str:
+    """The two things that one can do about files that are not those of before; `instead` of naming them, if given."""
+    instead = instead or f"name the new ones: {group}.version=WORD (another experiment, in another runtime.dir)"
     return (
         f"{what} with other files: {group} had the fingerprint {before}, {group}.path has {now} now. Restore the "
-        f"files, or name the new ones: {group}.version=WORD (another experiment, in another runtime.dir); where you "
-        f"know them to be equal in content (renamed, re-encoded), say so: 'runtime.same_data=[{now}-{before}]'"
+        f"files, or {instead}; where you know them to be equal in content (renamed, "
+        f"re-encoded), say so: 'runtime.same_data=[{now}-{before}]'"
     )
 
 

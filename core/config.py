@@ -115,7 +115,7 @@ def parse(overrides: Sequence[str]) -> Flat:
     parser, wrong = OverridesParser.create(), list[str]()
     settings: Flat = {}
     for text in overrides:
-        if "=" not in text:
+        if text.find("=") < 1:
             wrong.append(f"{text!r} is not of the form key=value")
             continue
         try:

@@ -51,6 +51,9 @@ class Precision(Enum):
     fp32 = "fp32"
 
 
+MOST_THREADS = 1024  # more than machines have; at 100,000 the process died of a segmentation fault
+
+
 @dataclass
 class Runtime:
     """What may not change numbers: where and how a run is computed. Not part of a run's identity."""
@@ -72,6 +75,9 @@ class Runtime:
     features_gib: float = 8.0  # disk that the features of runs that are judged again may take in `cache`; 0 keeps none
 
     def __post_init__(self) -> None:
+        for name in ("dir", "cache"):
+            if not getattr(self, name).strip():  # as a path it would be the folder that one stands in
+                raise ValueError(f"runtime.{name} must name a folder, got {getattr(self, name)!r}; '.' is this one")
         self.dir, self.cache = (str(Path(place).expanduser()) for place in (self.dir, self.cache))
         for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
@@ -81,6 +87,8 @@ class Runtime:
         for name in ("threads", "workers", "eval_every", "features_gib"):
             if getattr(self, name) < 0:
                 raise ValueError(f"runtime.{name} must be at least 0, got {getattr(self, name)}")
+        if self.threads > MOST_THREADS:
+            raise ValueError(f"runtime.threads must be at most {MOST_THREADS}, got {self.threads}")
         for pair in self.same_data:
             if not re.fullmatch(r"[0-9a-f]{16}-[0-9a-f]{16}", str(pair)):
                 raise ValueError(

@@ -230,7 +230,8 @@ def open_stored(run: Run, folder: Path) -> Stored:
         if state is None:
             raise CheckpointError(f"{folder} holds no checkpoint that can be read")
         step = int(state["step"])
-        checkpoint.refuse_other_data(path, state.get("data", {}), fingerprints(run, groups=("data",)))
+        now = fingerprints(run, groups=("data",))
+        checkpoint.refuse_other_data(path, state.get("data", {}), now, instead=checkpoint.JUDGE_ON_THEM)
         load_weights(learner, state["learner"], path)
     else:
         start_from_weights(run, learner, spec)

@@ -126,7 +126,8 @@ def as_whole(text: str) -> int | None:
 def parse(arguments: Sequence[str], allowed: Sequence[str], *, takes_overrides: bool = False) -> Arguments:
     """The arguments by name. With `takes_overrides`, words that are no option of the command override every cell.
 
-    Raises UserError for a word without "=", an option given twice and, where overrides are not taken, an unknown one.
+    Raises UserError for a word without "=", an option given twice or without a value and, where overrides are not
+    taken, an unknown one.
     """
     values: dict[str, str] = {}
     overrides = []
@@ -137,6 +138,8 @@ def parse(arguments: Sequence[str], allowed: Sequence[str], *, takes_overrides: 
         if name in values:
             raise UserError(f"{name} is given twice")
         if name in allowed:
+            if not value.strip():  # as a path it would be the folder that one stands in
+                raise UserError(f"{name}= has no value; give one, or leave the word out")
             values[name] = value
         elif takes_overrides:
             overrides.append(word)

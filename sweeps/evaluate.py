@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, select
 
-from core.checkpoint import CheckpointError
+from core.checkpoint import JUDGE_ON_THEM, CheckpointError
 from core.config import ConfigError, fingerprints
 from core.stored import Asked, Judge, Presets, asked_of, open_stored
 from sweeps import aliases, cli, seen_data
@@ -130,9 +130,10 @@ def check_data(engine: Engine, run: Trained, asked: Asked) -> dict[str, str]:
         before = seen_data.recorded(connection, seen_data.beside(connection, config_id))
         for name, values in seen_data.judged_before(connection, asked.settings).items():
             before[name] |= values
-    now = seen_data.of_config(run.config, {"data": data["data"]} if "data" in data else {})
-    now |= seen_data.of_config(asked.settings, data)
-    seen_data.refuse_other(before, [now], group="eval_data")
+    own = seen_data.of_config(run.config, {"data": data["data"]} if "data" in data else {})
+    seen_data.refuse_other(before, [own], instead=JUDGE_ON_THEM)
+    instead = "" if asked.run.eval_data is not None else JUDGE_ON_THEM
+    seen_data.refuse_other(before, [seen_data.of_config(asked.settings, data)], group="eval_data", instead=instead)
     return data
 
 

@@ -147,7 +147,7 @@ def refuse_other_data(
     before = seen_data.recorded(destination, sorted(set(config_ids.values())))
     theirs = seen_data.recorded(source, sorted(config_ids))
     now = [{name: names.get(value, value)} for name, values in theirs.items() for value in sorted(values)]
-    seen_data.refuse_other(before, now)
+    seen_data.refuse_other(before, now, instead="keep both, merging into another database: db=sqlite:///NAME.sqlite")
     return names
 
 

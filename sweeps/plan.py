@@ -34,7 +34,7 @@ from sweeps.study import DEFAULT_SCALE, Cell, names, read
 from sweeps.to_come import by_rule, further_runs, trials
 
 USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
-                             [db=sqlite:///results/ablations.sqlite]
+                             [db=sqlite:///results/ablations.sqlite] [results_dir=results]
 
 Nothing is trained or registered. A study that is named is checked as a launch would check it, and every option in
 which a row differs from the baseline is printed. A run that several studies ask for counts once in the total.
@@ -52,7 +52,7 @@ which a row differs from the baseline is printed. A run that several studies ask
 example: python -m sweeps.plan study=all scale=cpu"""
 
 UNFINISHED = ("missing", "queued", "running", "cancelled")
-OPTIONS = ("study", "scale", "seeds", "name", "db")
+OPTIONS = ("study", "scale", "seeds", "name", "db", "results_dir")  # the last as launches have it: nothing is written
 WORTH_A_PROCESS = 10  # studies: fewer expand sooner here than a new process imports core
 
 

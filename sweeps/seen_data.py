@@ -113,17 +113,20 @@ def differing(before: Seen, now: Mapping[str, str]) -> list[tuple[str, str, str]
     ]
 
 
-def refuse_other(before: Seen, now: Iterable[Mapping[str, str]], *, group: str = "data") -> None:
-    """Raises UserError where files were replaced, naming each set with both fingerprints and what can be typed."""
+def refuse_other(before: Seen, now: Iterable[Mapping[str, str]], *, group: str = "data", instead: str = "") -> None:
+    """Raises UserError where files were replaced, naming each set with both fingerprints and what can be typed.
+
+    `instead` is what can be done with the new files by a command that takes no `GROUP.version`.
+    """
     found = sorted({entry for one in now for entry in differing(before, one)})
     if not found:
         return
     lines = [f"{path_of(name)} had the fingerprint {old} and has {new} now" for name, old, new in found]
     pairs = ",".join(dict.fromkeys(f"{new}-{old}" for _, old, new in found))
+    instead = instead or f"name the new ones: {group}.version=WORD, which gives them runs and a table of their own"
     raise UserError(
-        f"{group}: the finished runs saw other files: {'; '.join(lines)}. Restore the files; or name the new ones: "
-        f"{group}.version=WORD, which gives them runs and a table of their own; or, where you know them to be equal in "
-        f"content (renamed, re-encoded), say so: 'runtime.same_data=[{pairs}]'"
+        f"{group}: the finished runs saw other files: {'; '.join(lines)}. Restore the files; or {instead}; or, where "
+        f"you know them to be equal in content (renamed, re-encoded), say so: 'runtime.same_data=[{pairs}]'"
     )
 
 

@@ -31,6 +31,7 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.config import ConfigError, Run, Runtime, check_device, from_flat
+from core.run import MOST_THREADS
 from core.trainer import CheckpointError, train
 from core.types import Recorder
 from sweeps import aliases, cli, queue, shared_disk
@@ -260,7 +261,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
 def main(words: Sequence[str]) -> int:
     options = cli.parse(words, ("db", "results_dir", "study", "seeds", "lease_s", "threads", "device", "wait"))
     lease_s = options.number("lease_s", LEASE_S, above=0)
-    threads = options.whole("threads", 0, least=0)
+    threads = options.whole("threads", 0, least=0, most=MOST_THREADS)
     device = options.choice("device", ("auto", "cpu", "cuda"), "auto")
     results_dir = cli.writable_folder(options.text("results_dir", "results"), "results_dir")
     try:

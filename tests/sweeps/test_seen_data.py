@@ -184,6 +184,22 @@ def test_an_evaluation_of_a_run_whose_files_were_replaced_is_refused(
         assert "photos had the fingerprint" in capsys.readouterr().err
 
 
+def test_what_is_offered_for_judging_other_files_can_be_typed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(folder / "photos", folder / "old")
+    paint(folder / "photos", 60)
+    words = ["evals=[knn]", "evals.knn.k=2"]
+    (checkpoint,) = {path.parent for path in (folder / "results").rglob("step-*.pt")}
+    for command in (["run=1"], [f"runtime.dir={checkpoint}"]):
+        capsys.readouterr()
+        assert evaluate([*command, *words]) == USER_ERROR
+        error = " ".join(capsys.readouterr().err.split())
+        assert "eval_data=KIND eval_data.path=PATH" in error and "version=WORD" not in error
+    (folder / "photos").rename(folder / "new")
+    (folder / "old").rename(folder / "photos")
+    new = ["eval_data=image_folder", "eval_data.path=new", "eval_data.size=32"]
+    assert evaluate(["run=1", *words, *new]) == OK
+
+
 def test_an_evaluation_records_what_it_read(folder: Path) -> None:
     paint(folder / "more", 90)
     assert (
@@ -217,6 +233,7 @@ def test_a_capsule_of_other_files_is_refused(folder: Path, tmp_path: Path, capsy
     assert export.main(["from=capsule.sqlite", *other]) == USER_ERROR
     error = capsys.readouterr().err
     assert "photos had the fingerprint" in error
+    assert "into another database: db=" in error and "version=WORD" not in error
     assert export.main(["from=capsule.sqlite", *other, f"runtime.same_data=[{pair(error)}]"]) == OK
     engine = open_database(other[0].partition("=")[2], read_only=True)
     with engine.connect() as connection:

@@ -14,9 +14,9 @@ from sqlalchemy import Engine
 from analysis import report
 from core import evaluate, train
 from core.weights import __main__ as weights_command
-from sweeps import decode, export, export_encoder, plan, query, status
+from sweeps import decode, export, export_encoder, launch, plan, query, status, worker
 from sweeps import evaluate as evaluate_runs
-from sweeps.cli import OK, USER_ERROR
+from sweeps.cli import OK, USER_ERROR, UserError
 from sweeps.database_url import mask_url
 from sweeps.overrides import bare
 from sweeps.terminal import blamed
@@ -180,3 +180,50 @@ def test_quotes_around_a_value_are_none_of_it() -> None:
 
 def test_both_packages_have_one_text_of_how_to_speak_to_a_terminal() -> None:
     assert (ROOT / "core" / "terminal.py").read_text() == (ROOT / "sweeps" / "terminal.py").read_text()
+
+
+@pytest.mark.parametrize("option", ["runtime.dir", "runtime.cache"])
+@pytest.mark.parametrize("value", ["", "''", "' '"])
+def test_a_folder_without_a_name_is_not_the_one_that_one_stands_in(
+    tmp_path: Path, monkeypatch, capsys, option: str, value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main([*RUN, f"{option}={value}"]) == USER_ERROR
+    assert f"{option} must name a folder, got " in said(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (launch, ["study=ratio", "results_dir="]),
+        (launch, ["study=ratio", "name="]),
+        (report, ["results_dir="]),
+        (status, ["study="]),
+        (query, ["study="]),
+        (export, ["to="]),
+    ],
+)
+def test_an_option_without_a_value_is_refused(tmp_path: Path, monkeypatch, capsys, command, words: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command.main(words) == USER_ERROR
+    assert f"{words[-1]} has no value; give one, or leave the word out" in said(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_threads_than_a_system_gives_are_refused(tmp_path: Path, capsys) -> None:
+    assert train.main([*RUN, "runtime.threads=100000", f"runtime.dir={tmp_path}/run"]) == USER_ERROR
+    assert "runtime.threads must be at most 1024, got 100000" in said(capsys)
+    with pytest.raises(UserError, match="threads must be a whole number of at most 1024, got '100000'"):
+        worker.main(["threads=100000", f"db=sqlite:///{tmp_path}/x.sqlite"])
+
+
+def test_a_value_without_a_key_is_shown_as_it_was_typed(tmp_path: Path, capsys) -> None:
+    assert train.main([*RUN, "=3", f"runtime.dir={tmp_path}/run"]) == USER_ERROR
+    assert "error: '=3' is not of the form key=value" in said(capsys)
+
+
+def test_a_plan_takes_the_results_folder_of_the_launch_that_it_plans(tmp_path: Path, capsys) -> None:
+    words = ["study=masking_ratio", "scale=smoke", f"db=sqlite:///{tmp_path}/x.sqlite", f"results_dir={tmp_path}/out"]
+    assert plan.main(words) == OK
+    assert not list(tmp_path.iterdir())
