@@ -30,8 +30,7 @@ import torch
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.config import ConfigError, Run, Runtime, check_device, from_flat
-from core.run import MOST_THREADS
+from core.config import MOST_THREADS, ConfigError, Run, Runtime, check_device, from_flat
 from core.trainer import CheckpointError, train
 from core.types import Recorder
 from sweeps import aliases, cli, queue, shared_disk
