@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,14 +21,14 @@ from sqlalchemy import Connection, Engine, and_, func, select
 
 from sweeps.cli import UserError
 from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow
-from sweeps.study import DEFAULT_SCALE, Study, further_seeds, parse
+from sweeps.edited import launched
+from sweeps.study import DEFAULT_SCALE, Study, further_seeds
 from sweeps.study import names as study_files
 
 MISSING = "missing"  # the state of a run that nobody has asked for yet
 TOLD = ("data", "collapse")  # columns of JSON text: what an attempt saw, and how its features lie
 _NOT_GIVEN = (MISSING, "queued", "cancelled")  # another study's, where it is a seed this one has not spent
 _NAME = re.compile(r"\w[\w.,=+@-]*")  # what sweeps.study.instance_name gives: a name of files, in no other folder
-_INSTANCE_KEYS = ("scale", "overrides")  # what a launch adds to the study file's content
 
 
 @dataclass
@@ -146,8 +145,7 @@ def figure_metrics(study: Study) -> list[str]:
 
 def _instance(name: str, spec: Mapping[str, Any]) -> tuple[Study, str, list[int], list[str]]:
     """What was launched: the study as its file said then, at one scale, with the launch's seeds and metrics."""
-    stem = name.partition("@")[0]
-    study = parse({key: value for key, value in spec.items() if key not in _INSTANCE_KEYS}, Path(f"{stem}.yaml"))
+    study = launched(name, spec)
     scale = str(spec.get("scale", DEFAULT_SCALE))
     return study, scale, study.seeds(scale), study.metrics(scale)
 

@@ -72,6 +72,12 @@ def edited(connection: Connection, names: Sequence[str], place: Place = HERE) ->
     return found
 
 
+def launched(name: str, spec: Mapping[str, Any]) -> Study:
+    """The study as its file said at the launch, from what the database has of it."""
+    content = {key: value for key, value in spec.items() if key not in LAUNCHED}
+    return parse(content, Path(f"{name.partition('@')[0]}.yaml"))
+
+
 def launch_words(name: str, spec: Mapping[str, Any], study: str = "") -> list[str]:
     """What is typed to launch this instance, but for its seeds; `study` where its name does not find its file."""
     stem, _, slug = name.partition("@")
@@ -124,8 +130,7 @@ def _differences(today: Study | StudyError, name: str, spec: Mapping[str, Any]) 
     """In what the runs are, and the names of what only shows them otherwise."""
     if isinstance(today, StudyError):
         return [f"it cannot be read any more ({str(today).splitlines()[0]})"], []
-    content = {key: value for key, value in spec.items() if key not in LAUNCHED}
-    stored = parse(content, Path(f"{name.partition('@')[0]}.yaml"))
+    stored = launched(name, spec)
     scale = str(spec.get("scale", DEFAULT_SCALE))
     overrides = [str(word).partition("=")[0] for word in spec.get("overrides", ())]
     runs = _changed_cells(today.cells(scale), stored.cells(scale), overrides)
@@ -134,7 +139,7 @@ def _differences(today: Study | StudyError, name: str, spec: Mapping[str, Any]) 
     if not _are_same(today.metrics(scale), stored.metrics(scale)):
         runs.append(f"metrics are {_listed(today.metrics(scale))}, were {_listed(stored.metrics(scale))}")
     runs += _changed_search(today.search_section(scale), stored.search_section(scale))
-    words = [key for key in WORDS if not _is_filled(today.spec.get(key), content.get(key))]
+    words = [key for key in WORDS if not _is_filled(today.spec.get(key), stored.spec.get(key))]
     levels = [[(level.key, level.label_at(scale)) for level in (*s.rows, *s.columns)] for s in (today, stored)]
     if levels[0] != levels[1] and sorted(key for key, _ in levels[0]) == sorted(key for key, _ in levels[1]):
         words.append("labels" if sorted(levels[0]) != sorted(levels[1]) else "the order of the rows")
