@@ -31,6 +31,7 @@ from analysis import (
     search,
     tables,
 )
+from analysis.comparing import sentence_of
 from analysis.frame import Frame, load, names
 from analysis.provenance import ENDED_WITHOUT, hours
 from analysis.site.pages import FOLDER, Content, Site, site_files
@@ -161,14 +162,14 @@ def drawn_ahead(frames: Sequence[Frame]) -> Iterator[Callable[[str], dict[str, d
 
 
 def index(frames: Sequence[Frame]) -> str:
-    """A line a study: its question, how much of it is done, and where its table and figures are."""
+    """A line a study: its question, the answer so far, how much of it is done, and where its table and figures are."""
     lines = [
         "# Tables and figures",
         "",
         "Written by `python -m analysis.report`; do not edit.",
         "",
-        "| study | question | scale | runs done | CPU-hours | GPU-hours | figures |",
-        "|:--|:--|:--|--:|--:|--:|:--|",
+        "| study | question | answer | scale | runs done | CPU-hours | GPU-hours | figures |",
+        "|:--|:--|:--|:--|--:|--:|--:|:--|",
     ]
     for frame in frames:
         runs = frame.runs.drop_duplicates(["config_id", "seed"])
@@ -176,6 +177,7 @@ def index(frames: Sequence[Frame]) -> str:
         cells = [
             f"[{render.escape_markdown(frame.name)}]({frame.name}.md)",
             render.escape_markdown(frame.study.question),
+            render.escape_markdown(sentence_of(frame)) or " ",
             frame.scale,
             ", ".join([f"{int((runs['state'] == 'done').sum())} of {len(runs)}", *_lost(runs)]),
             hours(runs["cpu_seconds"]),
