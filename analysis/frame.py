@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, and_, func, select
 
 from sweeps.cli import UserError
 from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow
-from sweeps.edited import IN_FILE, Shown, shown
+from sweeps.edited import IN_FILE, Shown, shown_row
 from sweeps.study import DEFAULT_SCALE, Study, further_seeds
 from sweeps.study import names as study_files
 
@@ -112,15 +112,13 @@ def load(engine: Engine, study_name: str) -> Frame:
     if not _NAME.fullmatch(study_name):  # a capsule may come from anywhere, and its studies' names become paths
         raise UserError(f"study={study_name!r} cannot name a file: allowed are letters, digits and _ . , = + @ -")
     with engine.connect() as connection:
-        row = connection.execute(
-            select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == study_name)
-        ).one_or_none()
+        row = connection.execute(select(StudyRow).where(StudyRow.name == study_name)).one_or_none()
         if row is None:
             known = ", ".join(names(engine)) or "none yet; launch one first"
             is_file = study_name in study_files()
             made = f"make its runs with: python -m sweeps.launch study={study_name}; " if is_file else ""
             raise UserError(f"study={study_name}: the database has no such study; {made}it has: {known}")
-        words = shown(connection, [study_name])[study_name]
+        words = shown_row(connection, row)
         study, scale, seeds, metrics = _instance(words)
         further = further_seeds(study.seeds_spec(scale))
         wanted = list(dict.fromkeys([*metrics, *figure_metrics(study)]))

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select
 
 from sweeps.cli import UserError
 from sweeps.db import Artifact, Blob, CellRow, Config, RunRow, StudyRow
-from sweeps.edited import label_of, launch_words, shown
+from sweeps.edited import label_of, launch_words, shown_row
 
 Pixels = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
@@ -188,7 +188,7 @@ def of_study(
     rows = connection.execute(
         select(CellRow).where(CellRow.study_id == study.id, CellRow.revision == study.revision)
     ).all()
-    words = shown(connection, [name])[name]
+    words = shown_row(connection, study)
     placed = [(words.cell(row), row.config_id) for row in rows]
     placed.sort(key=lambda one: (one[0].display["row_order"], one[0].display["col_order"]))
     known = {f"{row.row_key}/{row.col_key}".rstrip("/"): (row.display, config_id) for row, config_id in placed}

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, and_, select
 
 from sweeps.comparisons import CONFIDENCE, Arm, compare
 from sweeps.db import FINAL_STATES, Attempt, CellRow, Result, RunRow, StudyRow
-from sweeps.edited import Shown, shown
+from sweeps.edited import Shown, shown_row
 from sweeps.identity import CODE_EPOCH
 from sweeps.seed_rule import first_seeds, further_seeds, parse_rule
 from sweeps.verdicts import Judged, margin_of, sentence
@@ -100,12 +100,10 @@ def confidence_of(seeds: Any) -> float:
 
 def answer(connection: Connection, name: str) -> str:
     """A study's verdicts in a sentence, as its table has them; "" where nothing can be compared, or it is a search."""
-    study = connection.execute(
-        select(StudyRow.id, StudyRow.name, StudyRow.revision, StudyRow.spec).where(StudyRow.name == name)
-    ).one_or_none()
+    study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
     if study is None or "search" in study.spec:
         return ""
-    words = shown(connection, [name])[name]
+    words = shown_row(connection, study)
     spec, columns = words.spec, read(connection, study, words=words).columns
     # Of two rows and more the first is the baseline, where the file names none.
     baseline = str(spec.get("baseline") or (columns[0].arms[0].key if columns else ""))

@@ -30,7 +30,7 @@ from sweeps.study_files import StudyError, close_matches, folders
 
 __all__ = [
     "IN_FILE", "Edited", "Shown", "ShownCell", "digest_of_files", "display_of", "edited", "label_of", "launch_words",
-    "launched", "remember", "scale_of", "shown",
+    "launched", "remember", "scale_of", "shown", "shown_row",
 ]  # fmt: skip
 
 _NAMED = 6  # differences that one line names
@@ -125,12 +125,14 @@ def edited(connection: Connection, names: Sequence[str], place: Place = HERE) ->
 
 def shown(connection: Connection, names: Iterable[str]) -> dict[str, Shown]:
     """How each of these studies is shown, by name."""
-    found = {}
-    for row in _rows(connection, list(names)):
-        file = _file_of(connection, row.name, row.source)
-        answer = None if file is None else _today(connection, file, row)
-        found[row.name] = answer if isinstance(answer, Shown) else Shown(row.name, row.spec)
-    return found
+    return {row.name: shown_row(connection, row) for row in _rows(connection, list(names))}
+
+
+def shown_row(connection: Connection, row: Any) -> Shown:
+    """How the study of this row of `sw_study` is shown."""
+    file = _file_of(connection, row.name, row.source)
+    answer = None if file is None else _today(connection, file, row)
+    return answer if isinstance(answer, Shown) else Shown(row.name, row.spec)
 
 
 def digest_of_files(connection: Connection) -> str:

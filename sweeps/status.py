@@ -126,9 +126,7 @@ class StudyStatus:
 
 def read(connection: Connection, name: str, estimator: Estimator | None = None) -> StudyStatus:
     """Raises UserError when the database has no study of that name. `estimator` tells what is left, if it is given."""
-    study = connection.execute(
-        select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == name)
-    ).one_or_none()
+    study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
     if study is None:
         known = study_names(connection)
         raise UserError(
@@ -143,7 +141,7 @@ def read(connection: Connection, name: str, estimator: Estimator | None = None) 
         .join(Config, Config.id == CellRow.config_id)
         .where(CellRow.study_id == study.id, CellRow.revision == study.revision)
     ).all()  # fmt: skip
-    words = edited.shown(connection, [name])[name]
+    words = edited.shown_row(connection, study)
     named = [(words.cell(cell).display, cell) for cell in cells]
     named.sort(key=lambda one: (one[0]["row_order"], one[0]["col_order"]))
     first: dict[int, tuple[str, Any]] = {}
