@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, and_, func, select
 
 from sweeps.cli import UserError
 from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow
-from sweeps.edited import launched
+from sweeps.edited import IN_FILE, Shown, shown_row
 from sweeps.study import DEFAULT_SCALE, Study, further_seeds
 from sweeps.study import names as study_files
 
@@ -112,18 +112,17 @@ def load(engine: Engine, study_name: str) -> Frame:
     if not _NAME.fullmatch(study_name):  # a capsule may come from anywhere, and its studies' names become paths
         raise UserError(f"study={study_name!r} cannot name a file: allowed are letters, digits and _ . , = + @ -")
     with engine.connect() as connection:
-        row = connection.execute(
-            select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == study_name)
-        ).one_or_none()
+        row = connection.execute(select(StudyRow).where(StudyRow.name == study_name)).one_or_none()
         if row is None:
             known = ", ".join(names(engine)) or "none yet; launch one first"
             is_file = study_name in study_files()
             made = f"make its runs with: python -m sweeps.launch study={study_name}; " if is_file else ""
             raise UserError(f"study={study_name}: the database has no such study; {made}it has: {known}")
-        study, scale, seeds, metrics = _instance(study_name, row.spec)
+        words = shown_row(connection, row)
+        study, scale, seeds, metrics = _instance(words)
         further = further_seeds(study.seeds_spec(scale))
         wanted = list(dict.fromkeys([*metrics, *figure_metrics(study)]))
-        cells = _read_cells(connection, row.id, row.revision)
+        cells = _read_cells(connection, row.id, row.revision, words)
         raw = _read_runs(connection, row.id, row.revision, [*seeds, *further], wanted)
         configs = _read_configs(connection, row.id, row.revision)
     rows = _complete(cells, raw, [*seeds, *further], wanted)
@@ -132,7 +131,7 @@ def load(engine: Engine, study_name: str) -> Frame:
     seeds += [seed for seed in further if (rows["seed"] == seed).any()]
     rows.insert(0, "study", study_name)
     rows.insert(1, "scale", scale)
-    digest = _digest(row.spec, rows, configs)
+    digest = _digest(words.spec, rows, configs)
     return Frame(study_name, study, scale, seeds, metrics, rows, configs, digest)
 
 
@@ -143,24 +142,28 @@ def figure_metrics(study: Study) -> list[str]:
     return [name for name in named if "/" in name]
 
 
-def _instance(name: str, spec: Mapping[str, Any]) -> tuple[Study, str, list[int], list[str]]:
-    """What was launched: the study as its file said then, at one scale, with the launch's seeds and metrics."""
-    study = launched(name, spec)
-    scale = str(spec.get("scale", DEFAULT_SCALE))
+def _instance(words: Shown) -> tuple[Study, str, list[int], list[str]]:
+    """What was launched, in the words it is shown with: at one scale, with the launch's seeds."""
+    study = words.study
+    scale = str(words.spec.get("scale", DEFAULT_SCALE))
     return study, scale, study.seeds(scale), study.metrics(scale)
 
 
 # ---- queries -----------------------------------------------------------------------------------------------------
 
 
-def _read_cells(connection: Connection, study_id: int, revision: int) -> pd.DataFrame:
+def _read_cells(connection: Connection, study_id: int, revision: int, words: Shown) -> pd.DataFrame:
     """The study's places with their display, in the study's order."""
     here = and_(CellRow.study_id == study_id, CellRow.revision == revision)
     found = connection.execute(
         select(CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display).where(here)
     ).fetchall()
+    named = [(words.cell(cell), cell.config_id) for cell in found]
     cells = pd.DataFrame(
-        [(*cell[:3], *(cell.display.get(key, default) for key, default in _DISPLAY.items())) for cell in found],
+        [
+            (cell.row_key, cell.col_key, config_id, *(cell.display.get(key, d) for key, d in _DISPLAY.items()))
+            for cell, config_id in named
+        ],
         columns=["row_key", "col_key", "config_id", *_DISPLAY],
     )
     return cells.sort_values(["row_order", "col_order", "row_key", "col_key"], kind="stable")
@@ -241,6 +244,7 @@ def _digest(spec: Mapping[str, Any], rows: pd.DataFrame, configs: pd.DataFrame) 
     content = rows.drop(columns=["run_id", "config_id"])
     # Recorded before attempts were told of these: the digest is the one of then.
     content = content.drop(columns=[name for name in TOLD if content[name].isna().all()])
-    text = json.dumps(spec, sort_keys=True) + content.to_csv(index=False, lineterminator="\n", float_format="%.17g")
+    told = {key: value for key, value in spec.items() if key != IN_FILE}
+    text = json.dumps(told, sort_keys=True) + content.to_csv(index=False, lineterminator="\n", float_format="%.17g")
     text += json.dumps(sorted(json.dumps(c, sort_keys=True) for c in configs.to_dict("records")))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select
 
 from sweeps.cli import UserError
 from sweeps.db import Artifact, Blob, CellRow, Config, RunRow, StudyRow
-from sweeps.edited import launch_words
+from sweeps.edited import label_of, launch_words, shown_row
 
 Pixels = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
@@ -188,17 +188,19 @@ def of_study(
     rows = connection.execute(
         select(CellRow).where(CellRow.study_id == study.id, CellRow.revision == study.revision)
     ).all()
-    rows = sorted(rows, key=lambda row: (row.display["row_order"], row.display["col_order"]))
-    known = {f"{row.row_key}/{row.col_key}".rstrip("/"): row for row in rows}
+    words = shown_row(connection, study)
+    placed = [(words.cell(row), row.config_id) for row in rows]
+    placed.sort(key=lambda one: (one[0].display["row_order"], one[0].display["col_order"]))
+    known = {f"{row.row_key}/{row.col_key}".rstrip("/"): (row.display, config_id) for row, config_id in placed}
     for cell in cells:
         if cell not in known:
             raise UserError(f"cell={cell}: {name} has no such cell; it has: {', '.join(known)}")
-    wanted = cells or [key for key, row in known.items() if not row.display["is_random_init"]]
+    wanted = cells or [key for key, (display, _) in known.items() if not display["is_random_init"]]
     found = []
     for cell in wanted:
-        row = known[cell]
-        label = ", ".join(filter(None, [row.display["row_label"], row.display["col_label"]]))
-        run_id = _done(connection, row.config_id, seed)
+        display, config_id = known[cell]
+        label = label_of(display)
+        run_id = _done(connection, config_id, seed)
         if run_id is None:
             which = f"seed {seed} of {cell}" if seed is not None else cell
             raise NoPictures(f"study={name}: {which} is not done; make it with: {launch(name, study.spec, seed)}")

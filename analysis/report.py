@@ -49,7 +49,7 @@ Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG) and the pages of repor
   db=sqlite:///results/ablations.sqlite   where the runs are recorded
   results_dir=results                     tables/, figures/ and report/ are written in it
   check=false                             true: write nothing; exit 1 naming every file that differs, also a study's
-                                          that asks for other runs than were launched
+                                          that asks for other runs than were launched or cannot be read
   check_paper=main.tex                    write nothing; compare the numbers that a LaTeX source marks with
                                           \\abl{study/row/metric}{61.4}; exit 1 naming every one that differs"""
 
@@ -219,9 +219,7 @@ def command(words: Sequence[str]) -> int:
         print(study, file=sys.stderr)
     if is_check:
         # A file that asks for other runs is one more that the database does not give.
-        return files.report(
-            [*found, *(f"{study.file}: asks for other runs" for study in changed if study.runs)], results_dir
-        )
+        return files.report([*found, *(f"{study.file}: {study.reason}" for study in changed)], results_dir)
     print(f"{len(paths)} files under {results_dir}: {len(studies)} studies")
     return cli.OK
 

@@ -30,6 +30,7 @@ from analysis.site.pages import Content, Site
 from sweeps import cli
 from sweeps.cli import UserError
 from sweeps.db import Attempt, Event, RunRow, StudyRow
+from sweeps.edited import digest_of_files
 from sweeps.offered import HERE, Place
 
 USAGE = """usage: python -m analysis.serve [db=sqlite:///results/ablations.sqlite] [port=8000]
@@ -91,7 +92,7 @@ class Live:
             return self.pages[path]
 
     def state(self) -> str:
-        """A digest that changes when a run starts, steps on or ends, or a study changes. A few milliseconds."""
+        """A digest that changes when a run starts, steps on or ends, or a study or its file changes. Milliseconds."""
         with self.engine.connect() as connection:
             found = [
                 connection.execute(
@@ -102,6 +103,7 @@ class Live:
                 connection.execute(select(func.count(), func.sum(Attempt.step)).where(Attempt.outcome.is_(None))).all(),
                 connection.execute(select(func.max(Event.id))).all(),
                 connection.execute(select(func.count(), func.sum(StudyRow.revision), func.max(StudyRow.id))).all(),
+                [[digest_of_files(connection)]],
             ]
         text = json.dumps([[str(value) for value in row] for rows in found for row in rows])
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -19,8 +19,8 @@ from sqlalchemy import Connection, and_, insert, select
 from core.config import DEFAULT_METHOD
 from sweeps.cli import UserError
 from sweeps.db import CellRow, Config, EvaluationRow, Result, RunRow, StudyRow, database_now
+from sweeps.edited import launched, scale_of
 from sweeps.search_space import DEFAULT_ROW, is_trial
-from sweeps.study import DEFAULT_SCALE, parse
 from sweeps.study_files import close_matches
 
 Settings = Mapping[str, Any]
@@ -99,9 +99,8 @@ def _presets(connection: Connection, config_id: int) -> tuple[str, str] | None:
     ).one_or_none()
     if place is None:
         return None
-    launched = dict(place.spec)
-    scale, words = str(launched.pop("scale", DEFAULT_SCALE)), launched.pop("overrides", [])
-    study = parse(launched, Path(f"{place.name.partition('@')[0]}.yaml"))
+    scale, words = scale_of(place.spec), place.spec.get("overrides", [])
+    study = launched(place.name, place.spec)
     # A trial has no row of its own in the file.
     row_key = DEFAULT_ROW if is_trial(place.row_key) else place.row_key
     cells = {(cell.row_key, cell.col_key): cell.overrides for cell in study.cells(scale)}

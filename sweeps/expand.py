@@ -20,6 +20,7 @@ from sweeps.identity import CODE_EPOCH, digest
 from sweeps.mistakes import Mistakes
 from sweeps.overrides import bare
 from sweeps.search_space import SearchSpec
+from sweeps.seed_rule import IN_FILE
 from sweeps.shown import wrong_comparisons, wrong_figures
 from sweeps.study import DEFAULT_SCALE, SCALES, Cell, Study, format_override, instance_name
 from sweeps.study_files import close_matches
@@ -39,12 +40,14 @@ class Request:
     seeds: tuple[int, ...] = ()
     name: str = ""  # replaces what the instance's name says of scale and overrides
     runtime: tuple[str, ...] = ()  # runtime.key=value: where things are on this machine; no part of the instance
+    seeds_in_file: Any = None  # where `study` has another rule than its file; else those of `study`
 
     @classmethod
     def of(cls, study: Study, arguments: Arguments) -> Request:
         """What the command line asks of a study: scale, seeds, name, and overrides."""
         scale, rule = arguments.choice("scale", SCALES, DEFAULT_SCALE), arguments.seed_rule()
         seeds = arguments.seeds() if rule is None else None
+        in_file = study.seeds_spec(scale)
         study = study if rule is None else by_rule(study, scale, rule)
         return cls(
             study=study,
@@ -53,6 +56,7 @@ class Request:
             seeds=tuple(seeds or ()),
             name=arguments.text("name", ""),
             runtime=tuple(word for word in arguments.overrides if word.startswith("runtime.")),
+            seeds_in_file=in_file,
         )
 
     @property
@@ -73,6 +77,7 @@ class Request:
         spec = copy.deepcopy(self.study.spec) | {"seeds": list(self.seeds) or self.study.seeds_spec(self.scale)}
         if (section := self.study.search_section(self.scale)) is not None:
             spec["search"] = section
+        spec[IN_FILE] = self.study.seeds_spec(self.scale) if self.seeds_in_file is None else self.seeds_in_file
         for settled in ("seeds", "search"):
             spec["scales"].get(self.scale, {}).pop(settled, None)
         if self.study.seed_rule(self.scale) is not None:
@@ -220,19 +225,24 @@ def expand(request: Request) -> Expansion:
         wrong.add("\n".join(fair_rows.wrong(study, request.scale, cells)))
     wrong.settle()
     assert labels is not None
-    label = first(labels)
-    looked_at = [*shown, *figure_metrics(study, label)]
+    looked_at = [*shown, *figure_metrics(study, first(labels))]
     cells, runs = with_shared_inits(cells, runs, looked_at)
-    spec = request.spec() | {"metrics": resolve(study.metrics(request.scale), labels, where)}
+    spec = spec_with(request, labels)
+    return Expansion(request, spec, spec["metrics"], cells, runs)
+
+
+def spec_with(request: Request, labels: Sequence[str]) -> dict[str, Any]:
+    """`request.spec()` with the data's labels filled in: what the database keeps."""
+    study, label = request.study, first(labels)
+    spec = request.spec() | {"metrics": resolve(study.metrics(request.scale), labels, study.path)}
     spec["scales"].get(request.scale, {}).pop("metrics", None)
-    spec["figures"] = figures
+    spec["figures"] = fill(study.spec.get("figures", []), label)
     if "compare" in spec.get("printed", {}):
         spec["printed"]["compare"] = fill(spec["printed"]["compare"], label)
-    if search is not None:
-        spec["search"] = fill(spec["search"], label) | {
-            "metric": search.metric.replace(LABEL, label) or spec["metrics"][0]
-        }
-    return Expansion(request, spec, spec["metrics"], cells, runs)
+    if (search := study.search(request.scale)) is not None:
+        metric = search.metric.replace(LABEL, label) or spec["metrics"][0]
+        spec["search"] = fill(spec["search"], label) | {"metric": metric}
+    return spec
 
 
 def way_to_get(metric: str) -> str:

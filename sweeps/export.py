@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from sweeps import aliases, cli, queue, seen_data
+from sweeps import aliases, cli, edited, queue, seen_data
 from sweeps.cli import UserError
 from sweeps.db import (
     FINAL_STATES,
@@ -43,7 +43,7 @@ from sweeps.db import (
     open_database,
     upgrade,
 )
-from sweeps.identity import canonical_json
+from sweeps.registry import is_other_spec, printed_values
 from sweeps.search_space import is_trial
 from sweeps.study_files import close_matches
 
@@ -117,6 +117,7 @@ def merge(
     aliases.apply(destination)
     done = Merged(running=[], differing=[])
     rows = source.execute(select(StudyRow).where(StudyRow.name.in_(studies)).order_by(StudyRow.name)).all()
+    words = edited.shown(source, studies)
     cells = {
         row.id: source.execute(
             select(CellRow).where(CellRow.study_id == row.id, CellRow.revision == row.revision)
@@ -126,7 +127,7 @@ def merge(
     config_ids = _copy_configs(source, destination, sorted({c.config_id for found in cells.values() for c in found}))
     done.names = refuse_other_data(source, destination, config_ids, same)
     for row in rows:
-        _copy_study(source, destination, row, cells[row.id], config_ids, done)
+        _copy_study(source, destination, row, words[row.name], cells[row.id], config_ids, done)
     runs = source.execute(
         select(RunRow)
         .where(RunRow.config_id.in_(config_ids), RunRow.state.in_([s for s in FINAL_STATES if s != "cancelled"]))
@@ -177,28 +178,27 @@ def _copy_study(
     source: Connection,
     destination: Connection,
     row: Any,
+    words: edited.Shown,
     cells: Sequence[Any],
     config_ids: dict[int, int],
     done: Merged,
 ) -> None:
-    there = destination.execute(select(StudyRow.id, StudyRow.spec).where(StudyRow.name == row.name)).one_or_none()
-    if there is not None:
+    if (there := edited.shown(destination, [row.name]).get(row.name)) is not None:
         assert done.differing is not None
-        if canonical_json(there.spec) != canonical_json(row.spec):
+        if is_other_spec(there.spec, words.spec):
             done.differing.append(row.name)
         return
-    new = {"name": row.name, "spec": row.spec, "spec_hash": row.spec_hash, "revision": 1, "source": row.source}
+    new = {"name": row.name, "spec": words.spec, "spec_hash": row.spec_hash, "revision": 1, "source": row.source}
     study_id = destination.execute(insert(StudyRow).values(new).returning(StudyRow.id)).scalar_one()
     insert_new(
         destination,
         CellRow,
         [
-            _values(cell) | {"study_id": study_id, "revision": 1, "config_id": config_ids[cell.config_id]}
+            words.cell(cell)._asdict() | {"study_id": study_id, "revision": 1, "config_id": config_ids[cell.config_id]}
             for cell in cells
         ],
     )
-    printed = source.execute(select(Paper).where(Paper.study_id == row.id)).all()
-    insert_new(destination, Paper, [_values(value) | {"study_id": study_id} for value in printed])
+    insert_new(destination, Paper, [{"study_id": study_id} | value for value in printed_values(words.study)])
     done.studies += 1
 
 

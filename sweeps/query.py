@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sweeps import cli, series
 from sweeps.cli import UserError
 from sweeps.db import Base, CellRow, Config, Result, RunRow, StudyRow
+from sweeps.edited import shown as shown_studies
 from sweeps.identity import CODE_EPOCH
 from sweeps.study_files import close_matches
 
@@ -112,6 +113,7 @@ def tidy(engine: Engine, study: str) -> pd.DataFrame:
         select(
             StudyRow.name.label("study"), CellRow.row_key, CellRow.col_key, RunRow.seed, RunRow.id.label("run_id"),
             RunRow.state, Result.metric, Result.value, RunRow.cpu_seconds, RunRow.gpu_seconds, Config.json,
+            CellRow.display,
         )
         .join(CellRow, and_(CellRow.study_id == StudyRow.id, CellRow.revision == StudyRow.revision))
         .join(Config, Config.id == CellRow.config_id)
@@ -127,7 +129,16 @@ def tidy(engine: Engine, study: str) -> pd.DataFrame:
                 f"it has: {', '.join(known) or 'none yet'}"
             )
         rows = connection.execute(query if study == "all" else query.where(StudyRow.name == study)).all()
-    return pd.DataFrame([{key: v for key, v in row._mapping.items() if key != "json"} | row.json for row in rows])
+        words = shown_studies(connection, known if study == "all" else [study])
+    named = [
+        {key: v for key, v in row._mapping.items() if key not in ("json", "display")}
+        | dict(zip(("row_key", "col_key"), words[row.study].cell(row)[:2], strict=True))
+        | row.json
+        for row in rows
+    ]
+    if any(one.cells for one in words.values()):  # whose rows may have other keys than those that ordered them
+        named.sort(key=lambda row: (row["study"], row["row_key"], row["col_key"], row["seed"], row["metric"] or ""))
+    return pd.DataFrame(named)
 
 
 def curves(engine: Engine, run_id: int, metric: str) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, update
 from sweeps import untrained
 from sweeps.cli import UserError
 from sweeps.db import CellRow, Config, Paper, RunRow, StudyRow, insert_new
+from sweeps.edited import display_of
 from sweeps.expand import Expansion, Request
 from sweeps.identity import CODE_EPOCH, canonical_json
 from sweeps.queue import register_configs, register_runs, requeue
 from sweeps.search_space import is_trial
+from sweeps.seed_rule import IN_FILE
 from sweeps.study import Cell, Study
 
 
@@ -174,20 +176,19 @@ def printed_values(study: Study) -> list[dict[str, Any]]:
 
 
 def _cell_values(cell: Cell, config_id: int) -> dict[str, Any]:
-    display = {
-        "row_label": cell.row_label,
-        "col_label": cell.col_label,
-        "row_order": cell.row_order,
-        "col_order": cell.col_order,
-        "is_random_init": cell.is_random_init,
-    }
-    return {"row_key": cell.row_key, "col_key": cell.col_key, "config_id": config_id, "display": display}
+    return {"row_key": cell.row_key, "col_key": cell.col_key, "config_id": config_id, "display": display_of(cell)}
+
+
+def is_other_spec(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two launches asked otherwise: the seeds that a file had beside those that were asked for do not count."""
+    told = [{key: value for key, value in spec.items() if key != IN_FILE} for spec in (old, new)]
+    return canonical_json(told[0]) != canonical_json(told[1])
 
 
 def _differs(
     connection: Connection, study_id: int, revision: int, old: Any, new: Any, cells: list[dict[str, Any]]
 ) -> bool:
-    if canonical_json(old) != canonical_json(new):
+    if is_other_spec(old, new):
         return True
     found = connection.execute(
         select(CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display).where(

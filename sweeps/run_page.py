@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Group
@@ -12,13 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, and_, select
 
+from sweeps import edited
 from sweeps.cli import UserError, duration
 from sweeps.collapse import shown_facts
 from sweeps.db import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow, database_now
-from sweeps.study import format_override, parse
+from sweeps.edited import Shown, label_of
+from sweeps.study import format_override
 
 PACKAGES = ("python", "torch", "torchvision", "timm", "numpy", "hydra-core")  # that make the numbers
-_INSTANCE_KEYS = ("scale", "overrides")  # what a launch adds to the study file's content
 
 
 class Place(NamedTuple):
@@ -53,32 +53,29 @@ def run_page(connection: Connection, run_id: int) -> Group:
 
 def read_places(connection: Connection, config_id: int) -> list[Place]:
     cells = connection.execute(
-        select(StudyRow.name, StudyRow.spec, CellRow.study_id, CellRow.revision, CellRow.col_key, CellRow.display)
+        select(
+            StudyRow.name, CellRow.study_id, CellRow.revision, CellRow.row_key, CellRow.col_key, CellRow.display,
+        )
         .join(CellRow, and_(CellRow.study_id == StudyRow.id, CellRow.revision == StudyRow.revision))
         .where(CellRow.config_id == config_id)
         .order_by(StudyRow.name)
-    ).all()
+    ).all()  # fmt: skip
+    words = edited.shown(connection, {cell.name for cell in cells})
     return [
-        Place(
-            cell.name,
-            ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"]])),
-            _baseline(connection, cell),
-        )
+        Place(cell.name, label_of(words[cell.name].cell(cell).display), _baseline(connection, cell, words[cell.name]))
         for cell in cells
     ]
 
 
-def _baseline(connection: Connection, cell: Any) -> dict[str, Any] | None:
-    spec = {key: value for key, value in cell.spec.items() if key not in _INSTANCE_KEYS}
-    row_key = parse(spec, Path(f"{cell.name.partition('@')[0]}.yaml")).baseline
-    found: dict[str, Any] | None = connection.scalar(
-        select(Config.json)
-        .join(CellRow, CellRow.config_id == Config.id)
-        .where(
-            CellRow.study_id == cell.study_id, CellRow.revision == cell.revision,
-            CellRow.row_key == row_key, CellRow.col_key == cell.col_key,
+def _baseline(connection: Connection, cell: Any, words: Shown) -> dict[str, Any] | None:
+    place = (words.study.baseline, words.cell(cell).col_key)
+    rows = connection.execute(
+        select(CellRow.row_key, CellRow.col_key, CellRow.display, CellRow.config_id).where(
+            CellRow.study_id == cell.study_id, CellRow.revision == cell.revision
         )
-    )  # fmt: skip
+    )
+    ids = [row.config_id for row in rows if words.cell(row)[:2] == place]
+    found: dict[str, Any] | None = connection.scalar(select(Config.json).where(Config.id.in_(ids)))
     return found
 
 

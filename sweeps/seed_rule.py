@@ -19,7 +19,8 @@ from sweeps.study_files import close_matches
 
 CONFIDENCE = 0.95  # of all looks together
 DECIDED = "decided"
-_KEYS = ("start", "stop_when", "until", "max")
+IN_FILE = "seeds_in_file"  # beside a launch's own `seeds` in the database: those that its file had
+KEYS = ("start", "stop_when", "until", "max")
 _STOP_WHEN = re.compile(r"half_width\s*<\s*(\d+(\.\d+)?)")
 
 
@@ -48,8 +49,8 @@ class SeedRule:
 def parse_rule(value: Mapping[str, Any], where: str) -> SeedRule:
     """Raises ValueError naming the key, its value and what is allowed."""
     for key in value:
-        if key not in _KEYS:
-            raise ValueError(f"unknown key {where}.{key}{close_matches(str(key), _KEYS)}; allowed: {', '.join(_KEYS)}")
+        if key not in KEYS:
+            raise ValueError(f"unknown key {where}.{key}{close_matches(str(key), KEYS)}; allowed: {', '.join(KEYS)}")
     start, maximum, text = value.get("start", 3), value.get("max", 10), value.get("stop_when")
     if type(start) is not int or start < 2:
         raise ValueError(f"{where}.start must be at least 2, as one seed has no interval, got {start!r}")

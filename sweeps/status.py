@@ -126,9 +126,7 @@ class StudyStatus:
 
 def read(connection: Connection, name: str, estimator: Estimator | None = None) -> StudyStatus:
     """Raises UserError when the database has no study of that name. `estimator` tells what is left, if it is given."""
-    study = connection.execute(
-        select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == name)
-    ).one_or_none()
+    study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
     if study is None:
         known = study_names(connection)
         raise UserError(
@@ -137,22 +135,24 @@ def read(connection: Connection, name: str, estimator: Estimator | None = None) 
         )
     cells = connection.execute(
         select(
-            CellRow.config_id, CellRow.display, Config.hash,
+            CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display, Config.hash,
             Config.json["optim.steps"].as_integer().label("num_steps"),
         )
         .join(Config, Config.id == CellRow.config_id)
         .where(CellRow.study_id == study.id, CellRow.revision == study.revision)
     ).all()  # fmt: skip
-    cells = sorted(cells, key=lambda cell: (cell.display["row_order"], cell.display["col_order"]))
-    first: dict[int, Any] = {}
-    for cell in cells:
-        first.setdefault(cell.config_id, cell)
+    words = edited.shown_row(connection, study)
+    named = [(words.cell(cell).display, cell) for cell in cells]
+    named.sort(key=lambda one: (one[0]["row_order"], one[0]["col_order"]))
+    first: dict[int, tuple[str, Any]] = {}
+    for display, cell in named:
+        first.setdefault(cell.config_id, (edited.label_of(display), cell))
     seeds, further = first_seeds(study.spec["seeds"]), further_seeds(study.spec["seeds"])
     found = _read_runs(connection, list(first), [*seeds, *further])
     given_up = _given_up(connection, [row.id for row in found.values() if row.state == "queued"])
     runs = [
-        _run_status(cell, seed, found.get((config_id, seed)), given_up)
-        for config_id, cell in first.items()
+        _run_status(f"{label}, seed {seed}", cell, seed, found.get((config_id, seed)), given_up)
+        for config_id, (label, cell) in first.items()
         for seed in [*seeds, *(seed for seed in further if (config_id, seed) in found)]
     ]
     if estimator is not None:
@@ -186,8 +186,7 @@ def _given_up(connection: Connection, run_ids: Sequence[int]) -> dict[int, str]:
     return {row.run_id: row.detail for row in found}
 
 
-def _run_status(cell: Any, seed: int, row: Any, given_up: Mapping[int, str]) -> RunStatus:
-    label = ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"], f"seed {seed}"]))
+def _run_status(label: str, cell: Any, seed: int, row: Any, given_up: Mapping[int, str]) -> RunStatus:
     num_steps = cell.num_steps or 0
     if row is None:
         return RunStatus(label, seed, num_steps, config=cell.hash)

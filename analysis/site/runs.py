@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, select
@@ -16,12 +15,12 @@ from analysis.site.html import shown
 from sweeps import series
 from sweeps.collapse import shown_facts
 from sweeps.db import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow
-from sweeps.study import parse
+from sweeps.edited import Shown, label_of
+from sweeps.edited import shown as shown_studies
 
 PACKAGES = ("python", "torch", "torchvision", "timm", "numpy", "hydra-core")  # that make the numbers
 MOST_CURVES = 16  # on one run's page
 FEWEST_POINTS = 3  # of a curve; fewer are in the table of results
-_INSTANCE_KEYS = ("scale", "overrides")  # what a launch adds to the study file's content
 
 
 class Difference(NamedTuple):
@@ -186,36 +185,38 @@ def _places(connection: Connection, configs: Mapping[int, dict[str, Any]]) -> di
         .where(CellRow.config_id.in_(list(configs)))
         .order_by(StudyRow.name, CellRow.row_key, CellRow.col_key)
     ).all()
-    baselines = _baselines(connection, sorted({cell.id for cell in cells}))
+    words = shown_studies(connection, {cell.name for cell in cells})
+    baselines = _baselines(connection, words)
+    named = [(cell.name, words[cell.name].cell(cell), cell.config_id) for cell in cells]
     found: dict[int, list[Place]] = {}
     # A search's cells, which it adds as it goes, have no second axis.
-    for cell in sorted(
-        cells, key=lambda cell: (cell.name, cell.display["row_order"], cell.display.get("col_order", 0))
+    for name, cell, config_id in sorted(
+        named, key=lambda one: (one[0], one[1].display["row_order"], one[1].display.get("col_order", 0))
     ):
-        baseline = baselines.get((cell.id, cell.col_key))
-        config = configs[cell.config_id]
-        label = ", ".join(filter(None, [cell.display["row_label"], cell.display.get("col_label")]))
+        baseline = baselines.get((name, cell.col_key))
+        config = configs[config_id]
         differences = None if baseline is None else compare(config, baseline)
-        found.setdefault(cell.config_id, []).append(Place(cell.name, label, baseline == config, differences))
+        place = Place(name, label_of(cell.display), baseline == config, differences)
+        found.setdefault(config_id, []).append(place)
     return {config_id: tuple(places) for config_id, places in found.items()}
 
 
-def _baselines(connection: Connection, study_ids: Sequence[int]) -> dict[tuple[int, str], dict[str, Any]]:
+def _baselines(connection: Connection, words: Mapping[str, Shown]) -> dict[tuple[str, str], dict[str, Any]]:
     """(study, column) -> the config of the baseline row there."""
-    studies = connection.execute(
-        select(StudyRow.id, StudyRow.name, StudyRow.revision, StudyRow.spec).where(StudyRow.id.in_(study_ids))
-    ).all()
-    found: dict[tuple[int, str], dict[str, Any]] = {}
-    for study in studies:
-        spec = {key: value for key, value in study.spec.items() if key not in _INSTANCE_KEYS}
-        baseline = parse(spec, Path(f"{study.name.partition('@')[0]}.yaml")).baseline
-        rows = connection.execute(
-            select(CellRow.col_key, Config.json).join(Config, Config.id == CellRow.config_id).where(
-                CellRow.study_id == study.id, CellRow.revision == study.revision, CellRow.row_key == baseline
-            )
-        )  # fmt: skip
-        found |= {(study.id, row.col_key): row.json for row in rows}
-    return found
+    found: dict[tuple[str, str], int] = {}
+    rows = connection.execute(
+        select(StudyRow.name, CellRow.row_key, CellRow.col_key, CellRow.display, CellRow.config_id)
+        .join(CellRow, and_(CellRow.study_id == StudyRow.id, CellRow.revision == StudyRow.revision))
+        .where(StudyRow.name.in_(words))
+    )
+    baselines = {name: study.study.baseline for name, study in words.items()}
+    for row in rows:
+        cell = words[row.name].cell(row)
+        if cell.row_key == baselines[row.name]:
+            found[row.name, cell.col_key] = row.config_id
+    query = select(Config.id, Config.json).where(Config.id.in_(set(found.values())))
+    configs = {row.id: row.json for row in connection.execute(query)}
+    return {place: configs[config_id] for place, config_id in found.items()}
 
 
 def compare(config: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[Difference, ...]:

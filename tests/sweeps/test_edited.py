@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from analysis import report
-from sweeps import edited, launch, status
+from sweeps import cli, edited, launch, status
 from sweeps.cli import INCOMPLETE, OK
 from sweeps.db import StudyRow, open_database
 from sweeps.expand import Request
@@ -79,7 +79,6 @@ def test_a_study_as_it_was_launched_is_not_named(engine: Engine, edit: Edit):
         ({"base": {"optim.steps": 200}}, ["every row: optim.steps is 200, was 100"]),
         ({"base": {}}, ["every row: optim.steps is nothing, was 100"]),
         ({"scales": {"cpu": {"optim.lr_peak": 0.1}}}, ["every row: optim.lr_peak is 0.1, was nothing"]),
-        ({"baseline": "b"}, ["baseline is b, was a"]),
         ({"random_init": True}, ["row random_init is new"]),
         ({"metrics": ["ridge/digit_top1", "knn/digit_top1"]},
          ["metrics are ridge/digit_top1, knn/digit_top1, were ridge/digit_top1"]),
@@ -93,32 +92,76 @@ def test_what_asks_for_other_runs_is_named(engine: Engine, edit: Edit, changes: 
     assert list(study.runs) == runs
 
 
+def test_an_edit_of_words_alone_is_not_named(engine: Engine, edit: Edit):
+    launched(engine)
+    edit(title="Another", notes="Seen once.", margin=1.5, table={"digits": 2}, baseline="b")
+    assert found(engine) == []
+
+
+def test_another_baseline_of_a_rule_for_seeds_is_named(engine: Engine, edit: Edit):
+    edit(seeds={"start": 2, "until": "decided", "max": 3})
+    launched(engine)
+    edit(seeds={"start": 2, "until": "decided", "max": 3}, baseline="b")
+    assert found(engine)[0].runs == ("baseline is b, was a",)
+
+
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "runs"),
     [
-        ({"title": "Another"}, "title"),
-        ({"notes": "Seen once."}, "notes"),
-        ({"table": {"digits": 2}}, "table"),
-        ({"figures": [{"name": "bars", "kind": "bar"}]}, "figures"),
-        ({"rows": [{**TWO_ROWS["rows"][0], "label": "a half"}, TWO_ROWS["rows"][1]]}, "labels"),
+        ({"seeds": [0, 1, 2]}, "seeds are [0, 1, 2], were [0, 1]"),
+        ({"seeds": [0]}, "seeds are [0], were [0, 1]"),
+        ({"scales": {"cpu": {"seeds": [5]}}}, "seeds are [5], were [0, 1]"),
+        ({"seeds": {"start": 2, "until": "decided", "max": 9}},
+         "seeds are {start: 2, until: decided, max: 9}, were [0, 1]"),
     ],
-)
-def test_what_only_shows_runs_otherwise_is_named_as_that(
-    engine: Engine, edit: Edit, changes: dict[str, Any], words: str
+)  # fmt: skip
+def test_edited_seeds_are_named_with_the_launch_that_brings_them(
+    engine: Engine, edit: Edit, changes: dict[str, Any], runs: str
 ):
     launched(engine)
     edit(**changes)
     (study,) = found(engine)
-    assert (study.runs, study.words) == ((), (words,))
-    assert "which trains nothing that is done" in str(study)
-
-
-def test_another_margin_shows_the_same_runs_otherwise_and_the_default_one_does_not(engine: Engine, edit: Edit):
+    assert study.runs == (runs,) and study.command == "python -m sweeps.launch study=ratio"
     launched(engine)
-    edit(margin=2.0, scales={"gpu": {"margin": 0.1}})
     assert found(engine) == []
-    edit(scales={"cpu": {"margin": 1.5}})
-    assert [(study.runs, study.words) for study in found(engine)] == [((), ("margin",))]
+
+
+def test_seeds_that_were_typed_are_no_edit_and_hide_none(engine: Engine, edit: Edit):
+    register(engine, Request(read("ratio"), "cpu", seeds=(7,)))
+    assert found(engine) == []
+    edit(seeds=[0, 1, 2])
+    assert found(engine)[0].runs == ("seeds are [0, 1, 2], were [0, 1]",)
+    edit(seeds=[7])
+    assert found(engine) == []
+
+
+def test_a_rule_that_was_typed_is_no_edit(engine: Engine, edit: Edit):
+    words = ["study=ratio", "seeds={start: 2, until: decided, max: 3}"]
+    register(engine, Request.of(read("ratio"), cli.parse(words, launch.OPTIONS)))
+    assert found(engine) == []
+    edit(seeds=[0, 1, 2])
+    assert found(engine)[0].runs == ("seeds are [0, 1, 2], were [0, 1]",)
+
+
+def test_of_what_was_typed_before_the_files_seeds_were_recorded_nothing_is_said(engine: Engine, edit: Edit):
+    for asked in (Request(read("ratio"), "cpu"), Request(read("ratio"), "cpu", ("optim.steps=2",), (7,))):
+        forget_seeds_in_file(engine, register(engine, asked).name)
+    assert found(engine) == []
+    edit(seeds=[0, 1, 2])
+    assert [study.name for study in found(engine)] == ["ratio"]
+
+
+def forget_seeds_in_file(engine: Engine, name: str) -> None:
+    with engine.begin() as connection:
+        spec = connection.scalar(select(StudyRow.spec).where(StudyRow.name == name))
+        kept = {key: value for key, value in spec.items() if key != edited.IN_FILE}
+        connection.execute(update(StudyRow).where(StudyRow.name == name).values(spec=kept))
+
+
+def test_a_row_that_got_another_key_is_the_same_row(engine: Engine, edit: Edit):
+    launched(engine)
+    edit(rows=[{**TWO_ROWS["rows"][1], "key": "most"}, {**TWO_ROWS["rows"][0], "key": "b"}])
+    assert found(engine) == []
 
 
 def test_an_edit_of_another_scale_or_of_an_option_that_was_typed_changes_nothing(engine: Engine, edit: Edit):
@@ -144,7 +187,10 @@ def test_a_study_whose_file_is_gone_is_not_named(engine: Engine, edit: Edit):
 def test_a_file_that_is_no_study_any_more_says_why(engine: Engine, edit: Edit):
     launched(engine)
     edit(metricss=[])
-    assert "it cannot be read any more (studies/ratio.yaml: unknown key metricss" in str(found(engine)[0])
+    said = str(found(engine)[0])
+    assert "cannot be read any more (unknown key metricss" in said and "mend the file" in said
+    Path("studies/ratio.yaml").write_text("title: [")
+    assert "cannot be read any more (not valid YAML" in str(found(engine)[0]) and "\n" not in str(found(engine)[0])
 
 
 def test_the_command_launches_the_same_instance(engine: Engine, edit: Edit):
@@ -165,9 +211,9 @@ def test_a_study_of_ones_own_of_a_shipped_ones_name_is_not_held_against_that(eng
     assert found(engine) == []
     with engine.connect() as connection:
         edited.remember(connection, "ratio", own)
-    own.write_text(yaml.safe_dump(TWO_ROWS | {"baseline": "b"}))
+    own.write_text(yaml.safe_dump(TWO_ROWS | {"base": {"optim.steps": 200}}))
     (study,) = found(engine)
-    assert study.runs == ("baseline is b, was a",)
+    assert study.runs == ("every row: optim.steps is 200, was 100",)
     assert f"study={own.absolute()}" in study.command
 
 
@@ -181,8 +227,9 @@ def test_status_and_report_name_an_edited_study_and_a_check_fails(
     assert report.main(words) == OK
     assert "edited" not in capsys.readouterr().err
     edit(title="Another")
-    assert report.main([*words, "check=true"]) == OK
-    assert "studies/ratio.yaml was edited since ratio was launched: title" in capsys.readouterr().err
+    assert report.main([*words, "check=true"]) == INCOMPLETE
+    said = capsys.readouterr()
+    assert "ratio.md: differs from the database" in said.out and "edited" not in said.err
     edit(rows=rows({"mask.ratio": 0.6}, {"mask.ratio": 0.75}))
     assert report.main(words) == OK
     assert "row a: mask.ratio is 0.6, was 0.5" in capsys.readouterr().err

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.cli import UserError
+from sweeps.edited import launched
 from sweeps.expand import Request, expand, fingerprint, words
 from sweeps.study import Study, parse, read
 
@@ -84,7 +85,7 @@ def test_one_metric_can_stand_for_every_label_of_the_data():
 def test_the_stored_spec_is_a_study_that_resolves_the_same_way():
     request = Request(study(scales={"smoke": {"seeds": [3], "metrics": ["knn/{label}_top1"]}}), "smoke")
     spec = expand(request).spec
-    again = parse({key: value for key, value in spec.items() if key not in ("scale", "overrides")}, Path("ratio.yaml"))
+    again = launched("ratio", spec)
     assert (again.seeds("smoke"), again.metrics("smoke")) == ([3], ["knn/digit_top1"])
     assert again.cells("smoke") == request.study.cells("smoke")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.cli import UserError
+from sweeps.edited import launched
 from sweeps.expand import Request, expand
 from sweeps.study import Study, StudyError, parse
 from sweeps.untrained import form
@@ -65,7 +66,7 @@ def test_the_rows_have_columns_like_any_others():
 def test_what_the_database_holds_keeps_the_order_and_is_the_same_study():
     spec = expand(Request(study(), "smoke")).spec
     assert [list(part) for part in spec["leave_out"]] == [["decay"], ["warm_up"]]
-    again = parse({key: value for key, value in spec.items() if key not in ("scale", "overrides")}, FILE)
+    again = launched(FILE.stem, spec)
     assert again.rows == study().rows
 
 
