@@ -73,8 +73,8 @@ class MotionContent(FlowOptions, ContentOptions, Objective):
             )
         if self.restart and self.order not in (Order.frozen, Order.finetune):
             raise ValueError(
-                f"objective.restart=true is for objective.order=frozen or finetune, where flow is learned after content, "
-                f"got {self.order.name}"
+                "objective.restart=true is for objective.order=frozen or finetune, where flow is learned after "
+                f"content, got {self.order.name}"
             )
 
     def check(self, encoder: Encoder, spec: DataSpec, pairs: DataSpec | None) -> None:
