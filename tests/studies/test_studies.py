@@ -409,6 +409,17 @@ def test_contexts_hold_the_same_share_however_many_masks_a_clip_has(scale):
     assert max(shares) - min(shares) < 0.02
 
 
+@pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])
+def test_v_jepa_s_masks_reach_the_printed_share_of_the_frame_and_of_the_time(scale, data_root):
+    for cell, config in expand(asked("vjepa_masking_ratio", scale, data_root)).cells:
+        if cell.is_random_init:
+            continue
+        run = from_flat(config, seed=0, runtime={"data_root": str(data_root)})
+        found = expected(run.mask, run.encoder.grid(spec_of(run)), 16, generator_for(0, "realised"))
+        depth, share = (int(percent) / 100 for percent in cell.row_key.split("-"))
+        assert abs(found["spatial_ratio"] - share) < 0.02 and abs(found["target_time"] - depth) < 0.02, cell.row_key
+
+
 def test_what_is_predicted_has_the_normalisation_that_pixels_learn_with_at_scale_cpu():
     preset = flatten(load(["method=mae", "scale=cpu"]))
     assert config_of("ijepa_targets", "pixels")["target.norm"] == preset["target.norm"] == "none"
