@@ -409,6 +409,16 @@ def test_contexts_hold_the_same_share_however_many_masks_a_clip_has(scale):
     assert max(shares) - min(shares) < 0.02
 
 
+def test_i_jepa_s_contexts_hold_what_table_6_prints_at_scale_paper(data_root):
+    printed = read("ijepa_masking_strategy").printed
+    assert printed is not None
+    for cell, config in expand(asked("ijepa_masking_strategy", "paper", data_root)).cells:
+        if not cell.is_random_init:
+            run = from_flat(config, seed=0, runtime={"data_root": str(data_root)})
+            found = expected(run.mask, run.encoder.grid(spec_of(run)), 16, generator_for(0, "realised"))
+            assert abs(found["context_share"] - printed.values[cell.row_key]["context ratio"]) < 0.02, cell.row_key
+
+
 @pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])
 def test_v_jepa_s_masks_reach_the_printed_share_of_the_frame_and_of_the_time(scale, data_root):
     for cell, config in expand(asked("vjepa_masking_ratio", scale, data_root)).cells:
