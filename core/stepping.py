@@ -91,7 +91,7 @@ class Stepper(NamedTuple):
         losses["loss"].backward()
         if math.isfinite(self.learner.loss_limit):
             losses["grad_norm"] = gradient_norm(self.learner)
-        clip_gradients(self.learner.parameters(), optim, at)
+        clip_gradients(self.learner, optim, at)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         extra = self.learner.after_step(step, run.optim.steps)
