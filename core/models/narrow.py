@@ -51,7 +51,10 @@ class NarrowPredictor(PredictorModule):
         self.head = make_linear(options.width, out_dim)
 
         initialise(self, options.init, generator)
-        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-2.0, b=2.0, generator=generator)
+        if options.init is Init.vjepa:
+            nn.init.zeros_(self.mask_token)
+        else:
+            nn.init.trunc_normal_(self.mask_token, std=0.02, a=-2.0, b=2.0, generator=generator)
 
     def forward(self, tokens: Tensor, view: View) -> Tensor:
         """Predictions at `view.target`, [B, Nt, out_dim].
