@@ -6,38 +6,47 @@ that have all their seeds here are compared, at the metric that the study sets a
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.comparing import of_column
 from analysis.frame import Frame, Runs, records
-from analysis.render import escape_markdown
 from analysis.stats import (
     NUM_RESAMPLES,
     Estimate,
     interquartile_mean,
-    paired_interval,
-    percentiles,
+    normal_quantile,
     shared_differences,
     stratified_bootstrap,
     widening,
 )
-from analysis.tables import higher_is_better
+from sweeps.verdicts import higher_is_better
 
-MOST_ENUMERATED = 5  # seeds: all 5^5 resamples are counted, beyond that some are drawn
 FEWEST_ROWS = 3  # that make an order: two rows have only +1 and -1
 
 Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Sign:
+    """A printed difference to the baseline beside ours. `configs`: the two of ours, whichever is the baseline."""
+
+    configs: frozenset[int]
+    is_same: bool
+    is_clear: bool  # the table's interval of our difference excludes zero
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """One printed column beside ours. `taus` and `rhos` are those of every resample of the seeds."""
+    """One printed column beside ours. `taus` and `rhos` are those of every resample of the seeds.
+
+    All comparisons are resampled by the same draws: their resamples go together, as the runs do that they share.
+    """
 
     study: str
     scale: str
@@ -51,12 +60,38 @@ class Comparison:
     rho: float
     taus: Numbers
     rhos: Numbers
-    num_signs: int  # rows whose printed difference to the baseline is not zero
-    num_same: int  # of these, ours has the same sign
-    num_clear: int  # of `num_signs`, the 95 % interval of our difference excludes zero
-    num_clear_same: int
+    signs: tuple[Sign, ...]  # of the rows whose printed difference to the baseline is not zero
+    configs: frozenset[int]  # of `rows`
     differs: str  # our data and model, beside the paper's
     digest: str
+
+    @property
+    def num_signs(self) -> int:
+        return len(self.signs)
+
+    @property
+    def num_same(self) -> int:
+        return sum(sign.is_same for sign in self.signs)
+
+    @property
+    def num_clear(self) -> int:
+        return sum(sign.is_clear for sign in self.signs)
+
+    @property
+    def num_clear_same(self) -> int:
+        return sum(sign.is_clear and sign.is_same for sign in self.signs)
+
+    @property
+    def tau_interval(self) -> tuple[float, float]:
+        return self._interval(self.tau, self.taus)
+
+    @property
+    def rho_interval(self) -> tuple[float, float]:
+        return self._interval(self.rho, self.rhos)
+
+    def _interval(self, value: float, resampled: Numbers) -> tuple[float, float]:
+        # One seed tells nothing of the spread.
+        return around(value, resampled) if self.num_seeds > 1 else (math.nan, math.nan)
 
     @property
     def name(self) -> str:
@@ -111,19 +146,37 @@ def _divided(numerator: Numbers, denominator: Numbers) -> Numbers:
     return quotient.clip(-1, 1)
 
 
-def resampled_means(values: Numbers) -> Numbers:
-    """The rows' means [R, k] for resamples of the seeds of `values` [k, n]: every one of n^n, or `NUM_RESAMPLES` drawn.
+def draws(seeds: Sequence[int]) -> Numbers:
+    """Weights [R, n] of these seeds in each resample, the same ones of a seed whichever table asks.
 
-    All rows take the same seeds: they share data order and initialisation. Each resample's distance to the means is
-    `widening` times as long: as they are, resamples of three seeds give less than half the width of a t-interval.
+    Source: Rubin (1981), "The Bayesian bootstrap": weights of a Dirichlet distribution in place of counts. Three seeds
+    have only ten different resamples by counts, and tables of unlike seeds no draw in common.
     """
-    num_seeds = values.shape[1]
-    if num_seeds <= MOST_ENUMERATED:
-        draws = np.array(list(itertools.product(range(num_seeds), repeat=num_seeds)))
-    else:
-        draws = np.random.default_rng(0).integers(0, num_seeds, (NUM_RESAMPLES, num_seeds))
+    drawn = np.stack([np.random.default_rng(seed).exponential(size=NUM_RESAMPLES) for seed in seeds], axis=1)
+    return np.asarray(drawn / drawn.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def resampled_means(values: Numbers, seeds: Sequence[int]) -> Numbers:
+    """The rows' means [R, k] of `values` [k, n] for every resample of `seeds`.
+
+    All rows take the same weights: they share data order and initialisation. Each resample's distance to the means is
+    `widening` times as long: as they are, resamples of three seeds give a third of the width of a t-interval.
+    """
     means = values.mean(axis=1)
-    return np.asarray(means + widening(num_seeds) * (values[:, draws].mean(axis=2).T - means), dtype=np.float64)
+    return np.asarray(means + widening(len(seeds)) * (draws(seeds) @ values.T - means), dtype=np.float64)
+
+
+def around(value: float, resampled: Numbers) -> tuple[float, float]:
+    """The 95 % interval of a correlation: as wide as its resamples vary, about the value itself.
+
+    Resamples are of our means with their noise once more, which pulls the correlations towards 0: their percentiles
+    would be an interval of something smaller, beside which the value may not even lie.
+    """
+    finite = resampled[np.isfinite(resampled)]
+    if finite.size < 2 or not math.isfinite(value):
+        return math.nan, math.nan
+    half = normal_quantile() * float(finite.std(ddof=1))
+    return max(-1.0, value - half), min(1.0, value + half)
 
 
 # ---- one table -------------------------------------------------------------------------------------------------------
@@ -185,7 +238,10 @@ def _comparison(frame: Frame, pair: _Pair) -> Comparison | None:
     printed = np.array([pair.printed[key] for key in whole])
     # A rule for seeds gives some rows more: their means, as the table shows them, make the order.
     means = np.array([[sum(found.values.values()) / len(found.values) for found in whole.values()]])
-    resampled = resampled_means(np.array([[found.values[seed] for seed in seeds] for found in whole.values()]))
+    values = np.array([[found.values[seed] for seed in seeds] for found in whole.values()])
+    resampled = resampled_means(values, seeds)
+    cells = frame.cells[frame.cells["col_key"] == pair.col_key]
+    configs: dict[str, int] = dict(zip(cells["row_key"], cells["config_id"], strict=True))
     paper = frame.study.printed
     assert paper is not None
     return Comparison(
@@ -201,29 +257,27 @@ def _comparison(frame: Frame, pair: _Pair) -> Comparison | None:
         rho=float(spearman(printed, means)[0]),
         taus=kendall_tau_b(printed, resampled),
         rhos=spearman(printed, resampled),
-        **_signs(whole, pair.printed, frame.study.baseline),
+        signs=tuple(_signs(frame, pair, whole, configs)),
+        configs=frozenset(configs[key] for key in whole),
         differs=recipe(frame),
         digest=frame.digest,
     )
 
 
-def _signs(whole: Mapping[str, Runs], printed: Mapping[str, float], baseline: str) -> dict[str, int]:
-    """On which side of the baseline the rows lie, printed and here; all zero where the paper prints no baseline."""
-    counts = {"num_signs": 0, "num_same": 0, "num_clear": 0, "num_clear_same": 0}
+def _signs(frame: Frame, pair: _Pair, whole: Mapping[str, Runs], configs: Mapping[str, int]) -> Iterator[Sign]:
+    """On which side of the baseline the rows lie, printed and here; none where the paper prints no baseline."""
+    baseline = frame.study.baseline
     if baseline not in whole:
-        return counts
+        return
+    found = of_column(frame, pair.col_key, pair.metric).differences
     for key, runs in whole.items():
-        sign = np.sign(printed[key] - printed[baseline])
+        sign = np.sign(pair.printed[key] - pair.printed[baseline])
         differences = shared_differences(runs.values, whole[baseline].values)
         if not sign or not differences:
             continue
         is_same = bool(np.sign(np.mean(differences)) == sign)
-        is_clear = len(differences) > 1 and paired_interval(runs.values, whole[baseline].values).excludes_zero
-        counts["num_signs"] += 1
-        counts["num_same"] += is_same
-        counts["num_clear"] += is_clear
-        counts["num_clear_same"] += is_clear and is_same
-    return counts
+        is_clear = key in found and found[key].estimate.excludes_zero
+        yield Sign(frozenset((configs[key], configs[baseline])), is_same, is_clear)
 
 
 def recipe(frame: Frame) -> str:
@@ -265,17 +319,33 @@ def summarise(frames: Sequence[Frame]) -> list[Summary]:
     ]
 
 
+def counted(comparisons: Sequence[Comparison]) -> list[Sign]:
+    """The signs with each pair of our configs once, as it is compared first: by one more printed error of the same
+    runs, or in one more table, it is no further evidence."""
+    found: dict[frozenset[int], Sign] = {}
+    for comparison in comparisons:
+        for sign in comparison.signs:
+            found.setdefault(sign.configs, sign)
+    return list(found.values())
+
+
 def _mean_tau(comparisons: Sequence[Comparison]) -> Estimate | None:
-    """The tables are given; each one's seeds are resampled by themselves (rliable's stratified bootstrap)."""
-    ordered = [c for c in comparisons if len(c.rows) >= FEWEST_ROWS and math.isfinite(c.tau)]
+    """The tables are given, of those that compare the same configs the first; their runs are resampled all at once."""
+    distinct: dict[frozenset[int], Comparison] = {}
+    for comparison in comparisons:
+        if len(comparison.rows) >= FEWEST_ROWS and math.isfinite(comparison.tau):
+            distinct.setdefault(comparison.configs, comparison)
+    ordered = list(distinct.values())
     if not ordered:
         return None
-    generator = np.random.default_rng(0)
-    drawn = np.array([c.taus[generator.integers(0, c.taus.size, NUM_RESAMPLES)] for c in ordered])
-    means = [interquartile_mean(taus[np.isfinite(taus)]) for taus in drawn.T if np.isfinite(taus).any()]
+    taus = np.array([c.taus for c in ordered])
+    means = np.array(
+        [interquartile_mean(column[np.isfinite(column)]) for column in taus.T if np.isfinite(column).any()]
+    )
+    mean = interquartile_mean([c.tau for c in ordered])
     is_known = all(c.num_seeds > 1 for c in ordered)  # one seed has no spread: an interval would leave it out
-    low, high = percentiles(np.array(means)) if is_known else (math.nan, math.nan)
-    return Estimate(interquartile_mean([c.tau for c in ordered]), low, high, len(ordered))
+    low, high = around(mean, means) if is_known else (math.nan, math.nan)
+    return Estimate(mean, low, high, len(ordered))
 
 
 def _mean_gain(frames: Iterable[Frame]) -> tuple[Estimate | None, int]:
@@ -295,102 +365,3 @@ def _mean_gain(frames: Iterable[Frame]) -> tuple[Estimate | None, int]:
     if not strata:
         return None, 0
     return stratified_bootstrap(list(strata.values()), interquartile_mean), len(strata)
-
-
-# ---- as text ---------------------------------------------------------------------------------------------------------
-
-_HEADER = ("table", "printed", "ours", "rows", "seeds", "Kendall's τ_b", "Spearman's ρ", "same sign", "of clear ones")
-
-
-def markdown(summaries: Sequence[Summary]) -> str:
-    """The page `tables/agreement.md`."""
-    lines = [
-        "# Agreement with the papers",
-        "",
-        "Written by `python -m analysis.report`; do not edit.",
-    ]
-    if not summaries:
-        return "\n".join([*lines, "", "No table has two rows with all their seeds that the paper prints too.", ""])
-    lines += ["", "![rank correlation and agreement of signs, a line a table](../figures/agreement.svg)"]
-    for summary in summaries:
-        found = [f"- {text}".replace("τ_b", "τ\\_b") for text in totals(summary)]
-        lines += ["", f"## Scale {summary.scale}", "", *found, ""]
-        lines += ["| " + " | ".join(map(escape_markdown, _HEADER)) + " |", "|:--|:--|:--|--:|--:|--:|--:|--:|--:|"]
-        lines += [_line(comparison) for comparison in summary.comparisons]
-        if summary.not_compared:
-            names = escape_markdown(", ".join(summary.not_compared))
-            lines += ["", f"Fewer than two whole rows that the paper prints: {names}."]
-        lines += ["", "What differs from the papers beside the scale:", ""]
-        seen = dict.fromkeys((c.study, c.place, c.differs) for c in summary.comparisons)
-        lines += [f"- {escape_markdown(f'{study}: printed {place}; ours {ours}')}" for study, place, ours in seen]
-        digests = dict.fromkeys(f"{c.study} {c.digest}" for c in summary.comparisons)
-        lines += ["", f"<sub>database digests: {escape_markdown(', '.join(digests))}</sub>"]
-    return "\n".join([*lines, "", "\n\n".join(NOTES).replace("τ_b", "τ\\_b"), ""])
-
-
-NOTES = (
-    "τ_b and ρ compare the order of our rows with the printed one, with the baseline, without the random "
-    "initialisation: 1 is the same order, −1 the reverse. In brackets the 95 % percentile interval over resamples "
-    "of the seeds, the same for all rows. So few seeds make a bootstrap too narrow: each resample's distance from the "
-    f"means is taken {widening(3):.1f} times for three seeds, as much as a t-interval is wider. There are still only "
-    "ten different resamples, so read the ends as rough. Two rows have only 1 and −1 and are left out of the mean over "
-    "tables; rows that lack a number are left out and named.",
-    "The mean gain over random initialisation has rliable's stratified bootstrap as it is defined, which three seeds a "
-    "recipe make about a fifth too narrow.",
-    "Same sign: of the rows that the paper prints above or below its baseline, how many lie on that side here. Of "
-    "clear ones: the same among those whose paired 95 % interval excludes zero. By chance alone half would agree.",
-)
-
-
-def totals(summary: Summary) -> list[str]:
-    """What is said over all tables of a scale, in sentences."""
-    signs, same = sum(c.num_signs for c in summary.comparisons), sum(c.num_same for c in summary.comparisons)
-    clear = sum(c.num_clear for c in summary.comparisons)
-    clear_same = sum(c.num_clear_same for c in summary.comparisons)
-    lines = [
-        f"{same} of {signs} differences to the baseline have the printed sign; of the {clear} of ours that are clear "
-        f"of zero, {clear_same}."
-    ]
-    if summary.tau:
-        lines.append(
-            f"Interquartile mean of τ_b over {summary.tau.num_seeds} tables of {FEWEST_ROWS} rows or more: "
-            f"{with_interval(summary.tau.mean, summary.tau.low, summary.tau.high)}."
-        )
-    if summary.gain:
-        gain = summary.gain
-        lines.append(
-            f"Interquartile mean of what pretraining gains over random initialisation, {gain.num_seeds} seeds of "
-            f"{summary.num_recipes} default recipes: {gain.mean:.1f} points of top-1 [{gain.low:.1f}, {gain.high:.1f}]."
-        )
-    return [line.replace("-0.", "−0.") for line in lines]
-
-
-def _line(comparison: Comparison) -> str:
-    c = comparison
-    rows = f"{len(c.rows)}" + (f" (without {', '.join(c.left_out)})" if c.left_out else "")
-    fields = [
-        f"[{escape_markdown(c.study)}]({c.study}.md)",
-        escape_markdown(c.quantity or c.place),
-        escape_markdown(c.metric),
-        escape_markdown(rows),
-        str(c.num_seeds),
-        with_interval(c.tau, *interval(c, c.taus)),
-        with_interval(c.rho, *interval(c, c.rhos)),
-        f"{c.num_same} of {c.num_signs}" if c.num_signs else "–",
-        f"{c.num_clear_same} of {c.num_clear}" if c.num_clear else "–",
-    ]
-    return "| " + " | ".join(fields) + " |"
-
-
-def interval(comparison: Comparison, resampled: Numbers) -> tuple[float, float]:
-    """NaN for one seed, which tells nothing of the spread."""
-    finite = resampled[np.isfinite(resampled)]
-    return percentiles(finite) if comparison.num_seeds > 1 and finite.size else (math.nan, math.nan)
-
-
-def with_interval(value: float, low: float, high: float) -> str:
-    """`0.67 [0.33, 1.00]`; a dash where there is no value, no brackets where there is no interval."""
-    if not math.isfinite(value):
-        return "–"
-    text = f"{value:.2f}" + (f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else "")
-    return text.replace("-", "−")

@@ -11,16 +11,15 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.agreement import FEWEST_ROWS, Comparison, Summary, interval
+from analysis.agreement import FEWEST_ROWS, Comparison, Summary
 from analysis.theme import PALETTE, REFERENCE, png, settings, svg
 
 WIDTH, LINE_HEIGHT = 9.0, 0.34  # inches
 SAME, OTHER, TAU = PALETTE[0], "#D9D9D9", PALETTE[1]
 _NOTE = (
-    "τ: Kendall's rank correlation of our rows' order with the printed one. Lines: 95 % bootstrap interval over seeds, "
-    "widened as a t-interval is for so few; of three seeds, which have ten different resamples, the ends are rough. "
-    f"Hollow: fewer than {FEWEST_ROWS} rows, or one seed. Ours are small encoders on other data than the papers'; what "
-    "differs is listed in tables/agreement.md."
+    "τ: Kendall's rank correlation of our rows' order with the printed one. Lines: its 95 % interval over resampled "
+    f"seeds, widened as a t-interval is for so few. Hollow: fewer than {FEWEST_ROWS} rows, or one seed. Ours are small "
+    "encoders on other data than the papers'; what differs is listed in tables/agreement.md."
 )
 
 
@@ -59,7 +58,7 @@ def _correlations(axes: Axes, lines: Sequence[Comparison]) -> None:
     for place, line in enumerate(lines):
         if not math.isfinite(line.tau):
             continue
-        low, high = interval(line, line.taus)
+        low, high = line.tau_interval
         if math.isfinite(low):
             axes.plot([low, high], [place, place], color=TAU, linewidth=1.4, zorder=2, solid_capstyle="butt")
         is_whole = len(line.rows) >= FEWEST_ROWS and line.num_seeds > 1

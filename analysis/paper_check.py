@@ -18,8 +18,9 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from analysis.frame import Frame, Runs, load, names
-from analysis.stats import Estimate, mean_interval, paired_interval
+from analysis.comparing import of_column
+from analysis.frame import Frame, load, names
+from analysis.stats import Estimate, mean_interval
 from sweeps.cli import UserError
 from sweeps.study import close_matches
 
@@ -150,13 +151,9 @@ def _reason(mark: Mark, frame: Frame) -> str:
             return f"{name} has {len(found.values)} of {found.num_wanted} seeds ({states})"
     if reference is not None and len(runs.values.keys() & reference.values.keys()) < 2:
         return "a difference needs two shared seeds"
-    return compare(numbers, _estimate(runs, reference))
-
-
-def _estimate(runs: Runs, reference: Runs | None) -> Estimate:
     if reference is None:
-        return mean_interval(list(runs.values.values()))
-    return paired_interval(runs.values, reference.values)
+        return compare(numbers, mean_interval(list(runs.values.values())))
+    return compare(numbers, of_column(frame, column, metric).differences[row].estimate)
 
 
 def _printed_reason(frame: Frame, key: str, numbers: tuple[str, ...]) -> str:

@@ -17,6 +17,7 @@ from sweeps.collapse import MARK
 
 PRINTED_ONLY = "printed only"
 BASELINE = "baseline"
+VERDICT = "verdict"
 _WORDS = (Kind.printed, Kind.setting)  # columns of text, not of estimates
 
 
@@ -43,9 +44,22 @@ def row_label(row: Row) -> str:
 
 def _lines(table: Table) -> list[list[str]]:
     return [
-        [row_label(row)] + [cell_text(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
+        [row_label(row)]
+        + [cell_text(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
+        + ([row.verdict] if table.has_verdicts else [])
         for row in table.rows
     ]
+
+
+def _header(table: Table) -> list[str]:
+    return [table.row_header, *(column.label for column in table.columns), *([VERDICT] if table.has_verdicts else [])]
+
+
+def _with_marks(row: Row, cells: list[str], mark: str) -> list[str]:
+    """Cells of text, the best ones marked; what stands beyond the columns is left."""
+    is_best = [False, *(cell.is_best for cell in row.cells)]
+    best = [*is_best, *[False] * (len(cells) - len(is_best))]
+    return [mark.format(text) if is_best else text for text, is_best in zip(cells, best, strict=True)]
 
 
 # ---- Markdown ----------------------------------------------------------------------------------------------------
@@ -61,17 +75,16 @@ def escape_markdown(text: str) -> str:
 
 def markdown(table: Table) -> str:
     """A GitHub table under its title, with the notes and the provenance line below."""
-    header = [table.row_header, *(column.label for column in table.columns)]
-    body = [[escape_markdown(text) or " " for text in line] for line in [header, *_lines(table)]]
-    for cells, row in zip(body[1:], table.rows, strict=True):
-        cells[1:] = [f"**{text}**" if cell.is_best else text for text, cell in zip(cells[1:], row.cells, strict=True)]
+    body = [[escape_markdown(text) or " " for text in line] for line in [_header(table), *_lines(table)]]
+    body[1:] = [_with_marks(row, cells, "**{}**") for row, cells in zip(table.rows, body[1:], strict=True)]
     lines = ["| " + " | ".join(cells) + " |" for cells in body]
-    lines.insert(1, "|:--" + "|--:" * len(table.columns) + "|")
+    lines.insert(1, "|:--" + "|--:" * len(table.columns) + ("|:--|" if table.has_verdicts else "|"))
     notes = [escape_markdown(note) for note in table.notes]
     return "\n".join(
         [
             f"### {escape_markdown(table.caption)}",
             "",
+            *([escape_markdown(table.sentence), ""] if table.sentence else []),
             *lines,
             "",
             *(f"{note}  " for note in notes),  # two spaces: a line break
@@ -120,20 +133,19 @@ def latex(table: Table) -> str:
     """A `table` environment to `\\input`; needs booktabs, graphicx, textcomp and xcolor. Printed-only rows are grey."""
     lines = []
     for row, line in zip(table.rows, _lines(table), strict=True):
-        cells = [escape_latex(text) for text in line]
+        # A page is narrow: what an undecided row takes is in the sentence below.
+        cells = [escape_latex(text) for text in (*line[:-1], re.sub(r"undecided: [^;]*", "undecided", line[-1]))]
         cells[0] = _as_text(cells[0])
-        cells[1:] = [
-            rf"\textbf{{{text}}}" if cell.is_best else text for text, cell in zip(cells[1:], row.cells, strict=True)
-        ]
+        cells = _with_marks(row, cells, r"\textbf{{{}}}")
         if row.is_printed_only:
             cells = [rf"\textcolor{{gray}}{{{cell}}}" for cell in cells]
         if row.is_random_init:
             lines.append(r"\midrule")
         lines.append(" & ".join(cells) + r" \\")
-    header = [table.row_header, *(column.label for column in table.columns)]
-    notes = [escape_latex(text) for text in (*table.notes, table.provenance)]
+    header = _header(table)
+    notes = [escape_latex(text) for text in (*filter(None, [table.sentence]), *table.notes, table.provenance)]
     label = re.sub(r"[^A-Za-z0-9.:-]", "-", table.name)
-    columns = "r" * len(table.columns)
+    columns = "r" * len(table.columns) + ("l" if table.has_verdicts else "")
     return "\n".join(
         [
             r"% \usepackage{booktabs,graphicx,textcomp,xcolor}",
@@ -178,14 +190,14 @@ def to_csv(table: Table) -> str:
     is named in its `.note` column. A difference has its p, by itself and after Holm's correction over the table. Every
     line carries study, scale and digest, so lines of several files can be mixed.
     """
-    header = ["study", "scale", "digest", "row_key", "row", "kind"]
+    header = ["study", "scale", "digest", "row_key", "row", "kind", VERDICT]
     for column in table.columns:
         parts = [""] if column.kind in _WORDS else [".mean", ".low", ".high", ".seeds", ".note"]
         parts += [".p", ".p_holm"] if column.kind is Kind.difference else []
         header += [column.key + part for part in parts]
     lines = [header]
     for row in table.rows:
-        line = [table.name, table.scale, table.digest, row.key, row.label, _row_kind(row)]
+        line = [table.name, table.scale, table.digest, row.key, row.label, _row_kind(row), row.verdict]
         for cell, column in zip(row.cells, table.columns, strict=True):
             if column.kind is Kind.value and row.collapse:
                 cell = replace(cell, note="; ".join(filter(None, [cell.note, f"{MARK} {row.collapse}"])))

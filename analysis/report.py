@@ -21,6 +21,7 @@ from sqlalchemy import Engine
 from analysis import (
     agreement,
     agreement_drawing,
+    agreement_page,
     drawing,
     figures,
     files,
@@ -31,6 +32,7 @@ from analysis import (
     tables,
 )
 from analysis.frame import Frame, load, names
+from analysis.provenance import ENDED_WITHOUT, hours
 from analysis.site.pages import FOLDER, Content, Site, site_files
 from analysis.tables import Table
 from sweeps import cli
@@ -112,7 +114,7 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE) -> dic
 
 def agreement_files(summaries: Sequence[agreement.Summary], images: Mapping[str, bytes]) -> dict[str, bytes]:
     drawn = {f"figures/agreement.{end}": data for end, data in images.items()}
-    return {"tables/agreement.md": agreement.markdown(summaries).encode(), **drawn}
+    return {"tables/agreement.md": agreement_page.markdown(summaries).encode(), **drawn}
 
 
 def table_of(frame: Frame) -> Table:
@@ -176,8 +178,8 @@ def index(frames: Sequence[Frame]) -> str:
             render.escape_markdown(frame.study.question),
             frame.scale,
             ", ".join([f"{int((runs['state'] == 'done').sum())} of {len(runs)}", *_lost(runs)]),
-            tables.hours(runs["cpu_seconds"]),
-            tables.hours(runs["gpu_seconds"]),
+            hours(runs["cpu_seconds"]),
+            hours(runs["gpu_seconds"]),
             ", ".join(pictures) or " ",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -186,7 +188,7 @@ def index(frames: Sequence[Frame]) -> str:
 
 def _lost(runs: pd.DataFrame) -> list[str]:
     counts = runs["state"].value_counts()
-    return [f"{counts[state]} {state}" for state in tables.ENDED_WITHOUT if state in counts]
+    return [f"{counts[state]} {state}" for state in ENDED_WITHOUT if state in counts]
 
 
 # ---- command line ------------------------------------------------------------------------------------------------

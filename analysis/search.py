@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from analysis import collapse
 from analysis.drawing import compact
 from analysis.frame import Frame, records
+from analysis.provenance import provenance
 from analysis.stats import mean_interval
-from analysis.tables import Cell, Column, Kind, Row, Table, provenance
+from analysis.tables import Cell, Column, Kind, Row, Table
 from sweeps.cli import UserError
 from sweeps.study import SearchSpec, is_trial
 

@@ -1,56 +1,36 @@
 """Mean, interval, paired difference and its test over seeds; aggregates over studies. Nothing else is ever shown.
 
-Intervals of a cell are 95 % two-sided t-intervals, not corrected for the number of rows a table has; the test of a
-difference is exact and corrected (`sign_flip_p`, `holm`). What is aggregated over studies has bootstrap intervals.
+Intervals of a cell are 95 % two-sided t-intervals; those of differences are of all rows of a column together
+(`sweeps.comparisons`). None is corrected for the number of rows a table has; the test of a difference is exact and
+corrected (`sign_flip_p`, `holm`). What is aggregated over studies has bootstrap intervals.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri
 
-CONFIDENCE = 0.95
+from sweeps.comparisons import CONFIDENCE as CONFIDENCE
+from sweeps.comparisons import Comparison as Comparison
+from sweeps.comparisons import Difference as Difference
+from sweeps.comparisons import Estimate as Estimate
+from sweeps.comparisons import compare as compare
+from sweeps.comparisons import paired, quantile
+from sweeps.comparisons import shared_differences as shared_differences
+
 MOST_FLIPPED = 16  # values: 2^16 sign patterns are enumerated, more are not
 NUM_RESAMPLES = 2000
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over `num_seeds` seeds and its 95 % interval; the interval of one value is NaN, not zero."""
-
-    mean: float
-    low: float
-    high: float
-    num_seeds: int
-
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2
-
-    @property
-    def has_interval(self) -> bool:
-        return math.isfinite(self.low) and math.isfinite(self.high)
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.has_interval and (self.low > 0 or self.high < 0)
-
-
-@cache
 def t_quantile(num_values: int) -> float:
     """What the standard error is multiplied by: 12.7 for two values, 4.3 for three. NaN for fewer than two."""
-    if num_values < 2:
-        return math.nan
-    # The same function as scipy.stats.t.ppf, whose module takes a second to import.
-    return float(stdtrit(num_values - 1, 0.5 + CONFIDENCE / 2))
+    return quantile(num_values - 1)
 
 
 def mean_interval(values: Sequence[float]) -> Estimate:
@@ -85,17 +65,7 @@ def paired_difference(arm: pd.Series[float], baseline: pd.Series[float]) -> Esti
 
 def paired_interval(arm: Mapping[Any, float], baseline: Mapping[Any, float]) -> Estimate:
     """`paired_difference` of values keyed by seed: a table has a thousand of these and pandas is slow to start."""
-    shared = sorted(arm.keys() & baseline.keys())
-    if len(shared) < 2:
-        raise ValueError(
-            f"a paired difference needs at least two shared seeds, got {shared} of {sorted(arm)} and {sorted(baseline)}"
-        )
-    return mean_interval(shared_differences(arm, baseline))
-
-
-def shared_differences(arm: Mapping[Any, float], baseline: Mapping[Any, float]) -> list[float]:
-    """Arm minus baseline for each seed that both have, by seed."""
-    return [arm[seed] - baseline[seed] for seed in sorted(arm.keys() & baseline.keys())]
+    return paired(arm, baseline).estimate
 
 
 def summarise(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -193,18 +163,23 @@ def stratified_bootstrap(
     return Estimate(statistic(np.concatenate(arrays)), low, high, sum(array.size for array in arrays))
 
 
-def widening(num_values: int) -> float:
-    """How much wider a mean's 95 % t-interval is than a bootstrap's normal one: 2.7 for three values, 1.1 for twenty.
+def normal_quantile() -> float:
+    """1.96: what a standard error is multiplied by where it is known."""
+    return float(ndtri(0.5 + CONFIDENCE / 2))
 
-    Resamples of n values vary by (n - 1)/n of what they should, and normal quantiles are not t's. 1 for one value.
+
+def widening(num_values: int) -> float:
+    """How much wider a mean's 95 % t-interval is than a Bayesian bootstrap's normal one: 3.1 for three values.
+
+    Resamples of n values vary by (n - 1)/(n + 1) of what they should, and normal quantiles are not t's. 1 for one.
 
     Source: Hesterberg (2015), "What Teachers Should Know About the Bootstrap" (arXiv:1411.5279), whose expanded
-    percentile interval moves the percentiles by this factor. Three values have no resamples so far out, so here it is
+    percentile interval moves the percentiles by such a factor. Three values have no resamples so far out, so here it is
     the resamples that are moved.
     """
     if num_values < 2:
         return 1.0
-    return t_quantile(num_values) / float(ndtri(0.5 + CONFIDENCE / 2)) * math.sqrt(num_values / (num_values - 1))
+    return t_quantile(num_values) / normal_quantile() * math.sqrt((num_values + 1) / (num_values - 1))
 
 
 def percentiles(resampled: NDArray[np.float64]) -> tuple[float, float]:

@@ -31,6 +31,7 @@ HEADINGS = {
     "mae_st": "MAE-ST (Feichtenhofer et al., 2022, arXiv:2205.09113)",
     "mc_jepa": "MC-JEPA (Bardes et al., 2023, arXiv:2307.12698)",
     "beyond": "Beyond the papers",
+    "recipes": "Recipes of small models: what a run costs and gains (docs/recipes.md)",
     "gallery": "Pictures: runs of no or few steps, for `python -m analysis.gallery`",
 }
 _COLUMNS = (

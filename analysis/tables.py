@@ -6,30 +6,26 @@ no other's. With three seeds neither is common, and the notes say why.
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-import pandas as pd
-
-from analysis import collapse
+from analysis import collapse, comparing
 from analysis.frame import Frame, Runs, records
+from analysis.provenance import provenance
 from analysis.stats import (
     CONFIDENCE,
+    Comparison,
     Estimate,
     fewest_seeds,
     holm,
     mean_interval,
-    paired_interval,
     shared_differences,
     sign_flip_p,
     smallest_p,
 )
-from sweeps.seen_data import of_config
-
-ENDED_WITHOUT = ("failed", "diverged", "pruned", "cancelled")  # states of runs that will not have a number
+from sweeps.verdicts import higher_is_better as higher_is_better
 
 
 class Kind(Enum):
@@ -81,6 +77,7 @@ class Row:
     is_random_init: bool = False
     is_printed_only: bool = False
     collapse: str = ""  # "1 of 3 seeds collapsed (seed 2: RankMe 1.3)"
+    verdict: str = ""  # beside the baseline: "better", "undecided: about 4 more seeds, about 12 minutes"
 
 
 @dataclass(frozen=True)
@@ -97,6 +94,11 @@ class Table:
     provenance: str
     digest: str
     scale: str
+    sentence: str = ""  # the rows' verdicts in one
+
+    @property
+    def has_verdicts(self) -> bool:
+        return any(row.verdict for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,12 @@ def build(frame: Frame) -> Table:
     places = _places(frame, by_level)
     columns = _columns(frame, places, by_level)
     columns = [replace(column, digits=frame.study.decimals(column.metric)) for column in columns]
-    rows = [_trained_row(frame, place, columns) for place in places]
+    compared = {key: comparing.of_column(frame, key, frame.metrics[0]) for key in _compared_columns(frame, columns)}
+    rows = [_trained_row(frame, place, columns, compared) for place in places]
+    told = comparing.verdicts(frame, compared)
+    rows = [
+        replace(row, verdict=told.get((row.key, place.col_key), "")) for row, place in zip(rows, places, strict=True)
+    ]
     if frame.study.printed:
         rows += [_printed_only_row(frame, level.key, level.label, columns) for level in frame.study.printed.rows]
     rows, about_best = _with_best(_with_stars(rows), columns, frame.metrics[0])
@@ -131,10 +138,11 @@ def build(frame: Frame) -> Table:
         row_header=_row_header(frame, by_level),
         columns=tuple(columns),
         rows=tuple(rows),
-        notes=tuple([*_notes(frame, columns, rows), *about_best]),
+        notes=tuple([*_notes(frame, columns, rows, compared), *about_best]),
         provenance=provenance(frame),
         digest=frame.digest,
         scale=frame.scale,
+        sentence=comparing.sentence_of(frame, compared),
     )
 
 
@@ -195,6 +203,13 @@ def _columns(frame: Frame, places: list[_Place], by_level: bool) -> list[Column]
     return columns
 
 
+def _compared_columns(frame: Frame, columns: list[Column]) -> list[str]:
+    """The column keys in which rows stand beside the baseline."""
+    if not any(column.kind is Kind.difference for column in columns):
+        return []
+    return [column.key for column in frame.study.columns] or [""]
+
+
 def _printed_keys(frame: Frame) -> list[str]:
     """Column keys the paper prints numbers for: levels of the second axis, or names of quantities, or just ""."""
     values = frame.study.printed.values.values() if frame.study.printed else ()
@@ -208,14 +223,18 @@ def _printed_metric(frame: Frame) -> str:
 # ---- cells -------------------------------------------------------------------------------------------------------
 
 
-def _trained_row(frame: Frame, place: _Place, columns: list[Column]) -> Row:
+def _trained_row(
+    frame: Frame, place: _Place, columns: list[Column], compared: Mapping[str, Comparison]
+) -> Row:  # fmt: skip
     is_baseline = frame.study.baseline == place.row_key
-    cells = tuple(_cell(frame, place, column, is_baseline) for column in columns)
+    cells = tuple(_cell(frame, place, column, is_baseline, compared) for column in columns)
     told = collapse.of_row(frame, place.row_key, place.col_key)
     return Row(place.row_key, place.label, cells, is_baseline, place.is_random_init, collapse=told)
 
 
-def _cell(frame: Frame, place: _Place, column: Column, is_baseline: bool) -> Cell:
+def _cell(
+    frame: Frame, place: _Place, column: Column, is_baseline: bool, compared: Mapping[str, Comparison]
+) -> Cell:  # fmt: skip
     if column.kind is Kind.printed:
         return _printed_cell(frame, place, column)
     col_key = column.col_key if column.col_key is not None else (place.col_key or "")
@@ -227,7 +246,10 @@ def _cell(frame: Frame, place: _Place, column: Column, is_baseline: bool) -> Cel
     if is_baseline:
         return Cell(text="baseline")
     baseline = frame.runs_of(frame.study.baseline, col_key, column.metric)
-    return Cell(text="–") if baseline is None else difference_cell(runs, baseline)
+    if baseline is None:
+        return Cell(text="–")
+    difference = compared[col_key].differences.get(place.row_key)
+    return difference_cell(runs, baseline, difference.estimate if difference else None)
 
 
 def value_cell(runs: Runs, *, by_rule: bool = False) -> Cell:
@@ -246,14 +268,14 @@ def value_cell(runs: Runs, *, by_rule: bool = False) -> Cell:
     return Cell(mean_interval(list(runs.values.values())), note=note, diverged=states["diverged"] / num_wanted)
 
 
-def difference_cell(runs: Runs, baseline: Runs) -> Cell:
-    """Paired difference to the baseline over shared seeds; "–" with its reason when fewer than two are shared."""
+def difference_cell(runs: Runs, baseline: Runs, estimate: Estimate | None) -> Cell:
+    """Difference to the baseline over shared seeds; "–" with its reason when fewer than two are shared."""
     num_shared = len(runs.values.keys() & baseline.values.keys())
-    if num_shared < 2:
+    if estimate is None:
         return Cell(text="–", note=f"{num_shared} shared seed{'s' if num_shared != 1 else ''}")
     note = "" if num_shared == runs.num_wanted else _share(num_shared, runs.num_wanted)
     p = sign_flip_p(shared_differences(runs.values, baseline.values))
-    return Cell(paired_interval(runs.values, baseline.values), note=note, p=p)
+    return Cell(estimate, note=note, p=p)
 
 
 def _share(num_done: int, num_wanted: int) -> str:
@@ -281,16 +303,6 @@ def _printed_only_row(frame: Frame, key: str, label: str, columns: list[Column])
 
 
 # ---- marks -------------------------------------------------------------------------------------------------------
-
-# Which way a metric is better, by a word of its name after the "/": flow/epe_noc, vos/jf, ridge/digit_top1.
-_HIGHER = {"top1", "top5", "miou", "map", "jf", "j", "f"}
-_LOWER = {"epe", "f1"}  # optical flow's Fl: the share of outliers
-
-
-def higher_is_better(metric: str) -> bool | None:
-    """None where neither is: a share of hidden patches, a cost that comes with what it buys."""
-    words = set(metric.rpartition("/")[2].split("_"))
-    return True if words & _HIGHER else False if words & _LOWER else None
 
 
 def _with_stars(rows: list[Row]) -> list[Row]:
@@ -373,22 +385,24 @@ def _not_clear_of(best: int, rows: list[Row], column: int) -> list[str]:
 # ---- below the table ---------------------------------------------------------------------------------------------
 
 
-def _notes(frame: Frame, columns: list[Column], rows: list[Row]) -> list[str]:
+def _notes(
+    frame: Frame, columns: list[Column], rows: list[Row], compared: Mapping[str, Comparison]
+) -> list[str]:  # fmt: skip
     seeds, study = ", ".join(map(str, frame.seeds)), frame.study
     shown = list(dict.fromkeys(column.metric for column in columns if column.kind is Kind.value))
     notes = [f"{', '.join(shown)}: mean ± half-width of the 95 % t-interval over seeds {seeds}."]
-    if rule := study.seed_rule(frame.scale):
-        notes.append(
-            f"Every row has {rule.start} seeds; more, up to {rule.maximum}, went to the rows whose interval of Δ was "
-            f"the widest, until every half-width was below {rule.half_width:g}."
-        )
+    rule = study.seed_rule(frame.scale)
+    notes += comparing.about_rule(rule) if rule else []
+    level = f"{100 * (rule.confidence if rule else CONFIDENCE):.4g} %"
     if any(column.kind is Kind.difference for column in columns):
         label = next(level.label for level in study.rows if level.key == study.baseline)
         notes.append(
-            f"Δ: mean difference in {shown[0]} to the baseline ({label}) over shared seeds, with its 95 % interval, "
+            f"Δ: mean difference in {shown[0]} to the baseline ({label}) over shared seeds, with its {level} interval, "
             "not corrected for the number of rows."
         )
+        notes += comparing.about(frame, compared)
         notes += _about_stars(rows)
+    notes += comparing.about_rows(frame)
     if study.printed and any(column.kind is Kind.printed for column in columns):
         source = study.printed.source or " ".join(study.source.values()) or "the paper"
         notes.append(f"Printed: {_printed_metric(frame)}, {source}; other data and scale than ours.")
@@ -423,66 +437,3 @@ def _unaveraged(frame: Frame, limit: int = 8) -> str:
     if len(without) > limit:
         named.append(f"and {len(without) - limit} more")
     return f"Not averaged: {'; '.join(named)}." if named else ""
-
-
-def provenance(frame: Frame) -> str:
-    """Where the numbers came from: digest of what was read, runs, seeds, code, scale and cost of distinct runs."""
-    runs = frame.runs
-    trained = runs.dropna(subset="run_id").drop_duplicates("run_id")
-    done = trained[trained["state"] == "done"]
-    # Cells that share a config share its runs: the default row is trained once and counted once.
-    num_wanted = len(runs.drop_duplicates(["config_id", "seed"]))
-    seeds = ", ".join(map(str, frame.seeds))
-    lost = [
-        f"{int((trained['state'] == state).sum())} {state}" for state in ENDED_WITHOUT if state in set(trained["state"])
-    ]
-    parts = [
-        f"database digest {frame.digest}",
-        f"{len(done)} of {num_wanted} runs" + (f" ({', '.join(lost)})" if lost else ""),
-        f"seeds {seeds}",
-        data(frame),
-        _code(done),
-        f"scale {frame.scale}",
-        f"{hours(trained['cpu_seconds'])} CPU-hours",
-        f"{hours(trained['gpu_seconds'])} GPU-hours",
-    ]
-    return " · ".join(parts)
-
-
-def data(frame: Frame) -> str:
-    """The fingerprints of what the finished runs saw, and whether any set had more than one."""
-    runs = frame.runs.dropna(subset="run_id").drop_duplicates("run_id")
-    done = runs[runs["state"] == "done"]
-    seen: dict[str, set[str]] = defaultdict(set)
-    num_unknown = 0
-    for run in records(done):
-        if not isinstance(run.data, str):
-            num_unknown += 1
-            continue
-        config = frame.configs.loc[run.config_id].dropna().to_dict()
-        for name, value in of_config(config, json.loads(run.data)).items():
-            seen[name].add(value)
-    values = sorted({value[:8] for found in seen.values() for value in found})
-    if not values:
-        return "data unknown"
-    text = f"data {', '.join(values)}"
-    if any(len(found) > 1 for found in seen.values()):
-        text += " (mixed: one set with several contents)"
-    return text + (f" (of {num_unknown} runs: unknown)" if num_unknown else "")
-
-
-def _code(done: pd.DataFrame) -> str:
-    shas = sorted({str(sha)[:12] for sha in done["git_sha"].dropna() if sha})
-    if not shas:
-        return "git unknown"
-    text = f"git {', '.join(shas)}" + (" (mixed)" if len(shas) > 1 else "")
-    return text + (" with uncommitted changes" if done["dirty"].fillna(False).astype(bool).any() else "")
-
-
-def hours(seconds: pd.Series[float]) -> str:
-    """Three significant digits, in hours: a smoke study costs 0.002, a paper study 1430."""
-    total = float(seconds.fillna(0).sum()) / 3600
-    if total == 0:
-        return "0"
-    decimals = max(0, 2 - math.floor(math.log10(total)))
-    return f"{total:.{decimals}f}"

@@ -36,7 +36,7 @@ from core.fitting import load_split
 from core.judging import frozen_features, judge
 from core.operations import operations
 from core.optim import make_optimizer
-from core.stepping import Batches, Stepper
+from core.stepping import Batches, Stepper, make_stepper
 from core.trainer import build_learner, choose_device, choose_precision
 from core.types import Dataset, Learner
 
@@ -64,21 +64,23 @@ class Prepared:
         self.stepper.step(self.number, *self.batches.at(self.number))
 
     def inputs(self) -> None:
+        self.number += 1
         self.stepper.inputs(self.number, *self.batches.at(self.number))
 
 
 def prepared(method: str, scale: str, device: torch.device, cache: Path, *, compiled: bool) -> Prepared:
     sizes = [f"{key}={value}" for key, value in NUM_CLIPS.items()] if scale != "smoke" else []
-    run = load([f"method={method}", f"scale={scale}", *sizes, f"runtime.cache={cache}"])
+    words = [f"method={method}", f"scale={scale}", *sizes, f"runtime.cache={cache}"]
+    run = load([*words, f"runtime.compile={str(compiled).lower()}"])
     train_set, test_set = load_split(run, "train"), load_split(run, "test")
     spec = train_set.spec
     learner = build_learner(run, spec).to(device)
     learner.prepare(lambda i: normalise(train_set.fetch(i).clips, spec), len(train_set), cache, run.seed)
     if compiled:
         learner.compile()
-    batches = Batches(run, train_set, train_set if run.objective.num_pairs() else None, 0, World())
+    batches = Batches(run, train_set, train_set if run.objective.num_pairs() else None, 0, World(), device)
     optimizer, precision = make_optimizer(learner, run.optim), choose_precision(run.precision, device)
-    stepper = Stepper(run, spec, learner, learner, optimizer, precision, device, World(), batches.pair_size)
+    stepper = make_stepper(run, spec, learner, learner, optimizer, precision, device, World(), batches.pair_size)
     return Prepared(run, learner, stepper, batches, (train_set, test_set), device, run.optim.steps // 2)
 
 

@@ -28,7 +28,7 @@ from core.models.cpu_block import has_kernels
 from core.optim import make_optimizer
 from core.phases import Costs, cpu_seconds, peak_memory
 from core.pictures import pictures
-from core.stepping import Batches, Stepper
+from core.stepping import Batches, make_stepper
 from core.tuning import Bench
 from core.types import Dataset, DataSpec, Grid, Learner, Parts, Recorder, Stopped, generator_for
 
@@ -84,8 +84,8 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     model = wrap(learner, where, device)
     if run.runtime.compile:
         model.compile()
-    batches = Batches(run, train_set, pair_set, step, where)
-    stepper = Stepper(run, spec, learner, model, optimizer, precision, device, where, batches.pair_size)
+    batches = Batches(run, train_set, pair_set, step, where, device)
+    stepper = make_stepper(run, spec, learner, model, optimizer, precision, device, where, batches.pair_size)
     window.skip()
     is_trained = step == run.optim.steps > 0  # by an earlier attempt, or by another run: others may judge it as well
 

@@ -39,6 +39,7 @@ from core.types import (
     Stopped,
     Tuned,
     generator_for,
+    moved,
 )
 
 log = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ class Bench:
 
         clips = piece(batch.clips, spec.frames, draw)
         clips = augment(clips, crops, spec, generator=draw("augment"), device=self.device)
-        labels = {name: values.to(self.device) for name, values in batch.labels.items()}
+        labels = {name: moved(values, self.device) for name, values in batch.labels.items()}
         set_schedule(optimizer, optim, step)
         tuned.encoder.seed_drop_path(generator_for(seed, "drop_path", step, 0))  # as the first rank of pretraining
         with torch.enable_grad(), self.autocast():

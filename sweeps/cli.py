@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -18,6 +19,7 @@ from sweeps import terminal
 from sweeps.db import mask_url, newest_revision, open_database, refuse_newer, revision, upgrade
 from sweeps.offered import DEFAULT_DATABASE as DEFAULT_DATABASE
 from sweeps.offered import DEFAULT_RESULTS, Place
+from sweeps.seed_rule import parse_rule
 from sweeps.study_files import StudyError, close_matches
 
 OK, INCOMPLETE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -92,6 +94,25 @@ class Arguments:
                 f"seeds must be a list of different whole numbers in [0, 2**63) such as [0,1,2], got {text!r}"
             )
         return list(seeds)
+
+    def seed_rule(self) -> dict[str, Any] | None:
+        """``seeds={start: 3, until: decided, max: 12}``; None where seeds are a list, or the study says which."""
+        text = self.values.get("seeds", "")
+        if not text.lstrip().startswith("{"):
+            return None
+        try:
+            rule = yaml.safe_load(text)
+            if not isinstance(rule, dict):
+                raise ValueError(f"seeds must be a rule such as {{start: 3, until: decided, max: 12}}, got {text!r}")
+            parse_rule(rule, "seeds")
+        except yaml.YAMLError:
+            raise UserError(
+                f"seeds must be a list such as [0,1,2] or a rule such as {{start: 3, until: decided, max: 12}}, "
+                f"got {text!r}"
+            ) from None
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return rule
 
 
 def as_whole(text: str) -> int | None:

@@ -23,6 +23,7 @@ from sweeps.offered import HERE, Place
 from sweeps.overrides import format_value
 from sweeps.study import DEFAULT_SCALE, Cell, Study, instance_name, parse, read
 from sweeps.study_files import StudyError, folders
+from sweeps.verdicts import margin_of
 
 LAUNCHED = ("scale", "overrides")  # what a launch adds to the file's content
 WORDS = ("title", "question", "source", "notes", "table", "figures", "printed")
@@ -137,7 +138,8 @@ def _differences(today: Study | StudyError, name: str, spec: Mapping[str, Any]) 
     levels = [[(level.key, level.label_at(scale)) for level in (*s.rows, *s.columns)] for s in (today, stored)]
     if levels[0] != levels[1] and sorted(key for key, _ in levels[0]) == sorted(key for key, _ in levels[1]):
         words.append("labels" if sorted(levels[0]) != sorted(levels[1]) else "the order of the rows")
-    return runs, words
+    margins = [margin_of(s.spec, scale, stored.metrics(scale)[0]) for s in (today, stored)]
+    return runs, words + (["margin"] if margins[0] != margins[1] else [])
 
 
 def _changed_cells(today: Sequence[Cell], stored: Sequence[Cell], overridden: Sequence[str]) -> list[str]:

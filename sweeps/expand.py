@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps import leave_out, row_labels, untrained
+from sweeps import fair_rows, leave_out, row_labels, untrained
 from sweeps.cli import Arguments, UserError
 from sweeps.identity import CODE_EPOCH, digest
 from sweeps.mistakes import Mistakes
@@ -43,11 +43,14 @@ class Request:
     @classmethod
     def of(cls, study: Study, arguments: Arguments) -> Request:
         """What the command line asks of a study: scale, seeds, name, and overrides."""
+        scale, rule = arguments.choice("scale", SCALES, DEFAULT_SCALE), arguments.seed_rule()
+        seeds = arguments.seeds() if rule is None else None
+        study = study if rule is None else by_rule(study, scale, rule)
         return cls(
             study=study,
-            scale=arguments.choice("scale", SCALES, DEFAULT_SCALE),
+            scale=scale,
             overrides=tuple(word for word in arguments.overrides if not word.startswith("runtime.")),
-            seeds=tuple(arguments.seeds() or ()),
+            seeds=tuple(seeds or ()),
             name=arguments.text("name", ""),
             runtime=tuple(word for word in arguments.overrides if word.startswith("runtime.")),
         )
@@ -109,6 +112,16 @@ class Expansion:
             return [fingerprints(run, known) for run in self.runs]
         except ConfigError as error:
             raise UserError(f"{self.request.study.path}: {error}") from None
+
+
+def by_rule(study: Study, scale: str, rule: Mapping[str, Any]) -> Study:
+    """The study with this rule for its seeds at a scale, in place of its file's. Raises UserError for a search."""
+    if study.search(scale) is not None:
+        raise UserError(
+            f"seeds: {study.name} is a search, which trains every trial with one seed; give one such as [0]"
+        )
+    scales = study.spec["scales"] | {scale: study.spec["scales"].get(scale, {}) | {"seeds": dict(rule)}}
+    return dataclasses.replace(study, spec=study.spec | {"scales": scales})
 
 
 def _values(tree: Any, key: str) -> Iterator[str]:
@@ -203,6 +216,8 @@ def expand(request: Request) -> Expansion:
         is_other = any(word.startswith(("data", "eval_data")) for word in request.overrides)
         is_own_data = request.scale == DEFAULT_SCALE and not is_other
         wrong.add("\n".join(wrong_comparisons(study, labels, is_own_data=is_own_data)))
+    if configs and search is None:
+        wrong.add("\n".join(fair_rows.wrong(study, request.scale, cells)))
     wrong.settle()
     assert labels is not None
     label = first(labels)

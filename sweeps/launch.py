@@ -45,7 +45,7 @@ Safe to run again, also while it runs elsewhere: it goes on where it stopped, an
                        warn_s=120 (before the time is over), extra='{account: vision, mem: 16G}' (any option of sbatch)
   db=sqlite:///results/ablations.sqlite     or postgresql://user@host/name
   results_dir=results  tables/, figures/ and runs/ (checkpoints, TensorBoard events) are written in it
-  seeds=[0,1,2]        instead of the study's own
+  seeds=[0,1,2]        instead of the study's own; or a rule: seeds="{start: 3, until: decided, max: 12}"
   priority=0           runs of a larger priority are claimed first, among all studies of the database
   lease_s=300          after this long without a sign of life a run is given to another worker
   retry=true           try failed runs again

@@ -10,7 +10,7 @@ import gc
 import multiprocessing
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from statistics import mean
@@ -21,11 +21,11 @@ from rich.progress import track
 from rich.table import Table
 from sqlalchemy import Connection, Engine
 
-from sweeps import cli, expansion_cache, untrained, work
+from sweeps import cli, expansion_cache, fair_rows, untrained, work
 from sweeps.cli import UserError
 from sweeps.db import FINAL_STATES
 from sweeps.estimate import Cost, Estimator, Recorded, RunKey, recorded
-from sweeps.expand import Request, expand, fingerprint
+from sweeps.expand import Expansion, Request, expand, fingerprint
 from sweeps.identity import digest
 from sweeps.launch import check_machine, refuse_other_data
 from sweeps.registry import launch_hash, registered_configs, settled
@@ -35,8 +35,8 @@ from sweeps.to_come import by_rule, further_runs, trials
 USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
                              [db=sqlite:///results/ablations.sqlite]
 
-Nothing is trained or registered. A study that is named is checked as a launch would check it. A run that several
-studies ask for counts once in the total.
+Nothing is trained or registered. A study that is named is checked as a launch would check it, and every option in
+which a row differs from the baseline is printed. A run that several studies ask for counts once in the total.
 
   cells, runs      places in the table; distinct runs (config x seed)
   shared           of those, also asked for by another study of this plan
@@ -237,17 +237,39 @@ def as_table(plan: Sequence[Line]) -> Table:
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
-def check(engine: Engine | None, request: Request, line: Line) -> None:
-    """Raises UserError for what a launch would refuse, also where the study's cells are registered or remembered.
-
-    A study that has nothing left is only shown by a launch.
-    """
-    if not line.left and not line.to_come:
-        return
+def check(engine: Engine | None, request: Request) -> Expansion:
+    """Raises UserError for what a launch would refuse, also where the study's cells are registered or remembered."""
     check_machine(dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime))
     expansion = expand(request)
     if engine is not None:
         refuse_other_data(engine, expansion)
+    return expansion
+
+
+def looked_at(engine: Engine | None, request: Request, line: Line) -> Iterator[str]:
+    """What its rows differ in. A study that has nothing left is only shown by a launch, and may lack its data here.
+
+    Raises UserError for what a launch would refuse.
+    """
+    if line.left or line.to_come:
+        yield from compared(check(engine, request))
+        return
+    try:
+        yield from compared(expand(request))
+    except UserError as error:
+        yield f"{line.name} is finished; what its rows differ in cannot be told here: {error}"
+
+
+def compared(expansion: Expansion) -> Iterator[str]:
+    """A line a row: every option in which it differs from the baseline, in whichever column."""
+    request, rows = expansion.request, dict[str, dict[str, None]]()
+    if request.study.search(request.scale) is None:
+        found = fair_rows.differences(request.study, request.scale, expansion.cells)
+        for difference in (difference for difference in found if not difference.is_of_one_part):
+            rows.setdefault(difference.row.row_key, {})[difference.text] = None
+    if rows:
+        yield f"{request.instance}: what differs from the baseline {request.study.baseline}"
+    yield from (f"  {row}: {'; '.join(texts)}" for row, texts in rows.items())
 
 
 def command(words: Sequence[str]) -> int:
@@ -268,14 +290,17 @@ def command(words: Sequence[str]) -> int:
             studies = [wanted(connection, request, core, measured) for request in requests]
             estimator = Estimator(runs, work.of_configs(connection, configs_left(studies, runs)))
     plan = lines(studies, estimator)
+    differing: list[str] = []
     if stem != "all":  # a plan of everything is asked for what it costs, and answered in seconds
         for request, line in zip(requests, plan, strict=True):
-            check(engine, request, line)
+            differing += looked_at(engine, request, line)
     if engine is not None:
         engine.dispose()
     cli.console().print(as_table(plan))
     if said := estimator.said():
         cli.console().print(said, style="dim", highlight=False)
+    for text in differing:
+        cli.console().print(escape(text), highlight=False)
     return cli.OK
 
 

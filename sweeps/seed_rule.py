@@ -1,6 +1,11 @@
-"""``seeds: {start: 3, stop_when: "half_width < 1.0", max: 10}``: how many seeds a row gets when the study decides.
+"""``seeds: {start: 3, until: decided, max: 12}``: how many seeds a row gets when the study decides.
 
 Structure only: `sweeps.seeds` spends the runs, analysis reads which seeds a row may have.
+
+**Looks.** A rule judges a row when it and the baseline share `start` seeds, then half as many more, and so on to `max`:
+3, 4, 6, 9, 12. Who looks again and again, and stops where it pleases, misses the truth more often than an interval
+says. So the chance to miss is shared out: with five looks each interval has a fifth of 5 %, whether it is the last or
+not (Bonferroni's bound; `benchmarks/power.py` shows what is left of it).
 """
 
 from __future__ import annotations
@@ -12,17 +17,32 @@ from typing import Any
 
 from sweeps.study_files import close_matches
 
-_KEYS = ("start", "stop_when", "max")
+CONFIDENCE = 0.95  # of all looks together
+DECIDED = "decided"
+_KEYS = ("start", "stop_when", "until", "max")
 _STOP_WHEN = re.compile(r"half_width\s*<\s*(\d+(\.\d+)?)")
 
 
 @dataclass(frozen=True)
 class SeedRule:
-    """Every row gets seeds 0 to `start` - 1, then more, below `max`, until the comparisons are `half_width` narrow."""
+    """Every row gets seeds 0 to `start` - 1, then more, below `max`, until its comparison is decided or narrow."""
 
     start: int
     maximum: int
-    half_width: float  # of the paired difference to the baseline, in the main metric's unit
+    half_width: float | None  # of the difference to the baseline, in the main metric's unit; None: until it is decided
+
+    @property
+    def looks(self) -> list[int]:
+        """The numbers of shared seeds at which a row is judged."""
+        found = [self.start]
+        while found[-1] < self.maximum:
+            found.append(min(self.maximum, found[-1] + max(1, found[-1] // 2)))
+        return found
+
+    @property
+    def confidence(self) -> float:
+        """Of the interval at each look, so that all of them hold the truth as often as one of 95 % does."""
+        return 1 - (1 - CONFIDENCE) / len(self.looks)
 
 
 def parse_rule(value: Mapping[str, Any], where: str) -> SeedRule:
@@ -35,9 +55,17 @@ def parse_rule(value: Mapping[str, Any], where: str) -> SeedRule:
         raise ValueError(f"{where}.start must be at least 2, as one seed has no interval, got {start!r}")
     if type(maximum) is not int or maximum < start:
         raise ValueError(f"{where}.max must be a whole number of at least {where}.start ({start}), got {maximum!r}")
+    if "until" in value:
+        if "stop_when" in value:
+            raise ValueError(f"{where}: give until or stop_when, not both")
+        if value["until"] != DECIDED:
+            raise ValueError(f"{where}.until must be {DECIDED}, got {value['until']!r}")
+        return SeedRule(start, maximum, None)
     found = _STOP_WHEN.fullmatch(text.strip()) if isinstance(text, str) else None
     if found is None or float(found[1]) <= 0:
-        raise ValueError(f'{where}.stop_when must read like "half_width < 1.0", got {text!r}')
+        raise ValueError(
+            f'{where}.stop_when must read like "half_width < 1.0", got {text!r}; or give until: {DECIDED} instead'
+        )
     return SeedRule(start, maximum, float(found[1]))
 
 

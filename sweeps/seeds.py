@@ -1,123 +1,113 @@
-"""Which run to spend next when a study's seeds follow a rule: ``{start: 3, stop_when: "half_width < 1.0", max: 10}``.
+"""Which runs to spend next when a study's seeds follow a rule: ``{start: 3, until: decided, max: 12}``.
 
-**The rule.** Every row has seeds 0 to ``start - 1``. A row is compared with the baseline of its column by the paired
-difference of the main metric over the seeds that both have finished; its interval is the 95 % t-interval, as in the
-table. Among the comparisons that are not yet as narrow as `stop_when` asks, the one with the widest interval blocks
-most: it gets the next run. That run is of the lowest seed below ``max`` which the pair does not share: the baseline's
-where the baseline lacks it (one run that narrows every row's comparison), else the row's own. With several workers the
-next choices are made as if the run chosen had come out, its interval narrowing with the number of seeds and an
-unchanged spread. It ends when every comparison is narrow enough, or has no seed left below `max`.
+**The rule.** Every row has seeds 0 to ``start - 1``. Then all rows are judged at once: a row is settled where its
+difference to the baseline of its column is better, worse or the same within the study's margin (`until: decided`), or
+its half-width is below what `stop_when` asks. The interval is the table's, as wide as the number of looks asks for
+(`sweeps.seed_rule`). Each row that is not settled, and its baseline, gets the seeds up to its next look, all rows' at
+once; when these have ended all rows are judged again. It ends when every row is settled or has no seed left.
 
-A seed that ended without a number (failed, diverged) is spent: the pair goes on with the next one. The random
-initialisation is a reference, not an arm: it keeps its first seeds.
+Rows are judged only when nothing is open: what a look sees must not depend on which worker was faster. A seed that
+ended without a number (failed, diverged) is spent: the pair goes on with the next one. The random initialisation is a
+reference, not an arm: it keeps its first seeds.
 
 The choice is a function of what the database holds, so launching again goes on where it stopped, and a second
-launcher chooses the same run.
+launcher chooses the same runs.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scipy.special import stdtrit
-from sqlalchemy import Connection, Engine, and_, select
+from sqlalchemy import Engine, select
 
-from sweeps import queue
-from sweeps.db import FINAL_STATES, CellRow, Result, RunRow, StudyRow
-from sweeps.identity import CODE_EPOCH
+from sweeps import arms, queue
+from sweeps.arms import Column
+from sweeps.comparisons import Arm, Comparison, Difference, compare, quantile
+from sweeps.db import StudyRow
 from sweeps.seed_rule import SeedRule, parse_rule
-
-Seeds = Mapping[int, float | None]  # seed -> the main metric; None: no number, or not yet
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A cell: its config and what became of its seeds."""
-
-    row_key: str
-    col_key: str
-    config_id: int
-    seeds: dict[int, float | None] = field(default_factory=dict)
+from sweeps.verdicts import kind_of, margin_of
 
 
-@dataclass
-class _Pair:
-    """A row beside the baseline of its column."""
-
-    row: Arm
-    baseline: Arm
-    half_width: float
-    num_shared: int
-    spread: float  # standard deviation of the differences
-    taken: set[int] = field(default_factory=set)  # seeds chosen in this round
-
-    def narrow(self, seed: int) -> None:
-        """As if that seed had come out with the spread so far."""
-        self.taken.add(seed)
-        self.num_shared += 1
-        self.half_width = _half_width(self.spread, self.num_shared)
+def is_settled(difference: Difference, rule: SeedRule, margin: float | None) -> bool:
+    """Whether the rule spends no more on this row."""
+    if difference.is_by_one_number:
+        return False
+    if rule.half_width is not None:
+        return difference.estimate.half_width < rule.half_width
+    # A metric that is better in neither direction is decided in both.
+    return kind_of(difference.estimate, True, margin) != "undecided"
 
 
-def half_width(row: Seeds, baseline: Seeds) -> float:
-    """Half the 95 % interval of the paired difference; infinite below two shared seeds."""
-    differences = _differences(row, baseline)
-    return _half_width(statistics.stdev(differences), len(differences)) if len(differences) > 1 else math.inf
+def choose(column: Column, baseline: str, rule: SeedRule, margin: float | None = None) -> list[tuple[int, int]]:
+    """The (config id, seed) runs up to the next look of the rows that are not settled, seed by seed, baseline first.
 
-
-def _differences(row: Seeds, baseline: Seeds) -> list[float]:
-    return [a - b for s in sorted(row) if (a := row[s]) is not None and (b := baseline.get(s)) is not None]
-
-
-def _half_width(spread: float, num: int) -> float:
-    return float(stdtrit(num - 1, 0.975)) * spread / math.sqrt(num) if num > 1 else math.inf
-
-
-def choose(arms: Sequence[Arm], baseline_row: str, rule: SeedRule, num: int) -> list[tuple[int, int]]:
-    """The next (config id, seed) runs, at most `num`, the most needed first; empty when the rule is satisfied.
-
-    `arms` hold every seed that has been asked for. Runs that are asked for but not finished count as known to come.
+    For a column of which nothing is open; empty when the rule is satisfied or no seed is left.
     """
-    baselines = {arm.col_key: arm for arm in arms if arm.row_key == baseline_row}
-    pairs = []
-    for arm in arms:
-        baseline = baselines.get(arm.col_key)
-        if baseline is None or baseline.config_id == arm.config_id:
-            continue
-        differences = _differences(arm.seeds, baseline.seeds)
-        spread = statistics.stdev(differences) if len(differences) > 1 else math.inf
-        pairs.append(_Pair(arm, baseline, _half_width(spread, len(differences)), len(differences), spread))
+    comparison = compare(column.arms, baseline, rule.confidence)
+    reference = next((arm for arm in column.arms if arm.key == baseline), None)
     chosen: dict[tuple[int, int], None] = {}
-    while len(chosen) < num:
-        best: tuple[_Pair, int] | None = None
-        for pair in pairs:
-            seed = _next_seed(pair, rule)
-            is_blocking = pair.half_width >= rule.half_width and seed is not None
-            if seed is not None and is_blocking and (best is None or pair.half_width > best[0].half_width):
-                best = pair, seed
-        if best is None:
-            break
-        pair, seed = best
-        needed = [arm for arm in (pair.baseline, pair.row) if seed not in arm.seeds]
-        fresh = [arm for arm in needed if (arm.config_id, seed) not in chosen]
-        if fresh:
-            chosen[fresh[0].config_id, seed] = None
-        if len(fresh) <= 1:  # the pair's other half is there, or chosen before
-            pair.narrow(seed)
-    return list(chosen)
-
-
-def _next_seed(pair: _Pair, rule: SeedRule) -> int | None:
-    """The lowest seed that the pair lacks on one side at least."""
-    for seed in range(rule.maximum):
-        if seed in pair.taken:
+    for arm in column.arms if reference is not None else ():
+        assert reference is not None
+        if arm.config == reference.config:
             continue
-        if seed not in pair.row.seeds or seed not in pair.baseline.seeds:
-            return seed
-    return None
+        num_shared = len(arm.values.keys() & reference.values.keys())
+        difference = comparison.differences.get(arm.key)
+        # Between two looks, as a seed gave no number, nobody looks.
+        if num_shared in rule.looks and difference is not None and is_settled(difference, rule, margin):
+            continue
+        target = next((look for look in rule.looks if look > num_shared), rule.maximum)
+        chosen |= dict.fromkeys(_up_to(target - num_shared, column.asked, reference, arm, rule))
+    return sorted(chosen, key=lambda run: run[1])
+
+
+def _up_to(
+    num: int, asked: Mapping[int, set[int]], reference: Arm, arm: Arm, rule: SeedRule
+) -> list[tuple[int, int]]:  # fmt: skip
+    """What a pair of rows lacks of the next `num` seeds that may still give it a shared number."""
+    pair = (reference.config, arm.config)
+    runs: list[tuple[int, int]] = []
+    for seed in range(rule.maximum):
+        lacking = [(config, seed) for config in pair if seed not in asked.get(config, ())]
+        if lacking and num > 0:
+            # One half may be there without a number: that seed is spent.
+            has_failed = any(
+                seed in asked.get(one.config, ()) and seed not in one.values for one in (reference, arm)
+            )  # fmt: skip
+            if not has_failed:
+                runs, num = [*runs, *lacking], num - 1
+    return runs
+
+
+def expected(column: Column, baseline: str, rule: SeedRule, margin: float | None = None) -> list[tuple[int, int]]:
+    """All that the rule will ask for if no spread and no difference changes."""
+    comparison = compare(column.arms, baseline, rule.confidence)
+    reference = next((arm for arm in column.arms if arm.key == baseline), None)
+    runs: dict[tuple[int, int], None] = {}
+    for arm in column.arms if reference is not None else ():
+        assert reference is not None
+        if arm.config == reference.config:
+            continue
+        num_shared = len(arm.values.keys() & reference.values.keys())
+        difference = comparison.differences.get(arm.key)
+        looks = [look for look in rule.looks if look >= num_shared] or [rule.maximum]
+        target = rule.maximum if difference is None else next(
+            (look for look in looks if is_settled(_grown(difference, look, comparison), rule, margin)), rule.maximum
+        )  # fmt: skip
+        runs |= dict.fromkeys(_up_to(target - num_shared, column.asked, reference, arm, rule))
+    return sorted(runs, key=lambda run: run[1])
+
+
+def _grown(difference: Difference, num_seeds: int, comparison: Comparison) -> Difference:
+    """As if the seeds up to `num_seeds` had come out with the mean and the spread so far."""
+    estimate = difference.estimate
+    if num_seeds == estimate.num_seeds:
+        return difference
+    num_rows = len(comparison.rows) if comparison.rows and not difference.fallback else 2
+    half = quantile((num_rows - 1) * (num_seeds - 1), comparison.confidence) * difference.sd / math.sqrt(num_seeds)
+    grown = type(estimate)(estimate.mean, estimate.mean - half, estimate.mean + half, num_seeds)
+    return Difference(grown, difference.df, difference.sd, difference.fallback)
 
 
 class AdaptiveSeeds:
@@ -129,55 +119,28 @@ class AdaptiveSeeds:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last step found every comparison narrow enough, or without a seed left, and nothing open."""
+        """Whether the last step found every row settled, or without a seed left, and nothing open."""
         return self._is_over
 
     def close(self) -> None:
         """Nothing is held between two steps."""
 
     def step(self, width: int) -> None:
-        """Queue the next runs, so that up to `width` are open."""
+        """Queue the runs up to the next look once nothing is open, however many workers there are."""
         with self.engine.begin() as connection:
             row = connection.execute(select(StudyRow).where(StudyRow.id == self.study_id).with_for_update()).one()
-            rule = parse_rule(row.spec["seeds"], "seeds")
-            arms, num_open = read_arms(connection, row, rule)
-            chosen = choose(arms, _baseline(row.spec), rule, width - num_open)
+            found = arms.read(connection, row)
+            chosen = [] if found.num_open else of_study(choose, found.columns, row.spec)
             queue.register_runs(connection, chosen, priority=self.priority)
-        self._is_over = num_open == 0 and not chosen
+        self._is_over = found.num_open == 0 and not chosen
 
 
-def _baseline(spec: Mapping[str, object]) -> str:
-    """The baseline's row key: `registry` stores it with the study, whose file may leave it to the first row."""
-    return str(spec["baseline"])
+Chooser = Callable[[Column, str, SeedRule, float | None], list[tuple[int, int]]]
 
 
-def read_arms(connection: Connection, study: Any, rule: SeedRule) -> tuple[list[Arm], int]:
-    """The cells of a study (its row of `sw_study`) but the random initialisation, and how many of its runs are open."""
-    cells = connection.execute(
-        select(CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display).where(
-            CellRow.study_id == study.id, CellRow.revision == study.revision
-        )
-    ).all()
-    cells = sorted(cells, key=lambda cell: (cell.display["row_order"], cell.display["col_order"]))
-    runs = connection.execute(
-        select(RunRow.config_id, RunRow.seed, RunRow.state, Result.value)
-        .outerjoin(
-            Result,
-            and_(Result.run_id == RunRow.id, Result.agg == "final", Result.metric == study.spec["metrics"][0]),
-        )
-        .where(
-            RunRow.config_id.in_([cell.config_id for cell in cells]),
-            RunRow.seed < rule.maximum,
-            RunRow.code_epoch == CODE_EPOCH,
-            RunRow.state != "cancelled",
-        )
-    ).all()
-    seeds: dict[int, dict[int, float | None]] = {}
-    for config_id, seed, state, value in runs:
-        seeds.setdefault(config_id, {})[seed] = value if state == "done" else None
-    arms = [
-        Arm(cell.row_key, cell.col_key, cell.config_id, seeds.get(cell.config_id, {}))
-        for cell in cells
-        if not cell.display["is_random_init"]
-    ]
-    return arms, sum(state not in FINAL_STATES for _, _, state, _ in runs)
+def of_study(chooser: Chooser, columns: Sequence[Column], spec: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """`choose` or `expected` of all columns of a study, from its spec in the database, which says its baseline."""
+    rule = parse_rule(spec["seeds"], "seeds")
+    margin = margin_of(spec, spec["scale"], spec["metrics"][0])
+    runs = [run for column in columns for run in chooser(column, str(spec["baseline"]), rule, margin)]
+    return sorted(dict.fromkeys(runs), key=lambda run: run[1])

@@ -297,7 +297,11 @@ def page(
         if study is not None and study != "all":
             estimator = estimator_of(connection, [study])
             shown = details(read(connection, study, estimator), max_waiting=max_waiting)
-            return Group(*shown.renderables, *(escape(str(e)) for e in edited.edited(connection, [study], place)))
+            # scipy takes a third of a second to import: not for the overview.
+            from sweeps.arms import answer
+
+            said = [answer(connection, study), *map(str, edited.edited(connection, [study], place))]
+            return Group(*shown.renderables, *(escape(words) for words in said if words))
         known = study_names(connection)
         estimator = estimator_of(connection, known)
         return overview([read(connection, name, estimator) for name in known])

@@ -23,9 +23,9 @@ from sweeps.study_checks import FORMULAS, Checks
 from sweeps.study_files import StudyError, close_matches, load_document, names, plain_name
 
 __all__ = [
-    "DEFAULT_SCALE", "FORMULAS", "RANDOM_INIT", "SCALES", "Cell", "Level", "Printed", "SearchSpec", "Study",
-    "StudyError", "close_matches", "format_override", "further_seeds", "instance_name", "is_trial", "merge", "names",
-    "parse", "read",
+    "DEFAULT_SCALE", "FORMULAS", "RANDOM_INIT", "SCALES", "Cell", "Level", "Printed", "SearchSpec", "SeedRule",
+    "Study", "StudyError", "close_matches", "format_override", "further_seeds", "instance_name", "is_trial", "merge",
+    "names", "parse", "read",
 ]  # fmt: skip
 
 LONGEST = 120  # letters that a table's name has beside the study's: names of files have limits
@@ -36,10 +36,10 @@ RANDOM_INIT_LABEL = "random init"
 
 _STUDY_KEYS = (
     "title", "question", "source", "base", "scales", "grid", "rows", "leave_out", "columns", "baseline", "random_init",
-    "seeds", "metrics", "table", "figures", "printed", "notes", "search",
+    "seeds", "metrics", "margin", "varies", "table", "figures", "printed", "notes", "search",
 )  # fmt: skip
 _LEVEL_KEYS = ("key", "label", "labels", "set", "scales")
-_SCALE_KEYS = ("seeds", "metrics", "search")
+_SCALE_KEYS = ("seeds", "metrics", "margin", "varies", "search")
 _PRINTED_KEYS = ("metric", "source", "values", "outcomes", "rows", "digits", "compare")
 
 
@@ -247,6 +247,8 @@ class _Reader(Checks):
             self.seeds(spec["seeds"], "seeds")
         with self.collected():
             self.metrics(spec.get("metrics", [""]), "metrics")
+        with self.collected():
+            self.compared(spec)
         with self.collected():
             if not isinstance(spec.get("random_init", True), bool):
                 raise self.error(f"random_init must be true or false, got {spec['random_init']!r}")

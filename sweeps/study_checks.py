@@ -75,6 +75,25 @@ class Checks:
 
     # ---- what is shown
 
+    def compared(self, spec: Mapping[str, Any]) -> None:
+        """At all scales, or one. `margin`: how far apart rows may be and still be called the same, in the main metric's
+        unit. `varies`: the options in which rows may differ although none sets them.
+        """
+        scales = spec.get("scales", {})
+        by_scale = {f"scales.{name}.": part for name, part in scales.items()} if isinstance(scales, Mapping) else {}
+        for where, part in {"": spec, **by_scale}.items():
+            if isinstance(part, Mapping) and "margin" in part:
+                value = part["margin"]
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                if not is_number or not 0 < value < float("inf"):
+                    raise self.error(f"{where}margin must be a number above 0, such as 2.0 points, got {value!r}")
+            if isinstance(part, Mapping) and "varies" in part:
+                value = part["varies"]
+                if not isinstance(value, list) or not all(isinstance(key, str) and key for key in value):
+                    raise self.error(
+                        f"{where}varies must be a list of options such as [optim, data.size], got {value!r}"
+                    )
+
     def source(self, value: Any) -> dict[str, str]:
         source = self.mapping(value, "source")
         self.keys(source, _SOURCE_KEYS, "source")

@@ -11,7 +11,7 @@ from sweeps.db import CellRow, Config, RunRow, StudyRow
 from sweeps.expand import Request
 from sweeps.identity import CODE_EPOCH
 from sweeps.search_space import DEFAULT_ROW, TRIAL, parse_search, search_name
-from sweeps.seed_rule import further_seeds, parse_rule
+from sweeps.seed_rule import further_seeds
 
 RunKey = tuple[str, int]  # config hash, seed
 
@@ -69,11 +69,11 @@ def by_rule(connection: Connection | None, request: Request, configs: Mapping[st
         trained = [config for config, steps in configs.items() if steps]  # not the random initialisation
         return {(config, seed) for config in trained for seed in seeds} - further_runs(connection, request, configs)
     # scipy takes a third of a second to import: only for studies with a rule.
-    from sweeps.seeds import choose, read_arms
+    from sweeps import arms
+    from sweeps import seeds as rules
 
-    rule = parse_rule(value, "seeds")
-    arms, _ = read_arms(connection, row, rule)
-    chosen = choose(arms, str(row.spec["baseline"]), rule, len(arms) * rule.maximum)
+    spec = row.spec | {"seeds": value, "baseline": request.study.baseline}
+    chosen = rules.of_study(rules.expected, arms.read(connection, row, value).columns, spec)
     hashes = {cell.config_id: cell.hash for cell in cells}
     return {(hashes[config_id], seed) for config_id, seed in chosen}
 

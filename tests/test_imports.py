@@ -79,7 +79,9 @@ def is_allowed(name: str, target: str) -> bool:
         return kind == "sweeps" or target == "core.config" or is_worker or is_judge or is_writer
     return kind == "analysis" or target in (
         "sweeps.study", "sweeps.db", "sweeps.cli", "sweeps.series", "sweeps.seen_data",
-        "sweeps.offered", "sweeps.collapse", "sweeps.edited", "sweeps.terminal",
+        "sweeps.offered", "sweeps.collapse", "sweeps.edited", "sweeps.terminal", "sweeps.comparisons",
+        "sweeps.fair_rows",
+        "sweeps.verdicts",
     )  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from jinja2 import Environment
 from sqlalchemy import Engine, select
 
-from analysis.agreement import FEWEST_ROWS, NOTES, Comparison, compare, interval, with_interval
+from analysis.agreement import FEWEST_ROWS, Comparison, compare, counted
 from analysis.agreement import Summary as Agreement
-from analysis.agreement import totals as agreement_totals
+from analysis.agreement_page import NOTES, with_interval
+from analysis.agreement_page import totals as agreement_totals
 from analysis.frame import Frame
 from analysis.site import runs, study_page
 from analysis.site.html import assets, environment, inline_svg
@@ -52,14 +53,15 @@ class Site:
         launched = [of_frame(frame, specs[frame.name], self.place) for frame in frames]
         studies = launched + not_launched([frame.name for frame in frames], frames, self.place)
         compared = [one for agreement in agreements for one in agreement.comparisons]
+        signs = [sign for agreement in agreements for sign in counted(agreement.comparisons)]
         return self._render(
             "index.html",
             root="",
             studies=studies,
             totals=totals(frames, studies),
             agreement={frame.name: [one for one in compared if one.study == frame.name] for frame in frames},
-            num_signs=sum(one.num_signs for one in compared),
-            num_same=sum(one.num_same for one in compared),
+            num_signs=len(signs),
+            num_same=sum(sign.is_same for sign in signs),
             fewest_rows=FEWEST_ROWS,
         )
 
@@ -132,7 +134,7 @@ class Site:
 def shown_comparisons(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, str, str]]:
     """Each with its tau and its rho, and their intervals over resampled seeds, in words."""
     return [
-        (one, with_interval(one.tau, *interval(one, one.taus)), with_interval(one.rho, *interval(one, one.rhos)))
+        (one, with_interval(one.tau, *one.tau_interval), with_interval(one.rho, *one.rho_interval))
         for one in comparisons
     ]
 

@@ -48,6 +48,7 @@ class ShownRow:
     kind: str  # trained, baseline, random_init, printed_only
     anchor: str
     cells: tuple[ShownCell, ...]
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def shown_rows(table: Table, frame: Frame) -> list[ShownRow]:
             label=row_label(row),
             kind=_kind(row),
             anchor=row.key,
+            verdict=row.verdict,
             cells=tuple(
                 _shown(table, row, baseline, cell, column, compared)
                 for cell, column in zip(row.cells, table.columns, strict=True)

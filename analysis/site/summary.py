@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.comparing import sentence_of
 from analysis.frame import MISSING, Frame, records
 from sweeps.edited import launch_words
 from sweeps.offered import Place
@@ -39,6 +40,7 @@ class Summary:
     cost_basis: str  # where that comes from
     command: str
     has_page: bool = True
+    answer: str = ""  # the rows' verdicts in a sentence
 
     @property
     def num_done(self) -> int:
@@ -78,6 +80,7 @@ def of_frame(frame: Frame, spec: Mapping[str, Any], place: Place) -> Summary:
         cost_left=left,
         cost_basis=basis,
         command=command(frame.name, spec, place),
+        answer=sentence_of(frame),
     )
 
 
@@ -116,9 +119,17 @@ def _cost_left(frame: Frame, runs: pd.DataFrame) -> tuple[float | None, str]:
 def command(name: str, spec: Mapping[str, Any], place: Place) -> str:
     """What trains, or resumes, this instance of a study, as typed in a shell."""
     words, seeds = launch_words(name, spec), spec.get("seeds")
-    if isinstance(seeds, list) and seeds != _file_seeds(name.partition("@")[0], str(spec.get("scale", DEFAULT_SCALE))):
-        words.append(f"seeds=[{','.join(map(str, seeds))}]")
+    if seeds != _file_seeds(name.partition("@")[0], str(spec.get("scale", DEFAULT_SCALE))):
+        if isinstance(seeds, list):
+            words.append(f"seeds=[{','.join(map(str, seeds))}]")
+        elif isinstance(seeds, Mapping):
+            words.append("seeds={" + ", ".join(f"{key}: {_typed(value)}" for key, value in seeds.items()) + "}")
     return place.command("sweeps.launch", *words)
+
+
+def _typed(value: Any) -> str:
+    """A value of a rule for seeds: "half_width < 1" is one word to YAML with quotes only."""
+    return f'"{value}"' if isinstance(value, str) and " " in value else str(value)
 
 
 def _file_seeds(stem: str, scale: str) -> Any:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from core.types import DataSpec
+from core.types import DataSpec, moved, moved_together
 
 _CROP_TRIES = 10
 _NUM_DRAWS = 2 * _CROP_TRIES + 2 + 1 + 4  # area and aspect of each try, corner, flip, colour
@@ -93,34 +93,39 @@ def augment(
     """
     draws = torch.rand(len(clips) * world_size, _NUM_DRAWS, generator=generator)
     draws = draws[rank * len(clips) : (rank + 1) * len(clips)]
-    clips = clips.to(device, non_blocking=True) if device is not None else clips
+    clips = moved(clips, device) if device is not None else clips
 
+    # Few numbers a sample are made on the host, where they are drawn; what is made of them is made on the device.
     boxes = _crop_boxes(options, clips.shape[-2], clips.shape[-1], draws)
-    mirrored = (draws[:, -5] < 0.5) if options.flip else None
+    numbers = [*boxes, draws[:, -5] < 0.5, *_scale(spec)]
+    if options.color > 0:
+        numbers += _colour_changes(options.color * (2 * draws[:, -4:] - 1))
+    top, left, height, width, mirrored, factor, offset, *colours = moved_together(clips.device, *numbers)
     whole = options.scale_min == 1 and options.center_crop == 1
     if whole and clips.shape[-2:] == (spec.height, spec.width):
         pixels = clips.float()
-        if mirrored is not None:
-            pixels = torch.where(mirrored.to(pixels.device).view(-1, 1, 1, 1, 1), pixels.flip(-1), pixels)
+        if options.flip:
+            pixels = torch.where(mirrored.view(-1, 1, 1, 1, 1), pixels.flip(-1), pixels)
     else:
-        pixels = _resize(clips, boxes, spec, mirrored)
+        pixels = _resize(clips, _Boxes(top, left, height, width), spec, mirrored if options.flip else None)
     if options.color > 0:
-        pixels = _recolor(pixels, options.color * (2 * draws[:, -4:] - 1))
-    return _standardise(pixels, spec)
+        pixels = _recolor(pixels, *colours)
+    return pixels.mul_(factor).sub_(offset)
 
 
 def normalise(clips: Tensor, spec: DataSpec, *, device: torch.device | str | None = None) -> Tensor:
     """uint8 [B, C, T, H, W] -> float32 [B, C, T, spec.height, spec.width] on `device`, resized if stored larger."""
-    clips = clips.to(device, non_blocking=True) if device is not None else clips
+    clips = moved(clips, device) if device is not None else clips
+    factor, offset = moved_together(clips.device, *_scale(spec))
     if clips.shape[-2:] == (spec.height, spec.width):
-        return _standardise(clips.float(), spec)
-    full = torch.ones(len(clips))
+        return clips.float().mul_(factor).sub_(offset)
+    full = torch.ones(len(clips), device=clips.device)
     boxes = _Boxes(0 * full, 0 * full, clips.shape[-2] * full, clips.shape[-1] * full)
-    return _standardise(_resize(clips, boxes, spec, None), spec)
+    return _resize(clips, boxes, spec, None).mul_(factor).sub_(offset)
 
 
-def _standardise(pixels: Tensor, spec: DataSpec) -> Tensor:
-    """Pixels in [0, 255] -> zero mean and unit variance over the data set; changes `pixels`.
+def _scale(spec: DataSpec) -> tuple[Tensor, Tensor]:
+    """Factor and offset that make zero mean and unit variance over the data set of pixels in [0, 255].
 
     Raises ValueError when `spec` has not one mean and one std a channel.
     """
@@ -129,9 +134,8 @@ def _standardise(pixels: Tensor, spec: DataSpec) -> Tensor:
             f"the data's mean {spec.mean} and std {spec.std} must have one value for each of its "
             f"{spec.channels} channels"
         )
-    mean = torch.tensor(spec.mean, device=pixels.device).view(-1, 1, 1, 1)
-    std = torch.tensor(spec.std, device=pixels.device).view(-1, 1, 1, 1)
-    return pixels.mul_(1 / (255 * std)).sub_(mean / std)
+    mean, std = (torch.tensor(each).view(-1, 1, 1, 1) for each in (spec.mean, spec.std))
+    return 1 / (255 * std), mean / std
 
 
 def _crop_boxes(options: Augment, height: int, width: int, draws: Tensor) -> _Boxes:
@@ -179,7 +183,6 @@ def _resize(clips: Tensor, boxes: _Boxes, spec: DataSpec, mirrored: Tensor | Non
     columns = _resize_weights(boxes.left, boxes.width, clips.shape[-1], spec.width)
     if mirrored is not None:
         columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
-    rows, columns = rows.to(clips.device), columns.to(clips.device)
     batch_size, channels, frames, height, width = clips.shape
     wide = torch.bmm(clips.reshape(batch_size, -1, width).float(), columns.transpose(1, 2))  # [B, C*T*H, w]
     wide = wide.view(batch_size, channels * frames, height, spec.width)
@@ -190,16 +193,17 @@ def _resize_weights(start: Tensor, length: Tensor, size: int, out: int) -> Tenso
     """Weight of each of `size` pixels for each of `out` pixels that share [start, start + length): [B, out, size]."""
     ratio = (length / out)[:, None, None]
     reach = ratio.clamp(min=1)  # of the triangle: one pixel when enlarging, wider when shrinking
-    centre = start[:, None, None] + ratio * (torch.arange(out)[:, None] + 0.5)
-    pixel = torch.arange(size) + 0.5
+    centre = start[:, None, None] + ratio * (torch.arange(out, device=start.device)[:, None] + 0.5)
+    pixel = torch.arange(size, device=start.device) + 0.5
     weights = (1 - (pixel - centre).abs() / reach).clamp(min=0)
     inside = (pixel > start[:, None, None]) & (pixel < (start + length)[:, None, None])
     weights = weights * inside  # what is outside the crop is not seen, as if the crop were cut out first
     return weights / weights.sum(dim=2, keepdim=True)
 
 
-def _recolor(pixels: Tensor, amounts: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue by `amounts` [B, 4] in [-strength, strength]; pixels in [0, 255]."""
+def _colour_changes(amounts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Brightness, contrast, saturation and hue by `amounts` [B, 4] in [-strength, strength], as a map of the colours
+    [B, 3, 3], the share of the mean luma that is added [B], and what luma is made of [3]."""
     brightness, contrast = (1 + 0.4 * amounts[:, 0]).clamp(min=0), (1 + 0.4 * amounts[:, 1]).clamp(min=0)
     saturation, hue = (1 + 0.2 * amounts[:, 2]).clamp(min=0), 2 * math.pi * 0.1 * amounts[:, 3]
     turn = torch.zeros(len(amounts), 3, 3)
@@ -207,8 +211,12 @@ def _recolor(pixels: Tensor, amounts: Tensor) -> Tensor:
     turn[:, 1, 1] = turn[:, 2, 2] = saturation * hue.cos()
     turn[:, 1, 2], turn[:, 2, 1] = -saturation * hue.sin(), saturation * hue.sin()
     matrix = (torch.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ) * (brightness * contrast)[:, None, None]
-    # Contrast keeps the clip's mean luma, as brightness left it.
-    luma = torch.einsum("c,bcthw->b", _TO_YIQ[0].to(pixels), pixels) / pixels[0, 0].numel()
-    shift = ((1 - contrast) * brightness).to(pixels.device) * luma
-    colored = torch.einsum("bdc,bcthw->bdthw", matrix.to(pixels.device), pixels)
+    return matrix, (1 - contrast) * brightness, _TO_YIQ[0]
+
+
+def _recolor(pixels: Tensor, matrix: Tensor, share: Tensor, to_luma: Tensor) -> Tensor:
+    """Pixels in [0, 255] changed as `_colour_changes` says; contrast keeps a clip's luma as brightness left it."""
+    luma = torch.einsum("c,bcthw->b", to_luma, pixels) / pixels[0, 0].numel()
+    shift = share * luma
+    colored = torch.einsum("bdc,bcthw->bdthw", matrix, pixels)
     return (colored + shift.view(-1, 1, 1, 1, 1)).clamp_(0, 255)

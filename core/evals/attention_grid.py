@@ -16,6 +16,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from core.types import truncated_normal_
+
 EPS = 1e-6  # of every norm, as in the encoders
 MLP_RATIO = 4
 
@@ -215,7 +217,7 @@ def parameters(layout: Layout, width: int, num_classes: int, depth: int = 1) -> 
 def _drawn(parameter: Parameter, generator: Generator) -> Tensor:
     if parameter.start is not None:
         return torch.full(parameter.shape, parameter.start)
-    return torch.nn.init.trunc_normal_(torch.empty(parameter.shape), std=0.02, a=-2.0, b=2.0, generator=generator)
+    return truncated_normal_(torch.empty(parameter.shape), 0.02, generator)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

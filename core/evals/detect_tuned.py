@@ -36,6 +36,7 @@ from core.types import (
     Tuning,
     Workshop,
     generator_for,
+    truncated_normal_,
 )
 
 KEY = "evals.detect_tuned"
@@ -153,7 +154,7 @@ class Detector(Tuned):
         # hardly any of it: mAP 28 instead of 87 on one digit a clip.
         self.norm = nn.BatchNorm1d(width, affine=False)
         self.head = nn.Linear(width, spec.box_classes, device="meta").to_empty(device="cpu")
-        nn.init.trunc_normal_(self.head.weight, std=options.head_std, generator=generator)
+        truncated_normal_(self.head.weight, options.head_std, generator)
         nn.init.zeros_(self.head.bias)
         # Not persistent: a checkpoint need not hold the data's boxes.
         order = regions.sample.argsort(stable=True)

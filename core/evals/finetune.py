@@ -26,6 +26,7 @@ from core.types import (
     Tuning,
     Workshop,
     generator_for,
+    truncated_normal_,
 )
 
 COSTS = ("train_seconds", "seconds_per_step", "tokens_share", "forward_mmac", "views", "parameters_m")
@@ -229,7 +230,7 @@ class Classifier(Tuned):
         super().__init__()
         self.encoder, self.label, self.spec, self.options = encoder, label, spec, options
         self.head = nn.Linear(encoder.width, spec.classes[label], device="meta").to_empty(device="cpu")
-        nn.init.trunc_normal_(self.head.weight, std=options.head_std, generator=generator)
+        truncated_normal_(self.head.weight, options.head_std, generator)
         nn.init.zeros_(self.head.bias)
 
     def logits(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from core.types import moved, moved_together
+
 
 def smoothed(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
     """One-hot [B, K] with `smoothing` of the mass spread evenly over all classes."""
@@ -75,12 +77,15 @@ def erase(clips: Tensor, probability: float, generator: Generator) -> Tensor:
     chosen = fits.any(1) & (torch.rand(batch, generator=generator) < probability)
     box = boxes[torch.arange(batch), fits.int().argmax(1)]
     corner = torch.rand(batch, 2, generator=generator)
-    clips = clips.clone()
+    places, noises = [], []
     for index in chosen.nonzero().flatten().tolist():
         h, w = box[index].tolist()
         top, left = int(corner[index, 0] * (height - h + 1)), int(corner[index, 1] * (width - w + 1))
-        noise = torch.randn(*clips.shape[1:3], h, w, generator=generator)
-        clips[index, :, :, top : top + h, left : left + w] = noise.to(clips)
+        places.append((index, slice(None), slice(None), slice(top, top + h), slice(left, left + w)))
+        noises.append(torch.randn(*clips.shape[1:3], h, w, generator=generator).to(clips.dtype))
+    clips = clips.clone()
+    for place, noise in zip(places, moved_together(clips.device, *noises), strict=True):
+        clips[place] = noise
     return clips
 
 
@@ -89,4 +94,4 @@ def dropout(features: Tensor, rate: float, generator: Generator) -> Tensor:
     if rate == 0:
         return features
     kept = torch.rand(features.shape, generator=generator) >= rate
-    return features * (kept / (1 - rate)).to(features)
+    return features * moved((kept / (1 - rate)).to(features.dtype), features.device)

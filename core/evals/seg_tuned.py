@@ -23,6 +23,7 @@ from core.types import (
     Tuning,
     Workshop,
     generator_for,
+    truncated_normal_,
 )
 
 KEY = "evals.seg_tuned"
@@ -133,7 +134,7 @@ class Segmenter(Tuned):
         super().__init__()
         self.encoder, self._spec, self._frames, self._truth = encoder, spec, frames, truth
         self.head = nn.Linear(encoder.width, spec.segment_classes, device="meta").to_empty(device="cpu")
-        nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
+        truncated_normal_(self.head.weight, head_std, generator)
         nn.init.zeros_(self.head.bias)
 
     def scores(self, clips: Tensor) -> Tensor:

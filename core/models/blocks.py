@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from core.models import cpu_block
 from core.models.attention import Attention
 from core.models.positions import Rotation
+from core.types import moved, truncated_normal_
 
 
 class Init(Enum):
@@ -47,7 +48,7 @@ class DropPath(nn.Module):
             return x
         assert self.generator is not None, "drop_path needs seed_drop_path(generator) before a training step"
         kept = torch.rand(x.shape[0], generator=self.generator) >= self.rate
-        return x * (kept / (1 - self.rate)).to(x).view(-1, *(1,) * (x.ndim - 1))
+        return x * moved((kept / (1 - self.rate)).to(x.dtype), x.device).view(-1, *(1,) * (x.ndim - 1))
 
 
 class Blocks(nn.ModuleList):
@@ -150,6 +151,6 @@ def initialise(module: nn.Module, scheme: Init, generator: Generator) -> None:
         if scheme is Init.mae:
             nn.init.xavier_uniform_(child.weight, generator=generator)
         else:
-            nn.init.trunc_normal_(child.weight, std=0.02, a=-2.0, b=2.0, generator=generator)
+            truncated_normal_(child.weight, 0.02, generator)
         if child.bias is not None:
             nn.init.zeros_(child.bias)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from core.models.blocks import DropPath, LayerNorm
 from core.models.pyramid import LayerNorm2d, Maps, PyramidModule, StagedEncoder, check_list, make_conv
-from core.types import DataSpec, EncoderModule
+from core.types import DataSpec, EncoderModule, truncated_normal_
 
 
 @dataclass
@@ -116,6 +116,6 @@ def initialise(module: nn.Module, generator: Generator) -> None:
             nn.init.ones_(child.weight)
             nn.init.zeros_(child.bias)
         if isinstance(child, nn.Conv2d | nn.Linear):
-            nn.init.trunc_normal_(child.weight, std=0.02, a=-2.0, b=2.0, generator=generator)
+            truncated_normal_(child.weight, 0.02, generator)
             if child.bias is not None:
                 nn.init.zeros_(child.bias)

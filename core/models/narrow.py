@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from core.models.attention import key_mask
 from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear
 from core.models.positions import Position, Positions
-from core.types import EncoderModule, Predictor, PredictorModule, View
+from core.types import EncoderModule, Predictor, PredictorModule, View, truncated_normal_
 
 
 @dataclass
@@ -54,7 +54,7 @@ class NarrowPredictor(PredictorModule):
         if options.init is Init.vjepa:
             nn.init.zeros_(self.mask_token)
         else:
-            nn.init.trunc_normal_(self.mask_token, std=0.02, a=-2.0, b=2.0, generator=generator)
+            truncated_normal_(self.mask_token, 0.02, generator)
 
     def forward(self, tokens: Tensor, view: View) -> Tensor:
         """Predictions at `view.target`, [B, Nt, out_dim].

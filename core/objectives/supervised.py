@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.types import DataSpec, EncoderModule, Learner, Objective, Parts, View, generator_for
+from core.types import DataSpec, EncoderModule, Learner, Objective, Parts, View, generator_for, truncated_normal_
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Supervised(Objective):
             )
         encoder = parts.encoder.build(spec, generator_for(seed, "encoder"))
         head = nn.Linear(encoder.width, spec.classes[label], device="meta").to_empty(device=torch.get_default_device())
-        nn.init.trunc_normal_(head.weight, std=0.02, generator=generator_for(seed, "head"))
+        truncated_normal_(head.weight, 0.02, generator_for(seed, "head"))
         nn.init.zeros_(head.bias)
         return SupervisedLearner(encoder, head, label, self.smoothing)
 
@@ -42,6 +42,7 @@ class SupervisedLearner(Learner):
     def __init__(self, encoder: EncoderModule, head: nn.Linear, label: str, smoothing: float) -> None:
         super().__init__()
         self.encoder, self.head, self.label, self.smoothing = encoder, head, label, smoothing
+        self.labels_read = (label,)
 
     def forward(
         self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View], pairs: Tensor | None = None

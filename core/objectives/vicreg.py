@@ -16,7 +16,18 @@ from torch import Generator, Tensor, nn
 
 from core.objectives.gathered import gather, num_processes, own_rows
 from core.objectives.views import ViewOptions, two_views
-from core.types import DataSpec, Encoder, EncoderModule, Learner, Objective, Parts, View, full_precision, generator_for
+from core.types import (
+    DataSpec,
+    Encoder,
+    EncoderModule,
+    Learner,
+    Objective,
+    Parts,
+    View,
+    full_precision,
+    generator_for,
+    moved,
+)
 
 EPS = 1e-4  # added to variances
 
@@ -152,7 +163,7 @@ class ContentTask(nn.Module):
         if frame is ContentFrame.middle:
             return clips[:, :, num_frames // 2 : num_frames // 2 + 1]
         from_all = torch.rand(len(clips) * num_processes(), generator=generator)
-        first = (own_rows(from_all, len(clips)) * num_frames).long().to(clips.device)
+        first = moved((own_rows(from_all, len(clips)) * num_frames).long(), clips.device)
         return clips[torch.arange(len(clips), device=clips.device), :, first][:, :, None]
 
 

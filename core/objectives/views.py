@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from core.objectives.gathered import num_processes, own_rows
+from core.types import moved_together
 
 NUM_DRAWS = 13  # of each view: area, aspect, corner x 2, flip, jitter or not, its 4 amounts, grey, blur, its width
 SOLARIZE = 13  # and one more
@@ -65,23 +66,33 @@ class ViewOptions:
 def two_views(pictures: Tensor, options: ViewOptions, generator: Generator) -> Tensor:
     """float [B, C, T, H, W] in [0, 1] -> two views of each [2, B, C, T, H, W], the same change for all T frames.
 
-    With several processes, B is this one's share of a batch; the numbers of the whole batch are drawn.
+    With several processes, B is this one's share of a batch; the numbers of the whole batch are drawn. They are few,
+    and stay on the host until they are what a view is made with; all then go to the device in one copy.
     """
-    num, channels, frames, height = pictures.shape[:4]
+    num, channels, frames, height, width = pictures.shape
     draws = own_rows(torch.rand(2, num * num_processes(), NUM_DRAWS + 1, generator=generator), num, dim=1)
     shares = torch.tensor([[_of(options.blur, view), _of(options.solarize, view)] for view in (0, 1)])
     shares = shares[:, None].expand(2, num, 2).flatten(0, 1)  # [2 * B, 2]
     draws = draws.flatten(0, 1)
-    views = _cropped(pictures.flatten(1, 2).repeat(2, 1, 1, 1), options, draws)  # [2 * B, C * T, H, W]
+    low, high = BLUR
+    sigma = (low + (high - low) * draws[:, 12]) * (draws[:, 11] < shares[:, 0])
+    theta, sigma, inverted, *colours = moved_together(
+        pictures.device,
+        _crops(options, draws, height, width),
+        sigma * height / 224,
+        draws[:, SOLARIZE] < shares[:, 1],
+        *_colour_changes(options, draws),
+    )
+    views = pictures.flatten(1, 2).repeat(2, 1, 1, 1)  # [2 * B, C * T, H, W]
+    if options.crop_min < 1 or options.flip:
+        views = _cropped(views, theta)
     views = views.view(2 * num, channels, frames, *views.shape[-2:])
     if options.jitter * options.jitter_share > 0 or options.grey > 0:
-        views = _recoloured(views, options, draws)
+        views = _recoloured(views, *colours)
     if max(options.blur) > 0:
-        low, high = BLUR
-        sigma = (low + (high - low) * draws[:, 12]) * (draws[:, 11] < shares[:, 0])
-        views = _blurred(views, sigma * height / 224)
+        views = _blurred(views, sigma)
     if max(options.solarize) > 0:
-        inverted = (draws[:, SOLARIZE] < shares[:, 1]).to(views.device).view(-1, 1, 1, 1, 1)
+        inverted = inverted.view(-1, 1, 1, 1, 1)
         views = torch.where(inverted & (views >= 0.5), 1 - views, views)
     return views.view(2, num, *views.shape[1:])
 
@@ -90,27 +101,32 @@ def _of(shares: list[float], view: int) -> float:
     return shares[view % len(shares)]
 
 
-def _cropped(pictures: Tensor, options: ViewOptions, draws: Tensor) -> Tensor:
-    """Each picture's crop, mirrored or not, at the size of the picture."""
-    if options.crop_min == 1 and not options.flip:
-        return pictures
+def _crops(options: ViewOptions, draws: Tensor, height: int, width: int) -> Tensor:
+    """Where each view is in its picture of height x width, and whether it is mirrored: [2 * B, 2, 3], as `affine_grid`
+    takes it."""
     area = options.crop_min + (options.crop_max - options.crop_min) * draws[:, 0]
-    low, high = (math.log(edge) for edge in ASPECT)
-    aspect = (low + (high - low) * draws[:, 1]).exp() if options.crop_min < 1 else torch.ones_like(area)
+    least, most = (math.log(edge) for edge in ASPECT)
+    aspect = (least + (most - least) * draws[:, 1]).exp() if options.crop_min < 1 else torch.ones_like(area)
     # A picture of 2:1 is 1 x 1 here: its crops' aspect is in units of its own.
-    aspect = aspect * pictures.shape[-2] / pictures.shape[-1] if options.crop_min < 1 else aspect
-    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    left, top = draws[:, 2] * (1 - width), draws[:, 3] * (1 - height)
+    aspect = aspect * height / width if options.crop_min < 1 else aspect
+    wide, high = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    left, top = draws[:, 2] * (1 - wide), draws[:, 3] * (1 - high)
     sign = torch.where(draws[:, 4] < 0.5, -1.0, 1.0) if options.flip else torch.ones_like(area)
     zero = torch.zeros_like(area)
-    rows = [torch.stack([width * sign, zero, 2 * left + width - 1], dim=1)]
-    rows.append(torch.stack([zero, height, 2 * top + height - 1], dim=1))
-    grid = F.affine_grid(torch.stack(rows, dim=1).to(pictures.device), list(pictures.shape), align_corners=False)
+    rows = [torch.stack([wide * sign, zero, 2 * left + wide - 1], dim=1)]
+    rows.append(torch.stack([zero, high, 2 * top + high - 1], dim=1))
+    return torch.stack(rows, dim=1)
+
+
+def _cropped(pictures: Tensor, theta: Tensor) -> Tensor:
+    """Each picture's crop, mirrored or not, at the size of the picture."""
+    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _recoloured(views: Tensor, options: ViewOptions, draws: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue of some, and some without colour; RGB in [0, 1]."""
+def _colour_changes(options: ViewOptions, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Brightness, contrast, saturation and hue of some, and some without colour, as a map of the colours [2 * B, 3, 3],
+    the share of the mean luma that is added [2 * B], and what luma is made of [3]."""
     on = (draws[:, 5] < options.jitter_share)[:, None]
     amounts = options.jitter * on * (2 * draws[:, 6:10] - 1) * torch.tensor(JITTER)
     brightness, contrast, saturation = (1 + amounts[:, :3]).clamp(min=0).unbind(1)
@@ -121,10 +137,14 @@ def _recoloured(views: Tensor, options: ViewOptions, draws: Tensor) -> Tensor:
     turn[:, 1, 1] = turn[:, 2, 2] = saturation * hue.cos()
     turn[:, 1, 2], turn[:, 2, 1] = -saturation * hue.sin(), saturation * hue.sin()
     matrix = (torch.linalg.inv(_TO_YIQ) @ turn @ _TO_YIQ) * (brightness * contrast)[:, None, None]
-    # Contrast keeps the view's mean luma, as brightness left it.
-    luma = torch.einsum("c,bcthw->b", _TO_YIQ[0].to(views), views) / views[0, 0].numel()
-    shift = ((1 - contrast) * brightness).to(views) * luma
-    coloured = torch.einsum("bdc,bcthw->bdthw", matrix.to(views), views)
+    return matrix, (1 - contrast) * brightness, _TO_YIQ[0]
+
+
+def _recoloured(views: Tensor, matrix: Tensor, share: Tensor, to_luma: Tensor) -> Tensor:
+    """RGB in [0, 1] changed as `_colour_changes` says; contrast keeps a view's luma as brightness left it."""
+    luma = torch.einsum("c,bcthw->b", to_luma, views) / views[0, 0].numel()
+    shift = share * luma
+    coloured = torch.einsum("bdc,bcthw->bdthw", matrix, views)
     return (coloured + shift.view(-1, 1, 1, 1, 1)).clamp(0, 1)
 
 
@@ -132,7 +152,8 @@ def _blurred(views: Tensor, sigma: Tensor) -> Tensor:
     """A Gaussian of standard deviation `sigma` [B] pixels, 0 = none; what it covers beyond the edge does not count."""
 
     def weights(size: int) -> Tensor:
-        distance = torch.arange(size)[:, None] - torch.arange(size)
+        place = torch.arange(size, device=views.device)
+        distance = place[:, None] - place
         near = (-0.5 * (distance / sigma.clamp(min=1e-3)[:, None, None]) ** 2).exp()  # [B, size, size]
         return (near / near.sum(dim=2, keepdim=True))[:, None, None].to(views)
 

@@ -55,7 +55,9 @@ def resize_flow(flow: Tensor, height: int, width: int) -> Tensor:
     """The same movement on another grid: bilinear, its numbers in that grid's pixels."""
     if flow.shape[-2:] == (height, width):
         return flow
-    factors = torch.tensor([width / flow.shape[-1], height / flow.shape[-2]], device=flow.device).view(1, 2, 1, 1)
+    # Filled on the device: a tensor made of numbers of the host would wait for all that the device has to do.
+    ratios = (width / flow.shape[-1], height / flow.shape[-2])
+    factors = torch.cat([torch.full((1, 1, 1, 1), ratio, device=flow.device) for ratio in ratios], dim=1)
     return F.interpolate(flow, (height, width), mode="bilinear", align_corners=False) * factors
 
 

@@ -107,7 +107,7 @@ class MovingAverage(TargetModule):
         if self.options.norm is FeatureNorm.none:
             return features
         counted = features.flatten(0, 1) if valid is None else features[valid]
-        sums = torch.cat([counted.sum(0), counted.square().sum(0), counted.new_tensor([len(counted)])])
+        sums = torch.cat([counted.sum(0), counted.square().sum(0), counted.new_full((1,), len(counted))])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
         mean, square = (sums[:-1] / sums[-1]).chunk(2)

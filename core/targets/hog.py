@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.targets.pixels import Frames, cut_patches, predicted_frames
+from core.targets.pixels import Frames, chosen_frames, cut_patches, predicted_frames
 from core.types import DataSpec, EncoderModule, Grid, Target, TargetModule, View
 
 
@@ -56,8 +56,7 @@ class Histograms(TargetModule):
 
     @torch.no_grad()
     def forward(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
-        if self.frames is not None:
-            clips = clips[:, :, self.frames]
+        clips = chosen_frames(clips, self.frames)
         rows, columns = self.grid.h * self.options.cells, self.grid.w * self.options.cells
         maps = histograms(clips.float(), rows, columns, self.options.bins)
         return [cut_patches(maps, self.grid, view.target).flatten(2) for view in views]

@@ -56,8 +56,7 @@ class Pixels(TargetModule):
 
     @torch.no_grad()
     def forward(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
-        if self.frames is not None:
-            clips = clips[:, :, self.frames]
+        clips = chosen_frames(clips, self.frames)
         return [normalise(cut_patches(clips, self.grid, view.target).float(), self.norm).flatten(2) for view in views]
 
     @torch.no_grad()
@@ -98,6 +97,14 @@ def every_other_frame(num_frames: int) -> list[int]:
     return [i * (num_frames - 1) // max(count - 1, 1) for i in range(count)]
 
 
+def chosen_frames(clips: Tensor, frames: Sequence[int] | None) -> Tensor:
+    """`clips` [B, C, T, H, W] with these frames only, or as they are.
+
+    One by one: an index would be copied to a GPU, which waits for all that it has to do before.
+    """
+    return clips if frames is None else torch.stack([clips[:, :, frame] for frame in frames], dim=2)
+
+
 def cut_patches(clips: Tensor, grid: Grid, index: Tensor) -> Tensor:
     """The patches at `index` [B, n] of `clips` [B, C, T, H, W]: [B, n, frames, rows, columns, C]."""
     b, c, frames, height, width = clips.shape
@@ -120,7 +127,7 @@ def normalise(patches: Tensor, norm: PixelNorm) -> Tensor:
     if norm is PixelNorm.none:
         return patches
     over = (2, 3, 4, 5) if norm is PixelNorm.patch else (2, 3, 4)
-    count = math.prod(patches.shape[dim] for dim in over)
+    count = math.prod([patches.shape[dim] for dim in over])  # torch.compile cannot take a generator here
     # Not torch.var_mean, which takes several times as long on CPU; in place, because these are the largest tensors of
     # a step.
     patches -= patches.mean(over, keepdim=True)

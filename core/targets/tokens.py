@@ -13,9 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.targets.dalle import STRIDE, load_encoder
-from core.targets.pixels import Frames, cut_patches, predicted_frames
+from core.targets.pixels import Frames, chosen_frames, cut_patches, predicted_frames
 from core.targets.tokenizer import Tokenizer, load, trained
-from core.types import DataSpec, EncoderModule, Grid, Target, TargetModule, View, full_precision, generator_for
+from core.types import (
+    DataSpec,
+    EncoderModule,
+    Grid,
+    Target,
+    TargetModule,
+    View,
+    full_precision,
+    generator_for,
+    moved_together,
+)
 
 CLIPS, PATCHES = 512, 16_384  # of the training set, that the tokenizer is trained on
 IMAGES = 64  # that go through DALL-E's encoder at once: its first layers hold 256 channels of every pixel
@@ -100,9 +110,7 @@ class Tokens(TargetModule):
 
     def _patches(self, clips: Tensor, index: Tensor) -> Tensor:
         """[B, n, pixels] float32."""
-        if self.frames is not None:
-            clips = clips[:, :, self.frames]
-        return cut_patches(clips, self.grid, index).float().flatten(2)
+        return cut_patches(chosen_frames(clips, self.frames), self.grid, index).float().flatten(2)
 
     @torch.no_grad()
     def forward(self, clips: Tensor, views: Sequence[View]) -> list[Tensor]:
@@ -134,9 +142,8 @@ class DalleTokens(TargetModule):
 
     def images(self, clips: Tensor) -> Tensor:
         """The predicted frames of normalised clips, [B * t, 3, 8 * h, 8 * w] in [0, 1]."""
-        device = clips.device
-        mean, std = (torch.tensor(each, device=device).view(-1, 1, 1, 1) for each in (self.spec.mean, self.spec.std))
-        pixels = clips if self.frames is None else clips[:, :, self.frames]
-        images = (pixels * std + mean).transpose(1, 2).flatten(0, 1)
+        scales = (torch.tensor(each).view(-1, 1, 1, 1) for each in (self.spec.mean, self.spec.std))
+        mean, std = moved_together(clips.device, *scales)
+        images = (chosen_frames(clips, self.frames) * std + mean).transpose(1, 2).flatten(0, 1)
         size = (STRIDE * self.grid.h, STRIDE * self.grid.w)
         return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from core.types.data import Batch, Data, DataError, Dataset, DataSpec, FlowTruth, Grid, Regions, TrackedVideo
+from core.types.draws import truncated_normal_
 from core.types.judging import (
     SAMPLE,
     Evaluation,
@@ -45,6 +46,7 @@ from core.types.training import (
     TargetModule,
     View,
 )
+from core.types.transfer import moved, moved_together
 
 __all__ = [
     "SAMPLE",
@@ -84,6 +86,9 @@ __all__ = [
     "Workshop",
     "full_precision",
     "generator_for",
+    "moved",
+    "moved_together",
+    "truncated_normal_",
 ]
 
 

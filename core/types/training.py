@@ -215,6 +215,7 @@ class Learner(nn.Module):
     # A loss above this, or a gradient that is not finite, ends the run as diverged. Without a limit the norm of the
     # gradient is not computed, and only a loss that is not finite does.
     loss_limit: float = math.inf
+    labels_read: tuple[str, ...] = ()  # of the data's, that `forward` is given
     has_idle_parts: bool = False  # whether some steps give some trained parameters no gradient
 
     @property
@@ -227,6 +228,7 @@ class Learner(nn.Module):
     ) -> dict[str, Tensor]:
         """{"loss": scalar, ...parts} of one batch; `clips` [B, C, T, H, W] is float and normalised.
 
+        `labels` are those of `labels_read`.
         `pairs` [P, C, 2, h, w], alike, are two frames in a row each of the run's `flow_data` (of its `data` where that
         is null), `Objective.num_pairs` of them; None for objectives that want none.
         """

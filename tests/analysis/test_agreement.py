@@ -9,8 +9,8 @@ import pytest
 from scipy import stats as scipy_stats
 from sqlalchemy import Engine
 
-from analysis import agreement, agreement_drawing
-from analysis.agreement import Comparison, compare, kendall_tau_b, resampled_means, spearman
+from analysis import agreement, agreement_drawing, agreement_page
+from analysis.agreement import Comparison, around, compare, counted, draws, kendall_tau_b, resampled_means, spearman
 from analysis.frame import Frame, load
 from analysis.stats import widening
 from sweeps.expand import Request, expand
@@ -62,24 +62,28 @@ def test_rows_that_all_tie_have_no_correlation() -> None:
     assert math.isnan(kendall_tau_b(tied, ours)[0]) and math.isnan(spearman(tied, ours)[0])
 
 
-def test_three_seeds_are_resampled_in_all_27_ways_and_rows_take_the_same_ones() -> None:
-    means = resampled_means(np.array([[0.0, 3.0, 6.0], [1.0, 4.0, 7.0]]))
-    assert means.shape == (27, 2)
-    assert np.allclose(means[:, 1] - means[:, 0], 1)
-    moved = sorted({round(mean, 9) for mean in 3 + (means[:, 0] - 3) / widening(3)})
-    assert moved == [0, 1, 2, 3, 4, 5, 6]
+def test_a_resample_weighs_a_seed_alike_for_every_row_and_every_table() -> None:
+    means = resampled_means(np.array([[0.0, 3.0, 6.0], [1.0, 4.0, 7.0]]), [0, 1, 2])
+    assert np.allclose(means[:, 1] - means[:, 0], 1) and len(np.unique(means[:, 0])) == len(means)
+    three, two = draws([0, 1, 2]), draws([0, 2])
+    assert three.sum(axis=1) == pytest.approx(1) and np.allclose(three[:, 0] / three[:, 2], two[:, 0] / two[:, 1])
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5])
-def test_the_interval_of_few_seeds_holds_the_mean_about_as_often_as_it_says(num_seeds: int) -> None:
-    """As for a t-interval of normal values; resamples as they are hold it in three of four."""
+def test_resampled_means_vary_as_a_t_interval_does(num_seeds: int) -> None:
+    """As for a t-interval of normal values; resamples as they are hold the mean in three of four."""
     values = np.random.default_rng(0).normal(size=(400, num_seeds))
-    resampled = resampled_means(values)
-    low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
-    assert 0.92 < ((low < 0) & (high > 0)).mean() < 0.99
-    means = values.mean(axis=1)
-    low, high = (means + (end - means) / widening(num_seeds) for end in (low, high))
-    assert ((low < 0) & (high > 0)).mean() < 0.88
+    spread = 1.96 * resampled_means(values, range(num_seeds)).std(axis=0)
+    means = np.abs(values.mean(axis=1))
+    assert 0.92 < (means < spread).mean() < 0.98
+    assert (means < spread / widening(num_seeds)).mean() < 0.88
+
+
+def test_an_interval_lies_about_its_own_estimate_and_within_one() -> None:
+    pulled = np.random.default_rng(0).normal(0.1, 0.2, 4000)  # as resamples of a correlation of 0.5 are
+    low, high = around(0.5, pulled)
+    assert low == pytest.approx(0.5 - 1.96 * pulled.std(ddof=1), abs=1e-3) and high == pytest.approx(1.0 - low)
+    assert around(0.9, pulled)[1] == 1.0
 
 
 # ---- a table
@@ -90,7 +94,7 @@ def test_the_same_order_is_one_and_every_sign_agrees(laboratory: Laboratory) -> 
     run(laboratory, {row: [10.0 * i, 10.0 * i + 1, 10.0 * i + 2] for i, row in enumerate("abcd")})
     found = only(load(laboratory.engine, "four"))
     # c and d are printed equal: tau-b of five ordered pairs of six
-    assert found.tau == pytest.approx(5 / math.sqrt(5 * 6)) and found.taus == pytest.approx([found.tau] * 27)
+    assert found.tau == pytest.approx(5 / math.sqrt(5 * 6)) and np.allclose(found.taus, found.tau)
     assert (found.num_same, found.num_signs, found.num_clear, found.num_clear_same) == (3, 3, 3, 3)
     assert found.rows == ("a", "b", "c", "d") and found.num_seeds == 3 and found.metric == MAIN
 
@@ -122,7 +126,7 @@ def test_the_interval_shows_that_one_seed_reverses_the_order(laboratory: Laborat
     laboratory.study("four", study({"a": 1.0, "b": 2.0}))
     run(laboratory, {"a": [10.0, 10.0, 10.0], "b": [12.0, 12.0, 7.0]})
     found = only(load(laboratory.engine, "four"))
-    assert found.tau == 1.0 and agreement.interval(found, found.taus) == (-1.0, 1.0)
+    assert found.tau == 1.0 and found.tau_interval[0] < 0 and found.tau_interval[1] == 1.0
     assert (found.num_same, found.num_signs, found.num_clear) == (1, 1, 0)
 
 
@@ -132,7 +136,7 @@ def test_a_row_that_lacks_a_number_is_left_out_and_named(laboratory: Laboratory)
     laboratory.run("four", "d", 0, {MAIN: 1.0}, state="diverged")
     found = only(load(laboratory.engine, "four"))
     assert found.rows == ("a", "b") and found.left_out == ("c", "d")
-    assert "2 (without c, d)" in agreement.markdown(agreement.summarise([load(laboratory.engine, "four")]))
+    assert "2 (without c, d)" in agreement_page.markdown(agreement.summarise([load(laboratory.engine, "four")]))
 
 
 def test_a_row_printed_equal_to_the_baseline_has_no_sign(laboratory: Laboratory) -> None:
@@ -145,7 +149,7 @@ def test_one_seed_has_a_correlation_and_no_interval(laboratory: Laboratory) -> N
     laboratory.study("four", study(PRINTED) | {"seeds": [0]})
     run(laboratory, {row: [float(i)] for i, row in enumerate("abcd")})
     found = only(load(laboratory.engine, "four"))
-    assert all(math.isnan(end) for end in agreement.interval(found, found.taus)) and found.num_clear == 0
+    assert all(math.isnan(end) for end in found.tau_interval) and found.num_clear == 0
 
 
 def test_compare_says_which_metric_stands_against_which_printed_number(laboratory: Laboratory) -> None:
@@ -222,6 +226,25 @@ def test_a_recipe_that_two_tables_share_counts_once(laboratory: Laboratory) -> N
     assert summary.gain is not None and (summary.num_recipes, summary.gain.num_seeds) == (1, 3)
 
 
+def test_a_pair_of_configurations_counts_once_however_many_printed_errors_stand_beside_it(
+    laboratory: Laboratory,
+) -> None:
+    values = {"a": {"K": 1.0, "S": 1.0}, "b": {"K": 2.0, "S": 2.0}, "c": {"K": 3.0, "S": 3.0}}
+    laboratory.study("four", study(values, compare={"K": MAIN, "S": OTHER}))
+    laboratory.study("turned", study({"a": 1.0, "b": 2.0}) | {"baseline": "b"})
+    run(laboratory, {row: [10.0 * i, 10.0 * i + 1, 10.0 * i + 2] for i, row in enumerate("abc")})
+    (summary,) = agreement.summarise([load(laboratory.engine, name) for name in ("four", "turned")])
+    assert [c.num_signs for c in summary.comparisons] == [2, 2, 1]
+    assert len(counted(summary.comparisons)) == 2 and all(sign.is_same for sign in counted(summary.comparisons))
+    assert summary.tau is not None and summary.tau.num_seeds == 1  # the order by the first metric alone
+
+
+def test_chance_is_what_95_of_100_throws_of_coins_give() -> None:
+    assert agreement_page.by_chance(83) == (33, 50) and agreement_page.by_chance(0) == (0, 0)
+    low, high = agreement_page.by_chance(20)
+    assert scipy_stats.binom.cdf(low - 1, 20, 0.5) <= 0.025 < scipy_stats.binom.cdf(low, 20, 0.5) and high == 20 - low
+
+
 def test_scales_are_summarised_apart(laboratory: Laboratory) -> None:
     laboratory.study("four", study({"a": 1.0, "b": 2.0}))
     laboratory.study("four@smoke", study({"a": 1.0, "b": 2.0}) | {"base": {"data": "x"}}, "smoke")
@@ -235,8 +258,8 @@ def test_scales_are_summarised_apart(laboratory: Laboratory) -> None:
 
 
 def test_the_page_says_what_differs_and_links_each_table(two_tables: list[Frame]) -> None:
-    page = agreement.markdown(agreement.summarise(two_tables))
-    assert "- 2 of 4 differences to the baseline have the printed sign" in page
+    page = agreement_page.markdown(agreement.summarise(two_tables))
+    assert "- 2 of 4 differences to the baseline have the printed sign (by chance 2; coins give 0 to 4)" in page
     assert "| [back](back.md) | top-1, I-JEPA Table 6 | ridge/digit\\_top1 | 3 | 3 | −1.00 [−1.00, −1.00]" in page
     assert "- back: printed top-1, I-JEPA Table 6; ours back, 300 steps" in page
     assert f"four {two_tables[1].digest}" in page
@@ -245,7 +268,7 @@ def test_the_page_says_what_differs_and_links_each_table(two_tables: list[Frame]
 def test_nothing_to_compare_is_said_and_not_drawn(engine: Engine) -> None:
     summaries = agreement.summarise([load(engine, "masking_ratio")])
     assert summaries == [] and agreement_drawing.images(summaries) == {}
-    assert "No table has two rows with all their seeds" in agreement.markdown(summaries)
+    assert "No table has two rows with all their seeds" in agreement_page.markdown(summaries)
 
 
 def test_the_figure_has_a_line_a_table_and_the_same_bytes_again(two_tables: list[Frame]) -> None:

@@ -52,7 +52,7 @@ def test_markdown_has_a_line_a_row_and_every_line_the_same_cells(engine: Engine)
     table = tables.build(load(engine, "masking_ratio"))
     lines = [line for line in render.markdown(table).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(table.rows)
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.columns) + 2}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.columns) + 2 + table.has_verdicts}
     assert "| 0.9 (baseline) | 84.2 ± 7.9 | baseline | 83.1 |" in render.markdown(table)
 
 
@@ -93,14 +93,14 @@ def test_latex_is_a_booktabs_table_with_balanced_braces(engine: Engine) -> None:
     for name in ("masking_ratio", "ijepa_masking"):
         table = tables.build(load(engine, name))
         text = render.latex(table)
-        assert_latex(text, num_columns=len(table.columns) + 1)
+        assert_latex(text, num_columns=len(table.columns) + 1 + table.has_verdicts)
         assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
 
 
 def test_hostile_strings_are_words_in_latex(laboratory: Laboratory) -> None:
     table = hostile_table(laboratory, HOSTILE + " \x07 中 ą é ħ \u202e \" ' ` ±")
     text = render.latex(table)
-    assert_latex(text, num_columns=len(table.columns) + 1)
+    assert_latex(text, num_columns=len(table.columns) + 1 + table.has_verdicts)
     assert r"\input" not in text and r"\textbackslash{}input\{/etc/passwd\}" in text
     assert r"\texttt{U+4E2D}" in text and r"\texttt{U+0007}" in text and r"\texttt{U+202E}" in text
     assert "é" in text and "ą" not in text and "ħ" not in text
@@ -164,7 +164,7 @@ def test_a_hostile_option_that_a_search_chose_is_words_in_every_format(laborator
     assert text in [cell.text for cell in table.rows[0].cells]
     page = render.markdown(table)
     assert "<img" not in page and "&lt;img" in page and not re.search(r"(?<!\\)`", page)
-    assert_latex(render.latex(table), num_columns=len(table.columns) + 1)
+    assert_latex(render.latex(table), num_columns=len(table.columns) + 1 + table.has_verdicts)
     assert r"\write" not in render.latex(table)
     fields = [field for line in csv.reader(io.StringIO(render.to_csv(table))) for field in line]
     assert "'" + text in fields and text not in fields
@@ -176,3 +176,11 @@ def test_a_hostile_commit_is_words_in_the_provenance_line(laboratory: Laboratory
     table = tables.build(load(laboratory.engine, "rows"))
     assert "git <b>|" in table.provenance
     assert "<b>" not in render.markdown(table) and r"\end{x}" not in render.latex(table)
+
+
+def test_latex_names_an_undecided_row_and_leaves_what_it_takes_to_the_sentence(engine: Engine) -> None:
+    table = tables.build(load(engine, "masking_ratio"))
+    rows = tuple(replace(row, verdict="a: undecided: about 4 more seeds; b: worse") for row in table.rows)
+    text = render.latex(replace(table, rows=rows, sentence="0.5 takes 4 more seeds."))
+    assert "& a: undecided; b: worse" in text and "about 4" not in text and "0.5 takes 4 more seeds." in text
+    assert "a: undecided: about 4 more seeds; b: worse" in render.markdown(replace(table, rows=rows))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 from sqlalchemy import Engine
 
 from analysis import render, tables
@@ -8,6 +10,7 @@ from analysis.frame import load
 from analysis.render import cell_text
 from analysis.stats import mean_interval
 from analysis.tables import Table
+from sweeps.arms import answer
 from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory, grid_value
 
 
@@ -270,3 +273,89 @@ def test_a_word_that_the_paper_prints_stands_in_the_row_beside_what_became_of_ou
     assert [text(table, "plain", f"printed: {name}") for name in ("K15", "final")] == ["crashed", "crashed"]
     assert text(table, "norm", "printed: K15") == "2.68"
     assert 'Printed as "crashed": plain; of its 3 runs here: 3 diverged.' in table.notes
+
+
+# ---- intervals of all rows together
+
+
+def four_rows(laboratory: Laboratory, wild: float = 1.0, **spoilt: str) -> Table:
+    """Rows of 60, 65, 70 and 75 over four seeds; the last one's spread is `wild` times the others'."""
+    keys = ("base", "other", "third", "last")
+    rows = [{"key": key, "label": key, "set": {"mask": key}} for key in keys]
+    laboratory.study(
+        "four", {**ROWS, "rows": rows, "printed": {}, "random_init": False, "seeds": [0, 1, 2, 3], "baseline": "base"}
+    )
+    offsets = ((0.0, 1.0, -1.0, 0.2), (0.3, 0.8, -0.5, -0.9), (1.0, -1.0, 0.1, 0.4), (-0.6, 0.7, 1.0, -1.0))
+    for i, (key, moved) in enumerate(zip(keys, offsets, strict=True)):
+        for seed, offset in enumerate(moved):
+            factor = wild if key == "last" else 1.0
+            facts = {"collapse": {"state": spoilt[key], "rankme": 1.0}} if key in spoilt else None
+            value = 60.0 + 5 * i + factor * offset
+            laboratory.run("four", key, seed, {MAIN: value, "knn/digit_top1": value}, facts=facts)
+    return tables.build(load(laboratory.engine, "four"))
+
+
+def test_a_table_of_more_rows_says_what_its_intervals_are_made_of(laboratory: Laboratory) -> None:
+    note = next(note for note in four_rows(laboratory).notes if "all rows together" in note)
+    assert "9 degrees of freedom, seed correlation −0." in note and "Bartlett's p 0." in note
+
+
+def test_a_row_that_varies_otherwise_or_collapsed_is_named_with_its_own_interval(laboratory: Laboratory) -> None:
+    notes = " ".join(four_rows(laboratory, 30.0, third="collapsed").notes)
+    assert "rows do not vary alike, the wider of both holds" in notes
+    assert "Own paired interval instead: third (collapsed); last (rows do not vary alike)." in notes
+
+
+def test_a_table_of_two_rows_has_no_word_of_the_model(laboratory: Laboratory) -> None:
+    assert "all rows together" not in " ".join(two_rows(laboratory, 6).notes)
+
+
+# ---- verdicts
+
+
+def test_every_trained_row_has_a_verdict_and_the_table_a_sentence(laboratory: Laboratory) -> None:
+    table = four_rows(laboratory)
+    assert [row.verdict for row in table.rows] == ["", "better", "better", "better"]
+    assert table.sentence == f"{MAIN} beside base: other, third and last are better."
+    shown = render.markdown(table)
+    assert shown.split("\n")[2] == f"{MAIN} beside base: other, third and last are better.".replace("_", r"\_")
+    assert "| verdict |" in shown and "& verdict" in render.latex(table) and table.sentence.split(":")[1] in shown
+    lines = [line.split(",") for line in render.to_csv(table).splitlines()]
+    assert [line[lines[0].index("verdict")] for line in lines[1:]] == ["", "better", "better", "better"]
+
+
+def test_a_row_has_a_verdict_in_every_column_and_the_random_initialisation_none(grid_table: Table) -> None:
+    verdicts = {row.key: row.verdict for row in grid_table.rows}
+    assert verdicts["0.5"].startswith("half length: ") and "; full length: " in verdicts["0.5"]
+    assert verdicts["0.9"] == verdicts["random_init"] == ""
+    assert "half length: " in grid_table.sentence and "random init" not in grid_table.sentence
+
+
+def test_rows_that_lack_runs_have_no_verdict_and_no_sentence(rows_table: Table) -> None:
+    assert not rows_table.has_verdicts and rows_table.sentence == ""
+    assert "verdict" not in render.markdown(rows_table) and ",verdict," in render.to_csv(rows_table)
+
+
+def test_the_terminal_says_what_the_table_does(laboratory: Laboratory) -> None:
+    table = four_rows(laboratory, 30.0, third="collapsed")
+    with laboratory.engine.connect() as connection:
+        assert answer(connection, "four") == table.sentence != ""
+
+
+def test_a_rule_for_seeds_widens_the_differences_for_its_looks_and_the_notes_say_so(laboratory: Laboratory) -> None:
+    rows = [{"key": key, "label": key, "set": {"mask": key}} for key in ("base", "other")]
+    rule = {"start": 3, "until": "decided", "max": 12}
+    document = {**ROWS, "rows": rows, "printed": {}, "random_init": False, "seeds": rule, "metrics": [MAIN]}
+    laboratory.study("ruled", document)
+    moved = (5.0, 5.4, 4.9)
+    for seed in range(3):
+        laboratory.run("ruled", "base", seed, {MAIN: 60.0})
+        laboratory.run("ruled", "other", seed, {MAIN: 60.0 + moved[seed]})
+    table = tables.build(load(laboratory.engine, "ruled"))
+    estimate = table.rows[1].cells[1].estimate
+    assert estimate is not None
+    low, high = scipy_stats.t.interval(0.99, 2, np.mean(moved), scipy_stats.sem(moved))
+    assert (estimate.low, estimate.high) == pytest.approx((low, high))
+    notes = " ".join(table.notes)
+    assert "judged at 3, 4, 6, 9, 12 seeds" in notes and "with its 99 % interval" in notes
+    assert table.rows[1].verdict == "better"

@@ -196,10 +196,10 @@ def test_table_6_and_table_13_print_two_numbers_a_row():
     assert [values["linear"] for values in decay.values.values()] == [77.8, 76.4]
 
 
-def test_figure_6_of_mae_st_is_four_ratios_at_two_lengths():
+def test_figure_6_of_mae_st_is_five_ratios_at_two_lengths():
     study = read("masking_ratio")
-    assert [row.overrides("cpu")["mask.ratio"] for row in study.rows] == [0.5, 0.75, 0.9, 0.95]
-    assert len([cell for cell in study.cells() if not cell.is_random_init]) == 8
+    assert [row.overrides("cpu")["mask.ratio"] for row in study.rows] == [0.1, 0.25, 0.5, 0.75, 0.9]
+    assert len([cell for cell in study.cells() if not cell.is_random_init]) == 10
 
 
 # Those of studies/gallery make pictures and measure nothing.
@@ -234,7 +234,7 @@ def data_root(tmp_path_factory):
             (root / "imagenet" / split / label).mkdir(parents=True)
             for i in range(2):
                 Image.new("RGB", (224, 224), (80 * i, 0, 0)).save(root / "imagenet" / split / label / f"{i}.png")
-    for name in ("cifar100", "places205", "inat18"):
+    for name in ("cifar100", "imagenet22k", "places205", "inat18"):
         (root / name).symlink_to(root / "imagenet")
     for name in (
         *("k400", "k600", "k700", "k710", "videomix2m", "ssv2", "uncurated"),

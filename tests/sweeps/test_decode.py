@@ -23,6 +23,7 @@ base: {method: ijepa, optim.steps: 2, evals: []}
 rows:
   - {key: ijepa, label: I-JEPA}
   - {key: vicreg, label: VICReg, set: {method: vicreg, encoder: vit}}
+varies: [augment, optim]
 metrics: [cost/train_seconds]
 random_init: false
 seeds: [0]

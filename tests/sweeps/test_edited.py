@@ -113,6 +113,14 @@ def test_what_only_shows_runs_otherwise_is_named_as_that(
     assert "which trains nothing that is done" in str(study)
 
 
+def test_another_margin_shows_the_same_runs_otherwise_and_the_default_one_does_not(engine: Engine, edit: Edit):
+    launched(engine)
+    edit(margin=2.0, scales={"gpu": {"margin": 0.1}})
+    assert found(engine) == []
+    edit(scales={"cpu": {"margin": 1.5}})
+    assert [(study.runs, study.words) for study in found(engine)] == [((), ("margin",))]
+
+
 def test_an_edit_of_another_scale_or_of_an_option_that_was_typed_changes_nothing(engine: Engine, edit: Edit):
     launched(engine, "smoke", "optim.steps=2")
     edit(scales={"gpu": {"optim.lr_peak": 0.1}}, base={"optim.steps": 300})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -20,7 +21,8 @@ from analysis.report import table_of
 from analysis.site.html import about, cost
 from analysis.site.pages import Content, Site
 from analysis.site.study_page import AGREES, OPEN, OPPOSITE, READING, shown_rows
-from analysis.site.summary import not_launched
+from analysis.site.summary import command, not_launched
+from sweeps import cli
 from sweeps.db import Artifact, Blob
 from sweeps.offered import HERE, Place
 from sweeps.study import names, read
@@ -254,6 +256,25 @@ def test_a_studys_page_says_how_far_its_order_is_the_printed_one(laboratory):
     page = Site(laboratory.engine).study_page(Content(frame, table_of(frame))).decode()
     words = " ".join(re.sub("<[^>]*>", " ", page.split('id="agreement"')[1].replace("<wbr>", "")).split())
     assert "1 % linear top-1, Table 6 ridge/digit_top1 3 3 0.33 [0.33, 0.33] 0.50 [0.50, 0.50] 2 of 2 2 of 2" in words
+
+
+@pytest.mark.parametrize("rule", [{"start": 3, "until": "decided"}, {"stop_when": "half_width < 1.5", "max": 5}])
+def test_the_command_of_a_study_that_was_launched_with_a_rule_of_its_own_has_that_rule(laboratory, rule):
+    words = shlex.split(command("ijepa_targets", {"seeds": rule}, Place("sqlite:///x.sqlite", "out")))
+    (word,) = (word for word in words if word.startswith("seeds="))
+    assert cli.parse([word], ("seeds",)).seed_rule() == rule
+
+
+def test_a_study_s_answer_stands_on_its_page_and_in_the_index_and_a_verdict_in_its_row(laboratory):
+    laboratory.study("rows", ROWS)
+    for seed in range(3):
+        for row, value, slope in (("multiblock", 50.0, 1.0), ("block", 40.0, 1.2), ("random", 45.0, 0.8)):
+            laboratory.run("rows", row, seed, {MAIN: value + slope * seed})
+    frame, site = load(laboratory.engine, "rows"), Site(laboratory.engine)
+    page, index = site.study_page(Content(frame, table_of(frame))).decode(), site.index_page([frame], []).decode()
+    said = f"{MAIN} beside multi-block: block (0.6) and random (0.6) are worse."
+    assert f'<p class="answer">{said}</p>' in page and '<td class="verdict">worse</td>' in page
+    assert f">{said}</span>" in index
 
 
 def test_a_run_that_kept_pictures_shows_them(laboratory, tmp_path):

@@ -1,0 +1,109 @@
+"""A study's rows as the database has them, column by column: what rules for seeds and verdicts compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, and_, select
+
+from sweeps.comparisons import CONFIDENCE, Arm, compare
+from sweeps.db import FINAL_STATES, Attempt, CellRow, Result, RunRow, StudyRow
+from sweeps.identity import CODE_EPOCH
+from sweeps.seed_rule import first_seeds, further_seeds, parse_rule
+from sweeps.verdicts import Judged, margin_of, sentence
+
+_NOT_GIVEN = ("queued", "cancelled")  # another study's, where it is a seed that this one has not spent
+
+
+@dataclass(frozen=True)
+class Column:
+    """The rows of one column but the random initialisation; `asked`: the seeds that each config has runs of."""
+
+    key: str
+    label: str
+    arms: list[Arm]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[int, set[int]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of a run of each row, in the mean
+
+
+@dataclass(frozen=True)
+class Arms:
+    columns: list[Column]
+    num_open: int  # runs that have not ended
+
+
+def read(connection: Connection, study: Any, seeds: Any = None) -> Arms:
+    """`study` is its row of `sw_study`; `seeds` are those of its spec, unless another rule asks what it would add."""
+    seeds = study.spec["seeds"] if seeds is None else seeds
+    cells = connection.execute(
+        select(CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display).where(
+            CellRow.study_id == study.id, CellRow.revision == study.revision
+        )
+    ).all()
+    cells = sorted(cells, key=lambda cell: (cell.display["row_order"], cell.display["col_order"]))
+    cells = [cell for cell in cells if not cell.display["is_random_init"]]
+    first, further = first_seeds(seeds), further_seeds(seeds)
+    runs: dict[int, dict[int, Any]] = {}
+    for run in _read_runs(connection, [cell.config_id for cell in cells], [*first, *further], study.spec["metrics"][0]):
+        if run.seed in first or run.state != "cancelled":
+            runs.setdefault(run.config_id, {})[run.seed] = run
+    columns: dict[str, Column] = {}
+    for cell in cells:
+        own = runs.get(cell.config_id, {})
+        column = columns.setdefault(cell.col_key, Column(cell.col_key, cell.display["col_label"], [], {}, {}, {}))
+        column.arms.append(_arm(cell, own, first, further))
+        costs = [max(run.cpu_seconds or 0.0, run.gpu_seconds or 0.0) for run in own.values() if run.state == "done"]
+        assert isinstance(column.labels, dict) and isinstance(column.asked, dict) and isinstance(column.seconds, dict)
+        column.labels[cell.row_key] = cell.display["row_label"]
+        column.asked[cell.config_id] = set(own)
+        if costs:
+            column.seconds[cell.row_key] = sum(costs) / len(costs)
+    num_open = sum(run.state not in FINAL_STATES for own in runs.values() for run in own.values())
+    return Arms(list(columns.values()), num_open)
+
+
+def _arm(cell: Any, runs: Mapping[int, Any], first: Sequence[int], further: Sequence[int]) -> Arm:
+    done = {seed: run for seed, run in sorted(runs.items()) if run.state == "done" and run.value is not None}
+    given = [*first, *(seed for seed in further if seed in runs and runs[seed].state not in _NOT_GIVEN)]
+    states = [str((run.collapse or {}).get("state", "")) for run in done.values()]
+    spoilt = next(filter(None, states), "")
+    values = {seed: float(run.value) for seed, run in done.items()}
+    return Arm(cell.row_key, values, cell.config_id, sum(seed not in done for seed in given), spoilt)
+
+
+def _read_runs(connection: Connection, config_ids: list[int], seeds: list[int], metric: str) -> Sequence[Any]:
+    return connection.execute(
+        select(
+            RunRow.config_id, RunRow.seed, RunRow.state, RunRow.cpu_seconds, RunRow.gpu_seconds, Result.value,
+            Attempt.facts["collapse"].label("collapse"),
+        )
+        .outerjoin(Attempt, and_(Attempt.run_id == RunRow.id, Attempt.n == RunRow.attempt))
+        .outerjoin(Result, and_(Result.run_id == RunRow.id, Result.agg == "final", Result.metric == metric))
+        .where(RunRow.config_id.in_(config_ids), RunRow.seed.in_(seeds), RunRow.code_epoch == CODE_EPOCH)
+    ).all()  # fmt: skip
+
+
+def confidence_of(seeds: Any) -> float:
+    """Of a study's intervals of differences, from the `seeds` of its spec: a rule looks more than once."""
+    return parse_rule(seeds, "seeds").confidence if isinstance(seeds, Mapping) else CONFIDENCE
+
+
+def answer(connection: Connection, name: str) -> str:
+    """A study's verdicts in a sentence, as its table has them; "" where nothing can be compared, or it is a search."""
+    study = connection.execute(
+        select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == name)
+    ).one_or_none()
+    if study is None or "search" in study.spec:
+        return ""
+    columns = read(connection, study).columns
+    # Of two rows and more the first is the baseline, where the file names none.
+    baseline = str(study.spec.get("baseline") or (columns[0].arms[0].key if columns else ""))
+    confidence, metric = confidence_of(study.spec["seeds"]), study.spec["metrics"][0]
+    judged = [
+        Judged(column.label, baseline, compare(column.arms, baseline, confidence), column.labels, column.seconds)
+        for column in columns
+    ]
+    return sentence(judged, metric, margin_of(study.spec, study.spec["scale"], metric))
