@@ -307,6 +307,14 @@ def test_the_clips_of_v_jepa_s_and_mae_st_s_tables_are_real_at_scale_paper(data_
             assert {config["data"], config["eval_data"]} <= {"video_csv", "image_folder", None}, name
 
 
+def test_no_row_at_scale_paper_leaves_out_videos_that_another_one_takes(data_root):
+    for name in MEASURED:
+        cells = expand(asked(name, "paper", data_root)).cells
+        for group in ("data", "eval_data"):
+            ways = {config.get(f"{group}.sampling") for _, config in cells if config[group] == "video_csv"}
+            assert len(ways) <= 1 and "strided" not in ways, name
+
+
 @pytest.mark.parametrize(
     ("name", "size", "frames", "grid"),
     [
