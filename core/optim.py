@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -51,7 +50,7 @@ class Optim:
     beta2: float = 0.95  # of AdamW, as is eps
     eps: float = 1e-8
     clip: float = 0.0  # largest gradient norm; 0 leaves gradients alone
-    clip_after_warmup: bool = False  # V-JEPA's released code clips only after the warm-up
+    clip_after_warmup: bool = False  # as V-JEPA's released code: then only, encoder and predictor each by itself
     horizon: float = 1.0  # of the learning-rate and weight-decay schedules, in units of `steps`
 
     def __post_init__(self) -> None:
@@ -109,7 +108,9 @@ def make_optimizer(model: nn.Module, optim: Optim) -> torch.optim.Optimizer:
 def make_adamw(model: nn.Module, optim: Optim, layer_decay: float = 1.0) -> torch.optim.AdamW:
     """AdamW in groups: biases and one-dimensional tensors are not decayed, early layers may learn more slowly.
 
-    Mask and class tokens are three-dimensional, hence decayed, as in the released code of I-JEPA and MAE.
+    Class tokens and the mask tokens of `narrow`, one a kind of mask, have more dimensions, hence are decayed, as in the
+    released code of I-JEPA. The one mask token of a `decoder`, or of a dense encoder, is a vector here and is not
+    decayed; MAE's released code decays it.
     """
     return torch.optim.AdamW(
         parameter_groups(model, layer_decay),
@@ -190,7 +191,9 @@ def set_schedule(optimizer: torch.optim.Optimizer, optim: Optim, step: int) -> d
     return {"lr": rate, "weight_decay": decay}
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], optim: Optim, step: int) -> None:
-    """Scale the gradients down to norm `optim.clip`, from the step that `clip_after_warmup` allows."""
-    if optim.clip > 0 and not (optim.clip_after_warmup and step <= optim.warmup_steps):
-        nn.utils.clip_grad_norm_(parameters, optim.clip, foreach=True)
+def clip_gradients(model: nn.Module, optim: Optim, step: int) -> None:
+    """Scale the gradients down to norm `optim.clip`; with `clip_after_warmup` each part's, from then on."""
+    if optim.clip <= 0 or (optim.clip_after_warmup and step <= optim.warmup_steps):
+        return
+    for part in model.children() if optim.clip_after_warmup else [model]:
+        nn.utils.clip_grad_norm_(part.parameters(), optim.clip, foreach=True)

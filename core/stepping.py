@@ -109,14 +109,16 @@ class Stepper(NamedTuple):
         """Forward, backward, update."""
         run = self.run
         inputs = self.inputs(step, batch, pairs)
-        schedule = set_schedule(self.optimizer, run.optim, step)
+        at, num_steps = run.objective.scheduled(step, run.optim.steps)
+        optim = replace(run.optim, steps=num_steps)
+        schedule = set_schedule(self.optimizer, optim, at)
         self.seed(step)
         with autocast(self.device, self.precision):
             losses = (self.halves or self.model)(*inputs)
         losses["loss"].backward()
         if math.isfinite(self.learner.loss_limit):
             losses["grad_norm"] = gradient_norm(self.learner)
-        clip_gradients(self.learner.parameters(), run.optim, step)
+        clip_gradients(self.learner, optim, at)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         extra = self.learner.after_step(step, run.optim.steps)

@@ -213,7 +213,7 @@ class Bench:
         with torch.enable_grad(), self.autocast():
             loss: Any = tuned.loss(clips, labels, draw, (step - 1) / max(recipe.steps - 1, 1))["loss"]
         loss.backward()
-        clip_gradients(tuned.parameters(), optim, step)
+        clip_gradients(tuned, optim, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         detached: Tensor = loss.detach().float()

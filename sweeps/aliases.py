@@ -112,6 +112,15 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     added("2026-11-27 evals.ridge.pool", "evals.ridge.pool", "mean", when={}, beside="evals.ridge.heldout"),
     added("2026-11-27 evals.knn.whiten", "evals.knn.whiten", False, when={}, beside="evals.knn.k"),
+    added("2026-11-27 evals.vos.stride", "evals.vos.stride", None, when={}, beside="evals.vos.level"),
+    added("2026-11-27 mask.spatial_ratio", "mask.spatial_ratio", None, when={"mask": "multiblock3d"}),
+    *(
+        added(f"2026-11-27 {group}.sampling of {kind}", f"{group}.sampling", "strided", when={group: kind})
+        for group in ("data", "eval_data", "flow_data")
+        for kind in ("video_folder", "video_csv", "frame_folder")
+    ),
+    # Content and flow shared one schedule.
+    added("2026-11-27 objective.restart", "objective.restart", False, when={"objective": "motion_content"}),
 )
 
 

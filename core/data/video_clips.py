@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,20 @@ from core.types import Batch, DataSpec
 log = logging.getLogger(__name__)
 
 VERSION = 1  # raise it when the same videos would be decoded to other pixels
+
+
+class FrameSampling(Enum):
+    """Which frames of a video make a clip.
+
+    strided: frames in a row on the video's grid; a video that has fewer is left out. repeated: the same, and the last
+    frame of a shorter video is repeated, as in V-JEPA's released loader. segments: one of each of as many equal parts
+    of the video as a clip has frames, from its middle or in training from a random place, as MAE-ST's released code has
+    it for Something-Something; a video of fewer frames gives some of them several times.
+    """
+
+    strided = "strided"
+    repeated = "repeated"
+    segments = "segments"
 
 
 class Video(NamedTuple):
@@ -58,10 +73,11 @@ class VideoClips:
         repeats: Mapping[str, int] | None = None,
         clips_per_video: int = 1,
         random_start: bool = True,
+        sampling: FrameSampling = FrameSampling.strided,
         is_lazy: bool = False,
     ) -> None:
         self.spec, self.excluded, self.is_lazy, self.clips_per_video = spec, excluded, is_lazy, clips_per_video
-        self.repeats = dict(repeats or {})
+        self.repeats, self._sampling = dict(repeats or {}), sampling
         self._videos, self._store, self._names, self._random_start = videos, store, names, random_start
         self._labels = torch.tensor([video.entry.label for video in videos])
         self._broken: set[int] = set()  # as this process knows
@@ -75,7 +91,8 @@ class VideoClips:
 
     def fingerprint(self) -> str:
         """Stands for every pixel: the keys of the videos' frames, which tell each file's content and how it is read."""
-        shape = [self.spec.frames, self._store.size, self.clips_per_video]
+        shape: list[int | str] = [self.spec.frames, self._store.size, self.clips_per_video]
+        shape += [] if self._sampling is FrameSampling.strided else [self._sampling.name]
         return cache_key([shape, [video.key for video in self._videos]])
 
     def video_of(self) -> Tensor:
@@ -116,9 +133,10 @@ class VideoClips:
                 continue
             video = self._videos[other]
             try:
-                length = len(video.grid)
-                starts = [start_of(draw, segment, self.clips_per_video, length, self.spec.frames) for draw in draws]
-                clips = self._store.clips(video, starts, self.spec.frames)
+                choose = spread if self._sampling is FrameSampling.segments else in_a_row
+                length, num = len(video.grid), self.spec.frames
+                places = [choose(draw, segment, self.clips_per_video, length, num) for draw in draws]
+                clips = self._store.clips(video, places)
             except Unreadable as error:
                 self._broken.add(other)
                 log.warning(
@@ -155,6 +173,23 @@ def start_of(draw: float, segment: int, num_segments: int, length: int, num_fram
     if high < low:
         low = high = round(segment * (length - num_frames) / max(num_segments - 1, 1))
     return low + min(int(draw * (high - low + 1)), high - low)
+
+
+def in_a_row(draw: float, segment: int, num_segments: int, length: int, num_frames: int) -> np.ndarray:
+    """Places of a clip's frames in a video of `length`; the last one again and again where it has fewer."""
+    start = start_of(draw, segment, num_segments, length, min(num_frames, length))
+    return np.minimum(np.arange(start, start + num_frames), length - 1)
+
+
+def spread(draw: float, segment: int, num_segments: int, length: int, num_frames: int) -> np.ndarray:
+    """Places of a clip's frames, one of each of `num_frames` equal parts of its segment of a video of `length`.
+
+    A draw of 0.5, that of every evaluation, takes the middle of each; another one says where in each it is drawn.
+    """
+    edges = np.linspace(segment * length / num_segments, (segment + 1) * length / num_segments, num_frames + 1)
+    inside = np.full(num_frames, 0.5) if draw == 0.5 else np.random.default_rng(int(draw * 2**53)).random(num_frames)
+    places = np.floor(edges[:-1] + inside * np.diff(edges)).astype(np.int64)
+    return np.minimum(places, length - 1)
 
 
 # ---- probing and decoding ------------------------------------------------------------------------------------------
@@ -196,17 +231,17 @@ class Store:
     size: int
     crop: float
 
-    def clips(self, video: Video, starts: Sequence[int], num: int) -> list[np.ndarray]:
-        """From each of `starts`, `num` frames of the video's grid: [num, 3, size, size] each. Raises Unreadable.
+    def clips(self, video: Video, places: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The frames at each of `places` [num] on the video's grid: [num, 3, size, size] each. Raises Unreadable.
 
         A frame that several clips share is decoded once.
         """
         if video.is_cached:
             frames = self._cached(video)
-            return [frames[start : start + num] for start in starts]
-        needed = np.unique(np.add.outer(starts, np.arange(num)))  # places on the grid, ascending
+            return [frames[chosen] for chosen in places]
+        needed = np.unique(np.concatenate(places))  # ascending
         frames = np.concatenate(list(self._decode(video, video.grid[needed])))
-        return [frames[np.searchsorted(needed, start) :][:num] for start in starts]
+        return [frames[np.searchsorted(needed, chosen)] for chosen in places]
 
     def fill(self, videos: Sequence[Video], left_out: dict[str, str]) -> list[Video]:
         """Have every video in the cache; those that cannot be decoded go to `left_out`. Returns the others."""

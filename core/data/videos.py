@@ -14,7 +14,7 @@ from core.data.arrays import cache_key, check_split
 from core.data.clip_cache import FrameCache
 from core.data.left_out import name_in
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD
-from core.data.video_clips import VERSION, Store, Video, VideoClips, probe_all
+from core.data.video_clips import VERSION, FrameSampling, Store, Video, VideoClips, probe_all
 from core.data.video_lists import Listing, emptied, from_folder, from_list
 from core.data.video_reader import DecordReader, Facts, FrameFolderReader, Reader, TorchcodecReader
 from core.types import Data, DataSpec
@@ -40,6 +40,7 @@ class _Videos(Data):
     test_share: float = 0.2  # held out of each class where there is no test split
     split_seed: int = 0  # which videos those are
     cache_gb: float = 4.0  # decoded videos kept on disk, for each split
+    sampling: FrameSampling = FrameSampling.strided  # repeated also takes shorter videos; segments spreads over them
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, allowed: str) -> None:
@@ -56,6 +57,16 @@ class _Videos(Data):
         require(1 <= self.clips_per_video <= 1024, "clips_per_video", "in [1, 1024]")
         require(0 < self.test_share < 1, "test_share", "in (0, 1)")
         require(self.cache_gb >= 0, "cache_gb", "at least 0")
+        if self.sampling is FrameSampling.segments and self.stride is not None:
+            raise ValueError(
+                f"data.sampling=segments takes a frame of each of data.frames={self.frames} equal parts of a video, "
+                f"which leaves nothing for data.stride={self.stride}: set data.stride=null"
+            )
+
+    @property
+    def step(self) -> int:
+        """From one frame that may be in a clip to the next, in frames of the video."""
+        return self.stride or (1 if self.sampling is FrameSampling.segments else _STRIDE)
 
     @property
     def stored(self) -> int:
@@ -85,8 +96,8 @@ class _Videos(Data):
         return [(False, path)]
 
     def grid(self, facts: Facts) -> np.ndarray:
-        """Numbers of the video's frames that may be in a clip; a clip is `frames` of them in a row."""
-        return np.arange(0, facts.frames, self.stride or _STRIDE)
+        """Numbers of the video's frames that may be in a clip, which `sampling` chooses `frames` of."""
+        return np.arange(0, facts.frames, self.step)
 
     def spec(self) -> DataSpec:
         self.reading()  # a reader that is not installed is better known before training than after
@@ -113,11 +124,11 @@ class _Videos(Data):
                 left_out[str(entry.path)] = found
                 continue
             fingerprint, facts = found
-            if len(self.grid(facts)) < self.frames:
+            if len(self.grid(facts)) < (self.frames if self.sampling is FrameSampling.strided else 1):
                 left_out[str(entry.path)] = self._too_short(facts)
                 continue
             # Neither the split nor the length of a clip is part of the key: other studies find the same frames.
-            how = [VERSION, reader.name, self.stored, self.crop, self.stride or _STRIDE, getattr(self, "fps", None)]
+            how = [VERSION, reader.name, self.stored, self.crop, self.step, getattr(self, "fps", None)]
             how += [facts.how] if facts.how else []  # a file read as usual keeps the key it always had
             key = cache_key([str(entry.path.resolve()), fingerprint, *how])
             videos.append(Video(entry, facts, self.grid(facts), key, is_cached=False))
@@ -145,6 +156,7 @@ class _Videos(Data):
             repeats={name_in(Path(name), roots): times for name, times in listing.repeats.items()},
             clips_per_video=self.clips_per_video,
             random_start=self.random_start,
+            sampling=self.sampling,
             is_lazy=not fits,
         )
 
@@ -154,9 +166,8 @@ class _Videos(Data):
         return [path if path.is_dir() else path.parent for path in given]
 
     def _too_short(self, facts: Facts) -> str:
-        stride = self.stride or _STRIDE
-        needed = (self.frames - 1) * stride + 1
-        return f"too short: {facts.frames} frames, a clip takes {needed} ({self.frames} at data.stride={stride})"
+        needed = (self.frames - 1) * self.step + 1
+        return f"too short: {facts.frames} frames, a clip takes {needed} ({self.frames} at data.stride={self.step})"
 
     def _report(self, split: str, listing: Listing, videos: Sequence[Video], left_out: Mapping[str, str]) -> None:
         """One warning for all that is left out; ValueError when a class or everything is."""
@@ -199,6 +210,10 @@ class _VideoFiles(_Videos):
             raise ValueError(f"data.fps must be in (0, 1000], or null for data.stride, got {self.fps}")
         if self.fps is not None and self.stride is not None:
             raise ValueError(f"data.fps={self.fps} and data.stride={self.stride} say the same thing twice; set one")
+        if self.fps is not None and self.sampling is FrameSampling.segments:
+            raise ValueError(
+                f"data.sampling=segments spreads frames over a video, whatever data.fps={self.fps}: leave it out"
+            )
         if self.reader not in _READERS:
             raise ValueError(f"data.reader must be {' or '.join(_READERS)}, got {self.reader!r}")
 

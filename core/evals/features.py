@@ -25,6 +25,7 @@ from core.evals.maps import (
     encoded_frames,
     fitting,
     frames_at_once,
+    level_at,
     level_of,
     read_segments,
     resized,
@@ -226,11 +227,13 @@ class FrozenFeatures:
         for index in subset(dataset.num_sequences(), max_sequences).tolist():
             yield dataset.sequence(index)
 
-    def frame_maps(self, frames: Tensor, *, level: int = 1) -> Tensor:
+    def frame_maps(self, frames: Tensor, *, level: int = 1, stride: int | None = None) -> Tensor:
         """Feature maps of a video's frames [C, T, H, W] uint8, one by one and of whatever size: [T, h, w, D] float32.
 
         Frames are resized to the nearest multiple of the encoder's stride, so that a map covers the whole frame.
         """
+        if stride is not None:
+            level = level_at(stride, self._built_for.width // self.grid.w)
         size = fitting(frames.shape[2:], self._built_for, self.grid)
         spec = dataclasses.replace(self._built_for, frames=1, height=size[0], width=size[1])
         if size not in self._resized:

@@ -101,6 +101,21 @@ def check_level(key: str, level: int, encoder: Encoder, built_for: DataSpec) -> 
         raise ValueError(f"{key} must be in [1, {num_levels}], the pyramid's levels (encoder.levels), got {level}")
 
 
+def level_at(stride: int, coarsest: int) -> int:
+    """The level whose cells are `stride` px wide; the lowest resolution has `coarsest`, each next one half of that."""
+    return (coarsest // stride).bit_length()
+
+
+def check_stride(key: str, stride: int, encoder: Encoder, built_for: DataSpec) -> None:
+    """Raise ValueError naming the option `key` when the encoder has no map whose cells are `stride` px wide."""
+    coarsest = built_for.width // encoder.grid(built_for).w
+    num_levels = len(encoder.level_widths(built_for)) if encoder.has_pyramid else 1
+    strides = [coarsest >> level for level in range(num_levels)]
+    if stride not in strides:
+        listed = ", ".join(map(str, strides))
+        raise ValueError(f"{key} must be the width of a cell of the encoder's maps, in px: {listed}; got {stride}")
+
+
 def level_of(levels: Sequence[Tensor], level: int) -> Tensor:
     """Number `level` (from 1) of a pyramid, channels last; `check_level` says whether there is such a one."""
     return levels[level - 1].permute(0, 2, 3, 1)

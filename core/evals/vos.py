@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.evals.contours import contour_overlap, region_overlap
-from core.evals.maps import check_level
+from core.evals.maps import check_level, check_stride
 from core.evals.propagation import propagated
 from core.types import DataSpec, Encoder, Evaluation, Features, TrackedVideo
 
@@ -50,12 +50,18 @@ class Vos(Evaluation):
     radius: int = 12  # rows and columns of the map around a place that it may come from
     temperature: float = 0.1
     level: int = 1  # of the pyramid, of encoders that have one; 1 = the last layer's tokens, the lowest resolution
+    stride: int | None = None  # px that a cell of the map is wide: chooses the level; null = `level` does
     max_sequences: int | None = None  # a random subset of the test videos, the same for every run; null = all
 
     def __post_init__(self) -> None:
         for name, least in (("n_context", 0), ("topk", 1), ("radius", 0), ("level", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"evals.vos.{name} must be at least {least}, got {getattr(self, name)}")
+        if self.stride is not None and (self.stride < 1 or self.level != 1):
+            raise ValueError(
+                "evals.vos.stride chooses the level by its cells' width, at least 1 px, in place of evals.vos.level; "
+                f"got evals.vos.stride={self.stride} and evals.vos.level={self.level}"
+            )
         if self.temperature <= 0:
             raise ValueError(f"evals.vos.temperature must be above 0, got {self.temperature}")
         if self.max_sequences is not None and self.max_sequences < 1:
@@ -73,6 +79,8 @@ class Vos(Evaluation):
                 "other eval_data"
             )
         check_level("evals.vos.level", self.level, encoder, built_for)
+        if self.stride is not None:
+            check_stride("evals.vos.stride", self.stride, encoder, built_for)
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return ["vos/jf", "vos/j", "vos/f", "vos/seconds_per_sequence"]
@@ -104,7 +112,7 @@ class Vos(Evaluation):
 
         The first frame's masks are all that it reads of the truth; its own answer for that frame stands in it too.
         """
-        maps = features.frame_maps(video.frames, level=self.level)
+        maps = features.frame_maps(video.frames, level=self.level, stride=self.stride)
         kinds = torch.tensor([0, *objects])
         first = (video.objects[0] == kinds[:, None, None]).float()
         cells = F.adaptive_avg_pool2d(first[None], (maps.shape[1], maps.shape[2]))[0].permute(1, 2, 0).to(maps.device)

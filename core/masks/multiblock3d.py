@@ -32,8 +32,12 @@ class MultiBlock3dMask(Mask):
     drawn again up to 20 times and then borrows the missing patches at random from the other side. `truncate` is the
     authors' code: the first in (t, h, w) order, which drops the last time slices of both. `pad` keeps everything.
 
+    `spatial_ratio` hides that share of the frames with a target exactly, where blocks alone vary: all blocks of
+    a mask lie in the same time slices, of which the context keeps a random subset of what they leave, and all of the
+    others. A sample whose blocks leave too little is drawn again, and borrows as above.
+
     Source: V-JEPA (Bardes et al., 2024, arXiv:2404.08471), section 3.1 and Appendix C.3 (Tables 13-15). The printed
-    numbers were made with ragged=truncate.
+    numbers were made with ragged=truncate, whose cutting is what hides 90 % there.
     """
 
     num_blocks: list[int] = field(default_factory=lambda: [8, 2])
@@ -44,6 +48,7 @@ class MultiBlock3dMask(Mask):
     ragged: Ragged = Ragged.fixed
     context_share_max: float = 1.0  # cap on the context's length, as a fraction of all patches
     context_time_max: float = 1.0  # only this first fraction of the time slices is context; later ones become targets
+    spatial_ratio: float | None = None  # share of the frames with a target that is hidden; null: what the blocks cover
 
     def __post_init__(self) -> None:
         lengths = {len(self.num_blocks), len(self.spatial_scale), len(self.temporal_scale)}
@@ -63,9 +68,22 @@ class MultiBlock3dMask(Mask):
             value = getattr(self, name)
             if not 0 < value <= 1:
                 raise ValueError(f"mask.{name} must be in (0, 1], got {value}")
+        if self.spatial_ratio is not None:
+            if not 0 < self.spatial_ratio <= 1:
+                raise ValueError(f"mask.spatial_ratio must be in (0, 1] or null, got {self.spatial_ratio}")
+            if self.ragged is not Ragged.fixed or min(self.context_share_max, self.context_time_max) < 1:
+                raise ValueError(
+                    f"mask.spatial_ratio={self.spatial_ratio} decides how much is context: it needs mask.ragged=fixed, "
+                    f"mask.context_share_max=1 and mask.context_time_max=1, got {self.ragged.value}, "
+                    f"{self.context_share_max} and {self.context_time_max}"
+                )
 
     def check(self, grid: Grid) -> None:
         """Raises ValueError when a kind of mask usually leaves no context or no target on `grid`."""
+        if self.spatial_ratio is not None:
+            for kind in range(len(self.num_blocks)):
+                self._check_ratio(grid, kind)
+            return
         for kind in range(len(self.num_blocks)):
             usual = _raw_lengths(self._key(), grid, kind).median
             if not 0 < usual < grid.num_patches:
@@ -76,9 +94,25 @@ class MultiBlock3dMask(Mask):
                     f"{grid.t}x{grid.h}x{grid.w}: use fewer or smaller blocks, or smaller patches"
                 )
 
+    def _check_ratio(self, grid: Grid, kind: int) -> None:
+        frame = Grid(1, grid.h, grid.w)
+        depth, kept = self._kept(grid, kind)
+        if not kept and depth == grid.t:
+            raise ValueError(
+                f"mask.spatial_ratio={self.spatial_ratio} leaves no context on grid {grid.t}x{grid.h}x{grid.w}"
+            )
+        num_left = frame.num_patches - _raw_lengths(self._key(), frame, kind).target
+        if num_left * depth < kept:
+            raise ValueError(
+                f"mask.spatial_ratio={self.spatial_ratio} is less than {self.num_blocks[kind]} blocks of "
+                f"mask.spatial_scale[{kind}]={self.spatial_scale[kind]} hide of a frame of {grid.h}x{grid.w} patches, "
+                f"{1 - num_left / frame.num_patches:.2f} or more: use fewer or smaller blocks, or a larger ratio"
+            )
+
     def sample(self, grid: Grid, batch_size: int, generator: Generator) -> list[View]:
         self.check(grid)
-        return [self._view(grid, batch_size, kind, generator) for kind in range(len(self.num_blocks))]
+        view = self._view if self.spatial_ratio is None else self._exact_view
+        return [view(grid, batch_size, kind, generator) for kind in range(len(self.num_blocks))]
 
     def _view(self, grid: Grid, batch_size: int, kind: int, generator: Generator) -> View:
         num_context, num_target = self._lengths(grid, kind)
@@ -93,6 +127,26 @@ class MultiBlock3dMask(Mask):
         context, context_valid = padded(free)
         target, target_valid = padded(~free)
         return View(context[:, :cap], target, context_valid[:, :cap], target_valid, kind)
+
+    def _exact_view(self, grid: Grid, batch_size: int, kind: int, generator: Generator) -> View:
+        """Blocks drawn in one frame and laid over `depth` time slices of each sample."""
+        frame, (depth, kept) = Grid(1, grid.h, grid.w), self._kept(grid, kind)
+        area, num_target = frame.num_patches, _raw_lengths(self._key(), frame, kind).target
+        free = self._draw(frame, batch_size, kind, -(-kept // depth), area - num_target, generator)
+        first: Tensor = torch.randint(grid.t - depth + 1, (batch_size, 1), generator=generator) * area
+        inside = np.tile(free, (1, depth))  # [B, depth * H * W]
+        others = torch.arange((grid.t - depth) * area).expand(batch_size, -1)
+        context = [others + depth * area * (others >= first)]
+        if kept:
+            context.append(random_subset(inside, kept, generator) + first)
+        target = random_subset(~inside, depth * num_target, generator) + first
+        return View(torch.cat(context, dim=1).sort(dim=1).values, target, kind=kind)
+
+    def _kept(self, grid: Grid, kind: int) -> tuple[int, int]:
+        """Time slices with a target, and context patches in all of these together."""
+        assert self.spatial_ratio is not None
+        depth = max(1, int(grid.t * self.temporal_scale[kind] + 1e-9))
+        return depth, round((1 - self.spatial_ratio) * depth * grid.h * grid.w)
 
     def _lengths(self, grid: Grid, kind: int) -> tuple[int, int]:
         """The fewest context and target patches of a sample, and its exact lengths where these are fixed."""

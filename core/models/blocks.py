@@ -18,6 +18,7 @@ from core.types import moved, truncated_normal_
 class Init(Enum):
     jepa = "jepa"
     mae = "mae"
+    vjepa = "vjepa"
 
 
 class LayerNorm(nn.LayerNorm):
@@ -138,7 +139,8 @@ def initialise(module: nn.Module, scheme: Init, generator: Generator) -> None:
     """Draw every Linear and LayerNorm under `module` from `generator`, in the order they are registered.
 
     jepa: weights from a normal of std 0.02 cut at +-2 (absolute); I-JEPA's effective initialisation, as its rescaling
-    by depth is overwritten in the released code. mae: Xavier uniform. Biases are zero in both.
+    by depth is overwritten in the released code. vjepa: the same, with mask tokens of zeros in a predictor. mae: Xavier
+    uniform. Biases are zero in all.
     """
     for child in module.modules():
         if isinstance(child, nn.LayerNorm):

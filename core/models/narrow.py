@@ -51,7 +51,10 @@ class NarrowPredictor(PredictorModule):
         self.head = make_linear(options.width, out_dim)
 
         initialise(self, options.init, generator)
-        truncated_normal_(self.mask_token, 0.02, generator)
+        if options.init is Init.vjepa:
+            nn.init.zeros_(self.mask_token)
+        else:
+            truncated_normal_(self.mask_token, 0.02, generator)
 
     def forward(self, tokens: Tensor, view: View) -> Tensor:
         """Predictions at `view.target`, [B, Nt, out_dim].

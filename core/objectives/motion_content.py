@@ -42,6 +42,10 @@ class MotionContent(FlowOptions, ContentOptions, Objective):
     A step sees `optim.batch_size` clips or images of `data` and `flow_batch` pairs of frames. `balance` weighs
     Equations 2 to 5; the variance and covariance of the pyramid have coefficients of their own.
 
+    The orders `frozen` and `finetune` are two trainings, of which the paper has the first one finished. With `restart`
+    either has schedules of its own: rates warm up and fall twice, and the content model is that of `flow_start` x
+    `optim.steps` steps. Adam's averages are kept, where two runs would begin with none.
+
     Source: MC-JEPA (Bardes et al., 2023, arXiv:2307.12698), section 3.2, Equation 7, Tables 5 and 6, Figure 5.
     """
 
@@ -51,6 +55,7 @@ class MotionContent(FlowOptions, ContentOptions, Objective):
     order: Order = Order.combined
     flow_start: float = 0.1  # share of the steps, from the first, without flow
     epoch_share: float = 0.01  # share of the steps that is an epoch of order=epochs: one of 100
+    restart: bool = False  # of the schedules where flow starts: content is learned to its end, as if it were a run
 
     def __post_init__(self) -> None:
         FlowOptions.__post_init__(self)
@@ -65,6 +70,11 @@ class MotionContent(FlowOptions, ContentOptions, Objective):
             raise ValueError(
                 f"objective.order={self.order.name} learns content until flow starts: objective.flow_start must be "
                 "above 0"
+            )
+        if self.restart and self.order not in (Order.frozen, Order.finetune):
+            raise ValueError(
+                "objective.restart=true is for objective.order=frozen or finetune, where flow is learned after "
+                f"content, got {self.order.name}"
             )
 
     def check(self, encoder: Encoder, spec: DataSpec, pairs: DataSpec | None) -> None:
@@ -87,6 +97,13 @@ class MotionContent(FlowOptions, ContentOptions, Objective):
             is_motion = int((done - self.flow_start) / self.epoch_share + 1e-9) % 2 == 0
             return Lesson.motion if is_motion else Lesson.content
         return Lesson.motion_on_frozen if self.order is Order.frozen else Lesson.motion
+
+    def scheduled(self, step: int, num_steps: int) -> tuple[int, int]:
+        if not self.restart:
+            return step, num_steps
+        first = max(0, int(self.flow_start * num_steps) - 1)
+        num_content = next(done for done in range(first, num_steps + 1) if done / num_steps >= self.flow_start)
+        return (step, num_content) if step <= num_content else (step - num_content, num_steps - num_content)
 
     def build(self, parts: Parts, spec: DataSpec, seed: int) -> Learner:
         encoder = parts.encoder.build(spec, generator_for(seed, "encoder"))

@@ -86,8 +86,11 @@ class Features(Protocol):
     def sequences(self, split: str, max_sequences: int | None = None) -> Iterator[TrackedVideo]:
         """Videos whose objects are known, of data that has such: all, or a random subset that is always the same."""
 
-    def frame_maps(self, frames: Tensor, *, level: int = 1) -> Tensor:
-        """Feature maps [T, h, w, D] float32 of a video's frames [C, T, H, W] uint8, of whatever size, one by one."""
+    def frame_maps(self, frames: Tensor, *, level: int = 1, stride: int | None = None) -> Tensor:
+        """Feature maps [T, h, w, D] float32 of a video's frames [C, T, H, W] uint8, of whatever size, one by one.
+
+        With `stride` of the level whose cells are as many pixels wide.
+        """
 
     def flows(
         self, split: str, *, max_samples: int | None, batch_size: int, size: tuple[int, int] | None

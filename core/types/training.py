@@ -284,6 +284,10 @@ class Objective:
         `pairs` is None for objectives that want none.
         """
 
+    def scheduled(self, step: int, num_steps: int) -> tuple[int, int]:
+        """Which step, of how many, the schedules of step `step` (from 1) are at: its own, unless they begin again."""
+        return step, num_steps
+
     def build(self, parts: Parts, spec: DataSpec, seed: int) -> Learner:
         raise NotImplementedError
 

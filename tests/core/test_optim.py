@@ -84,12 +84,21 @@ def test_the_schedule_leaves_exempt_parameters_undecayed():
 
 
 def test_clipping_waits_for_the_warm_up_to_end_when_told_so():
-    parameter = nn.Parameter(torch.zeros(4))
+    model = nn.Sequential(nn.Linear(4, 1, bias=False))
     optim = Optim(steps=10, warmup_share=0.5, clip=1.0, clip_after_warmup=True)
     for step, norm in ((5, 20.0), (6, 1.0)):
-        parameter.grad = torch.full((4,), 10.0)
-        clip_gradients([parameter], optim, step)
-        assert parameter.grad.norm() == pytest.approx(norm, rel=1e-4)
+        model[0].weight.grad = torch.full((1, 4), 10.0)
+        clip_gradients(model, optim, step)
+        assert model[0].weight.grad.norm() == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.parametrize(("by_part", "norms"), [(True, [3.0, 0.5]), (False, [3.0 * 20 / 20.0062, 3.0 * 0.5 / 20.0062])])
+def test_parts_are_clipped_each_by_itself_as_in_v_jepa_s_code_or_all_together(by_part, norms):
+    model = nn.Sequential(nn.Linear(4, 1, bias=False), nn.Linear(4, 1, bias=False))
+    for layer, each in zip(model, (10.0, 0.25), strict=True):
+        layer.weight.grad = torch.full((1, 4), each)
+    clip_gradients(model, Optim(steps=10, clip=3.0, clip_after_warmup=by_part), 6)
+    assert [layer.weight.grad.norm().item() for layer in model] == pytest.approx(norms, rel=1e-4)
 
 
 # ---- LARS ------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ import pytest
 from PIL import Image
 
 from core.config import flatten, from_flat, identity, load, spec_of
+from core.masks.realised import expected
 from core.trainer import build_learner
+from core.types import generator_for
 from sweeps.cli import UserError
 from sweeps.expand import Request, expand
 from sweeps.launch import main as launch
@@ -305,6 +307,14 @@ def test_the_clips_of_v_jepa_s_and_mae_st_s_tables_are_real_at_scale_paper(data_
             assert {config["data"], config["eval_data"]} <= {"video_csv", "image_folder", None}, name
 
 
+def test_no_row_at_scale_paper_leaves_out_videos_that_another_one_takes(data_root):
+    for name in MEASURED:
+        cells = expand(asked(name, "paper", data_root)).cells
+        for group in ("data", "eval_data"):
+            ways = {config.get(f"{group}.sampling") for _, config in cells if config[group] == "video_csv"}
+            assert len(ways) <= 1 and "strided" not in ways, name
+
+
 @pytest.mark.parametrize(
     ("name", "size", "frames", "grid"),
     [
@@ -392,10 +402,56 @@ def test_the_default_row_of_v_jepa_s_studies_is_what_its_preset_says():
     assert config_of("vjepa_samples_seen", "vjepa") == default
 
 
-def test_one_mask_of_two_blocks_is_the_same_mask_in_two_of_v_jepa_s_tables():
-    tables = [("vjepa_block_size", "160x160"), ("vjepa_masks_per_sample", "1")]
-    masks = [{k: v for k, v in config_of(*place).items() if k.startswith("mask")} for place in tables]
-    assert masks[0] == masks[1]
+def realised_of(config):
+    """What the masks of a stored config really do."""
+    run = from_flat(config, seed=0)
+    return expected(run.mask, run.encoder.grid(spec_of(run)), run.optim.batch_size, generator_for(0, "realised"))
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_contexts_hold_the_same_share_however_many_masks_a_clip_has(scale):
+    cells = [
+        cell for cell in expand(Request(read("vjepa_masks_per_sample"), scale)).cells if not cell[0].is_random_init
+    ]
+    shares = [realised_of(config)["context_share"] for _, config in cells]
+    assert max(shares) - min(shares) < 0.02
+
+
+def test_i_jepa_s_contexts_hold_what_table_6_prints_at_scale_paper(data_root):
+    printed = read("ijepa_masking_strategy").printed
+    assert printed is not None
+    for cell, config in expand(asked("ijepa_masking_strategy", "paper", data_root)).cells:
+        if not cell.is_random_init:
+            run = from_flat(config, seed=0, runtime={"data_root": str(data_root)})
+            found = expected(run.mask, run.encoder.grid(spec_of(run)), 16, generator_for(0, "realised"))
+            assert abs(found["context_share"] - printed.values[cell.row_key]["context ratio"]) < 0.02, cell.row_key
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])
+def test_v_jepa_s_masks_reach_the_printed_share_of_the_frame_and_of_the_time(scale, data_root):
+    for cell, config in expand(asked("vjepa_masking_ratio", scale, data_root)).cells:
+        if cell.is_random_init:
+            continue
+        run = from_flat(config, seed=0, runtime={"data_root": str(data_root)})
+        found = expected(run.mask, run.encoder.grid(spec_of(run)), 16, generator_for(0, "realised"))
+        depth, share = (int(percent) / 100 for percent in cell.row_key.split("-"))
+        assert abs(found["spatial_ratio"] - share) < 0.02 and abs(found["target_time"] - depth) < 0.02, cell.row_key
+
+
+def test_what_is_predicted_has_the_normalisation_that_pixels_learn_with_at_scale_cpu():
+    preset = flatten(load(["method=mae", "scale=cpu"]))
+    assert config_of("ijepa_targets", "pixels")["target.norm"] == preset["target.norm"] == "none"
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_training_from_scratch_sees_the_clips_of_pretraining_through_the_same_encoder(scale, data_root):
+    shared = ("encoder", "data", "augment")
+    seen = [
+        {key: value for key, value in config.items() if key.split(".")[0] in shared and key != "augment.repeats"}
+        for cell, config in expand(asked("mae_st_scratch", scale, data_root)).cells
+        if not cell.is_random_init
+    ]
+    assert all(config == seen[0] for config in seen)
 
 
 VIDEO = [name for name in names() if name.startswith(("vjepa_", "mae_st_", "mc_jepa_", "mask_truncation"))]

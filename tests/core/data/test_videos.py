@@ -12,9 +12,10 @@ from PIL import Image
 
 from core.data.left_out import data_facts
 from core.data.loader import StepLoader
-from core.data.video_clips import VideoClips, start_of
+from core.data.video_clips import FrameSampling, VideoClips, start_of
 from core.data.video_reader import DecordReader
 from core.data.videos import FrameFolder, VideoCsv, VideoFolder
+from core.types import generator_for
 from tests.core.data.making_videos import ramp, write_video
 from tests.core.data.test_video_reader import bad_files, write_frames
 
@@ -468,3 +469,65 @@ def test_the_global_generator_is_neither_read_nor_moved(train):
 def test_a_cache_is_readable_by_other_users(train, tmp_path):
     files = [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
     assert files and all(file.stat().st_mode & 0o444 == 0o444 for file in files)
+
+
+# ---- videos shorter than a clip ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
+def test_the_last_frame_of_a_short_video_is_repeated(tmp_path, cache_gb):
+    root = write_videos(tmp_path / "v", num=2, length=5)
+    options = VideoFolder(path=str(root), sampling=FrameSampling.repeated, cache_gb=cache_gb, **SMALL)
+    clips = load(options, "train", tmp_path)
+    assert len(clips) == 1 and clips.excluded == ()
+    draws = torch.tensor([0.0, 0.5, 0.99])
+    assert shades(clips.fetch(torch.zeros(3, dtype=torch.int64), draws).clips) == [[0, 2, 4, 4]] * 3
+
+
+def test_repeating_frames_changes_no_clip_of_a_video_that_is_long_enough(tmp_path):
+    root = write_videos(tmp_path / "v", num=2, length=20)
+    draws, index = torch.tensor([0.0, 0.4, 0.99]), torch.zeros(3, dtype=torch.int64)
+    found = [
+        load(VideoFolder(path=str(root), sampling=sampling, **SMALL), "train", tmp_path).fetch(index, draws).clips
+        for sampling in (FrameSampling.strided, FrameSampling.repeated)
+    ]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 1.0])
+@pytest.mark.parametrize("length", [3, 16, 30])
+def test_segments_take_one_frame_of_each_equal_part_of_a_video(tmp_path, length, cache_gb):
+    root = write_videos(tmp_path / "v", num=2, length=length)
+    options = VideoFolder(path=str(root), sampling=FrameSampling.segments, cache_gb=cache_gb, **SMALL)
+    clips = load(options, "train", tmp_path)
+    assert shades(clips.fetch(torch.tensor([0])).clips) == [[int((part + 0.5) * length / 4) for part in range(4)]]
+    drawn = shades(
+        clips.fetch(torch.zeros(50, dtype=torch.int64), torch.rand(50, generator=generator_for(0, "draws"))).clips
+    )
+    for part, numbers in enumerate(zip(*drawn, strict=True)):
+        assert {int(part * length / 4) <= number <= (part + 1) * length / 4 for number in numbers} == {True}
+    assert length < 16 or len({tuple(clip) for clip in drawn}) > 10
+
+
+def test_segments_of_several_clips_divide_each_clip_s_own_share_of_the_video(tmp_path):
+    root = write_videos(tmp_path / "v", num=2, length=32)
+    options = VideoFolder(path=str(root), sampling=FrameSampling.segments, clips_per_video=2, **SMALL)
+    assert shades(load(options, "train", tmp_path).fetch(torch.tensor([0, 1])).clips) == [
+        [2, 6, 10, 14],
+        [18, 22, 26, 30],
+    ]
+
+
+def test_how_frames_are_chosen_is_part_of_a_data_set_s_fingerprint(tmp_path):
+    root = write_videos(tmp_path / "v", num=2, length=20)
+    found = [
+        load(VideoFolder(path=str(root), sampling=s, **SMALL), "train", tmp_path).fingerprint() for s in FrameSampling
+    ]
+    assert len(set(found)) == 3
+
+
+def test_segments_with_a_stride_or_a_rate_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"data\.sampling=segments .* data\.stride=4: set data\.stride=null"):
+        VideoFolder(path="v", sampling=FrameSampling.segments, stride=4)
+    with pytest.raises(ValueError, match=r"data\.sampling=segments .* data\.fps=5"):
+        VideoFolder(path="v", sampling=FrameSampling.segments, fps=5.0)

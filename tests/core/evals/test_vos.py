@@ -16,7 +16,7 @@ from core.evals.features import FrozenFeatures
 from core.evals.maps import fitting, resized
 from core.evals.propagation import nearest, propagated
 from core.evals.vos import Followed, Vos, answered, objects_of, score
-from core.models import ViT
+from core.models import ConvNeXt, ViT
 from core.models.positions import Position
 from core.models.resized import enlarged, for_frames
 from core.types import DataSpec, Grid, TrackedVideo, generator_for
@@ -47,7 +47,7 @@ class Videos:
         assert split == "test"
         yield from self.videos[:max_sequences]
 
-    def frame_maps(self, frames: Tensor, *, level: int = 1) -> Tensor:
+    def frame_maps(self, frames: Tensor, *, level: int = 1, stride: int | None = None) -> Tensor:
         video = next(video for video in self.videos if video.frames is frames)
         maps = torch.eye(3)[video.objects]
         return maps + self.noise * torch.randn(maps.shape, generator=generator_for(0, "noise"))
@@ -129,7 +129,7 @@ def test_only_the_first_mask_is_read() -> None:
     features = Videos([video], noise=0.3)
     poisoned = video._replace(objects=torch.cat([video.objects[:1], 1 + torch.zeros_like(video.objects[1:])]))
     maps = features.frame_maps(video.frames)
-    features.frame_maps = lambda frames, level=1: maps
+    features.frame_maps = lambda frames, level=1, stride=None: maps
     assert torch.equal(Vos().follow(features, video, [1, 2]), Vos().follow(features, poisoned, [1, 2]))
 
 
@@ -266,6 +266,24 @@ def test_frames_of_the_encoder_s_own_size_have_its_own_maps(position) -> None:
     with torch.inference_mode():
         expected = features._encoder.intermediate(clips, 1)[0].view(2, 4, 4, 24)
     assert torch.allclose(features.frame_maps(video), expected, atol=1e-5)
+
+
+def test_a_stride_is_one_size_of_maps_whatever_the_stages_of_an_encoder() -> None:
+    video = torch.randint(0, 256, (3, 2, 16, 24), generator=generator_for(0, "video")).to(torch.uint8)
+    two, one = ConvNeXt(widths=[8, 16], depths=[1, 1], levels=3), ConvNeXt(widths=[8], depths=[1], levels=2)
+    for stride in (2, 4):
+        shapes = {frozen(options).frame_maps(video, stride=stride).shape[1:3] for options in (two, one)}
+        assert shapes == {(16 // stride, 24 // stride)}
+    assert frozen(two).frame_maps(video, stride=8).shape[1:3] == (2, 3)
+
+
+def test_a_stride_that_an_encoder_has_no_map_of_is_refused() -> None:
+    options, spec = ConvNeXt(widths=[8], depths=[1], levels=2), dataclasses.replace(SPEC, frames=1)
+    Vos(stride=4).check(options, spec, SPEC)
+    with pytest.raises(ValueError, match=r"evals\.vos\.stride must be the width of a cell .*: 4, 2; got 8"):
+        Vos(stride=8).check(options, spec, SPEC)
+    with pytest.raises(ValueError, match=r"evals\.vos\.stride=4 and evals\.vos\.level=2"):
+        Vos(stride=4, level=2)
 
 
 def test_a_run_is_judged_on_its_own_clips(tmp_path) -> None:

@@ -70,6 +70,28 @@ def test_context_can_be_limited_in_length_and_in_time() -> None:
     assert (early.target // 196).max() == 7
 
 
+@pytest.mark.parametrize("grid", [CLIP, Grid(4, 6, 6), Grid(8, 8, 8)])
+@pytest.mark.parametrize("depth", [0.5, 0.75, 1.0])
+@pytest.mark.parametrize("ratio, blocks, scale", [(0.25, 1, 0.25), (0.5, 1, 0.51), (0.9, 2, 0.62), (0.95, 2, 0.73)])
+def test_the_share_of_the_frames_with_a_target_that_is_hidden_is_what_was_asked(
+    grid, depth, ratio, blocks, scale
+) -> None:
+    (view,) = draw(MultiBlock3dMask([blocks], [scale], [depth], spatial_ratio=ratio), grid)
+    found = realised([view], grid)
+    assert found["spatial_ratio"] == pytest.approx(ratio, abs=0.5 / (depth * grid.num_patches) + 1e-6)
+    assert found["target_time"] == depth
+    assert found["context_share"] == pytest.approx(1 - ratio * depth, abs=0.5 / grid.num_patches + 1e-6)
+    assert not any(set(c.tolist()) & set(t.tolist()) for c, t in zip(view.context, view.target, strict=True))
+    assert all(len(set(row.tolist())) == len(row) for row in (*view.context, *view.target))
+
+
+def test_a_ratio_that_the_blocks_exceed_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"mask\.spatial_ratio=0\.3 is less than 2 blocks of .*=0\.7 hide of a frame"):
+        MultiBlock3dMask([2], [0.7], [1.0], spatial_ratio=0.3).check(CLIP)
+    with pytest.raises(ValueError, match=r"mask\.spatial_ratio=1\.0 leaves no context on grid 8x14x14"):
+        MultiBlock3dMask([2], [0.7], [1.0], spatial_ratio=1.0).check(CLIP)
+
+
 def test_a_row_that_cannot_be_drawn_within_bounds_borrows_single_patches() -> None:
     mask = MultiBlock3dMask([1], [0.5], [1.0])
     flags = mask._draw(CLIP, 3, 0, 1000, 1000, generator_for(0))  # one block of 9x11 leaves 784 or so, never 1000
@@ -89,6 +111,11 @@ def test_blocks_that_cover_everything_are_refused_with_the_grid() -> None:
         ({"spatial_scale": [0.15, 1.7]}, r"mask.spatial_scale must be in \(0, 1\] each, got \[0.15, 1.7\]"),
         ({"temporal_scale": [0.0, 1.0]}, r"mask.temporal_scale must be in \(0, 1\] each"),
         ({"context_share_max": 0}, r"mask.context_share_max must be in \(0, 1\], got 0"),
+        ({"spatial_ratio": 0.0}, r"mask.spatial_ratio must be in \(0, 1\] or null, got 0.0"),
+        (
+            {"spatial_ratio": 0.9, "context_share_max": 0.1},
+            r"mask.spatial_ratio=0.9 decides how much is context: .*0.1",
+        ),
         ({"aspect_min": 2.0}, "mask.aspect_min and mask.aspect_max .* got 2.0 and 1.5"),
     ],
 )

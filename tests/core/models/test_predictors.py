@@ -6,6 +6,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from core.losses import MSE
 from core.models import PREDICTORS, Decoder, Narrow, ViT
+from core.models.blocks import Init
 from core.models.positions import Position, sincos
 from core.targets import PixelTarget
 from core.types import DataSpec, View, generator_for
@@ -189,6 +190,15 @@ def test_building_reads_the_given_generator_and_no_other(name):
     first, same, other = (module.state_dict() for module in modules)
     assert all(torch.equal(first[key], same[key]) for key in first)
     assert not torch.equal(first["mask_token"], other["mask_token"])
+
+
+def test_v_jepa_s_mask_tokens_begin_at_zero_and_all_else_as_i_jepa_s():
+    plain, zeroed = (
+        Narrow(depth=2, width=16, heads=2, init=init).build(encoder_of(), 10, 2, generator_for(0)).state_dict()
+        for init in (Init.jepa, Init.vjepa)
+    )
+    assert zeroed.pop("mask_token").abs().sum() == 0 and plain.pop("mask_token").abs().sum() > 0
+    assert all(torch.equal(plain[key], zeroed[key]) for key in plain)
 
 
 @pytest.mark.parametrize("kind", PREDICTORS.values())

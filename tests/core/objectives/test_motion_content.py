@@ -5,7 +5,7 @@ import torch
 
 from core.config import load
 from core.objectives.motion_content import Lesson, MotionContent, Order
-from core.optim import make_adamw
+from core.optim import Optim, learning_rate, make_adamw
 from core.trainer import build_learner
 from core.types import generator_for
 from tests.core.test_trainer import final_weights, run_it
@@ -53,6 +53,27 @@ def test_variance_and_covariance_warm_up_before_anything_else():
 
 def test_flow_from_the_first_step_leaves_out_no_step():
     assert [MotionContent(flow_start=0.0).lesson(step, 5) for step in range(1, 6)] == [Lesson.both] * 5
+
+
+@pytest.mark.parametrize("order", [Order.frozen, Order.finetune])
+@pytest.mark.parametrize("num_steps, flow_start", [(900, 0.5), (30, 0.1), (7, 0.3)])
+def test_content_that_is_finished_first_has_the_rates_of_a_run_of_its_own(order, num_steps, flow_start):
+    options = MotionContent(order=order, flow_start=flow_start, restart=True)
+    lessons = [options.lesson(step, num_steps) for step in range(1, num_steps + 1)]
+    num_content = sum(lesson in (Lesson.regularity, Lesson.content) for lesson in lessons)
+    rates = []
+    for step in range(1, num_steps + 1):
+        at, of = options.scheduled(step, num_steps)
+        rates.append(learning_rate(Optim(steps=of), at))
+    for phase, length in ((rates[:num_content], num_content), (rates[num_content:], num_steps - num_content)):
+        assert phase == [learning_rate(Optim(steps=length), step) for step in range(1, length + 1)]
+
+
+def test_the_rates_of_a_run_begin_again_where_its_flow_starts(cache, tmp_path):
+    frozen = ["objective.order=frozen", "objective.flow_start=0.5", "objective.restart=true", "optim.steps=8"]
+    record = run_it(cache, tmp_path / "twice", "method=mc_jepa", *frozen)
+    rates = [record.points[step]["lr"] for step in range(1, 9)]
+    assert rates[:4] == rates[4:] and len(set(rates[:4])) > 1
 
 
 @pytest.mark.parametrize(
@@ -152,6 +173,7 @@ def test_scale_paper_has_the_coefficients_of_tables_6_and_8():
         ({"flow_start": 1.0}, r"objective\.flow_start must be in \[0, 1\), got 1\.0"),
         ({"epoch_share": 0.0}, r"objective\.epoch_share must be in \(0, 0\.5\]"),
         ({"order": Order.frozen, "flow_start": 0.0}, r"order=frozen learns content until flow starts"),
+        ({"restart": True}, r"objective\.restart=true is for objective\.order=frozen or finetune, .*got combined"),
         ({"crop_min": 0.0}, r"objective\.crop_min must be in \(0"),
         ({"flow_batch": 0}, r"objective\.flow_batch must be at least 1, got 0"),
     ],
