@@ -261,3 +261,23 @@ def test_a_served_page_takes_an_edit_while_it_is_looked_at(database: str, write:
     assert live.state() != before
     assert b"What ratio?" in live.answer("studies/ratio.html").body
     engine.dispose()
+
+
+@pytest.mark.parametrize(("option", "is_shared"), [("mask.ratio", True), ("encoder.depth", False)])
+def test_another_baseline_needs_no_launch_where_its_random_initialisation_is_there(
+    tmp_path: Path, write: Write, option: str, is_shared: bool
+) -> None:
+    rows = [{"key": key, "set": {option: value}} for key, value in (("a", 2), ("b", 3))]
+    changes = {"rows": rows, "columns": None, "random_init": True, "base": {"evals": ["ridge"], "optim.steps": 9}}
+    write(**changes)
+    url = f"sqlite:///{tmp_path / 'inits.sqlite'}"
+    engine = open_database(url)
+    upgrade(engine)
+    launched(engine)
+    finish(engine, 6)
+    engine.dispose()
+    write(**changes, baseline="b")
+    assert ("b (baseline)" in text(url)) is is_shared
+    named = [] if is_shared else ["row random_init: encoder.depth is 3, was 2"]
+    assert [word for line in problems(url) for word in named if word in line] == named
+    assert bool(problems(url)) is not is_shared
