@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -110,7 +111,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
             else:
                 window.clear()
         if saving and where.is_main:
-            save(record, step, config, data, learner, optimizer, window, run.runtime.keep_checkpoints)
+            save(record, step, config, data, spec, learner, optimizer, window, run.runtime.keep_checkpoints)
         if stopping and not ending:
             if where.is_main:
                 record.finish("preempted", {}, {"step": step, "train_seconds": window.spent} | data_facts(splits))
@@ -287,6 +288,7 @@ def save(
     step: int,
     config: Mapping[str, Any],
     data: Mapping[str, str],
+    spec: DataSpec,
     learner: Learner,
     optimizer: torch.optim.Optimizer,
     window: Window,
@@ -299,6 +301,7 @@ def save(
         "waited": window.waited,
         "cpu_seconds": window.cpu,
         "data": dict(data),
+        "spec": dataclasses.asdict(spec),  # what builds the encoder again when the files are gone
     }
     record.checkpointed(step, checkpoint.save(record.folder, step, state, config, keep=keep))
 

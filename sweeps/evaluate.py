@@ -19,7 +19,7 @@ from sqlalchemy import Engine, select
 
 from core.checkpoint import JUDGE_ON_THEM, CheckpointError
 from core.config import ConfigError, fingerprints
-from core.stored import Asked, Judge, Presets, asked_of, open_stored
+from core.stored import Asked, Judge, Presets, asked_of, groups_read, open_stored, spec_in
 from sweeps import aliases, cli, seen_data
 from sweeps.cli import UserError
 from sweeps.database_lock import DatabaseLock
@@ -51,12 +51,13 @@ def command(words: Sequence[str]) -> int:
         stored = trained_runs(connection, ids=ids, study=study)
     reader.dispose()
     runs = [run._replace(config=aliases.migrated(run.config)) for run in stored]
+    results_dir = arguments.path("results_dir", "results")
     errors: dict[int, str] = {}
     questions = {}
     for run in runs:
         try:
-            questions[run.id] = asked_about(run, arguments.overrides, arguments.values.get("as"))
-        except ConfigError as error:
+            questions[run.id] = asked_about(run, arguments.overrides, arguments.values.get("as"), results_dir)
+        except (ConfigError, UserError) as error:
             errors[run.id] = str(error)
     if not questions:
         raise UserError(next(iter(errors.values())))
@@ -66,7 +67,6 @@ def command(words: Sequence[str]) -> int:
         aliases.apply_to(engine)
     except ValueError as error:
         raise UserError(str(error)) from None
-    results_dir = arguments.path("results_dir", "results")
     for run in runs:
         try:
             evaluate(engine, run, questions.get(run.id, []), results_dir)
@@ -91,10 +91,12 @@ def run_ids(text: str | None) -> list[int] | None:
     return [number for number in found if number is not None]
 
 
-def asked_about(run: Trained, overrides: Sequence[str], name: str | None) -> list[Asked]:
+def asked_about(run: Trained, overrides: Sequence[str], name: str | None, results_dir: Path) -> list[Asked]:
     """Raises ConfigError for what cannot be asked of the run."""
     presets = None if run.presets is None else Presets(*run.presets)
-    return asked_of(run.config, run.seed, overrides, name, presets)
+    return asked_of(
+        run.config, run.seed, overrides, name, presets, lambda: spec_in(checkpoint_folder(run, results_dir))
+    )
 
 
 def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_dir: Path) -> None:
@@ -123,7 +125,7 @@ def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_d
 
 def check_data(engine: Engine, run: Trained, asked: Asked) -> dict[str, str]:
     """The fingerprints of what an evaluation reads. Raises UserError where the run, or others judged so, saw other."""
-    data = fingerprints(asked.run, groups=("data", "eval_data"))
+    data = fingerprints(asked.run, groups=groups_read(asked.run))
     with engine.connect() as connection:
         config_id = connection.scalar(select(RunRow.config_id).where(RunRow.id == run.id))
         assert config_id is not None
