@@ -51,6 +51,9 @@ def command(words: Sequence[str]) -> int:
     if any(word in ("-h", "--help", "help") for word in words):
         print(USAGE)
         return 0
+    if (repeated := terminal.given_twice(words)) is not None:
+        print(f"error: {repeated}", file=sys.stderr)
+        return terminal.USER_ERROR
     if any(word.startswith(("run=", "study=")) for word in words):
         # The one arrow from core to sweeps: the runs' ids are the database's, which core does not know.
         from sweeps.evaluate import main as by_id

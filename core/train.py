@@ -124,6 +124,8 @@ def command(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help", "help") for word in arguments):
         print(USAGE)
         return 0
+    if (repeated := terminal.given_twice(arguments)) is not None:
+        return refused(repeated)
     topic = next((word.removeprefix("help=") for word in arguments if word.startswith("help=")), None)
     try:
         if topic is not None:

@@ -196,7 +196,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(launched, capsys, words, message)
     [
         (["evals=[knnn]"], "did you mean knn"),
         (["evals=[knn]", "evals.knn.k=5000"], "evals.knn.k must be at most"),
-        (["evals=[knn]", "evals.knn.k=3", "results_dir=nowhere"], "has no checkpoint in nowhere/runs/1"),
+        (["evals=[knn]", "evals.knn.k=9", "results_dir=nowhere"], "has no checkpoint in nowhere/runs/1"),
     ],
 )
 def test_what_is_wrong_with_every_run_of_a_study_is_said_once(launched, capsys, words, message):
