@@ -43,7 +43,7 @@ class ImageFolder(Data):
     Without split folders a fixed share of each class is held out for `test`, unless `test_path` is a folder of test
     images of the same classes (or one whose test or validation folder holds them). Split folders may be called as other
     sets call them, in any case (Training, val); a `test` folder without class folders has no labels, and `val` is the
-    test split. Classes are the folder names in alphabetical order. Links to folders are followed, each once. Each image
+    test split. Folders that only look like splits (trn and tst, train2017 and val2017) are refused by name. Classes are the folder names in alphabetical order. Links to folders are followed, each once. Each image
     is resized (antialiased) and cut to a square once, and the squares are kept as uint8 in the cache, keyed by the
     names, sizes and times of the files. A set too large for `memory_gb` is decoded as it is used instead.
 
@@ -165,6 +165,7 @@ class ImageFolder(Data):
         train = split_folders.find(root, "train")
         if train is None:
             split_folders.refuse_splits_only(root)
+            split_folders.refuse_likely_splits(root)
             if not self.test_path:
                 return self._hold_out(split, root)
         if is_flat(train or root):

@@ -60,6 +60,8 @@ def from_folder(root: Path, split: str, *, test_root: Path | None, frames: bool,
         train = root
         if root.is_dir() and not frames:
             split_folders.refuse_splits_only(root)
+        if root.is_dir():  # folders of frames are videos, of any name
+            split_folders.refuse_likely_splits(root, may_be_flat=not frames)
     own = test_root or (None if train == root else split_folders.find(root, "test"))
     if train != root and own is None:
         raise ValueError(
