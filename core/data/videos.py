@@ -15,6 +15,7 @@ from core.data.clip_cache import FrameCache
 from core.data.left_out import name_in
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD
 from core.data.video_clips import VERSION, Store, Video, VideoClips, probe_all
+from core.data.video_kinds import why_unreadable
 from core.data.video_lists import Listing, emptied, from_folder, from_list
 from core.data.video_reader import DecordReader, Facts, FrameFolderReader, Reader, TorchcodecReader
 from core.types import Data, DataSpec
@@ -110,7 +111,7 @@ class _Videos(Data):
         videos = []
         for entry, found in zip(listing.entries, probed, strict=True):
             if isinstance(found, str):
-                left_out[str(entry.path)] = found
+                left_out[str(entry.path)] = why_unreadable(entry.path, found)
                 continue
             fingerprint, facts = found
             if len(self.grid(facts)) < self.frames:
