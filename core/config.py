@@ -32,6 +32,7 @@ from core.evals import EVALS
 from core.fitting import (
     check,
     check_device,
+    check_known_labels,
     check_later,
     fingerprints,
     is_left_to_others,
@@ -78,6 +79,7 @@ __all__ = [
     "build",
     "check",
     "check_device",
+    "check_known_labels",
     "check_later",
     "fingerprints",
     "flatten",

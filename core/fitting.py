@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.cost import COST_METRICS, judging_names
 from core.data.fingerprint import fingerprint, same
@@ -25,6 +26,7 @@ from core.types import Dataset, DataSpec, Sampling
 DATA_GROUPS = ("data", "eval_data", "flow_data")
 SPECS: dict[str, DataSpec] = {}  # what spec_of() has read
 MEMBERS: dict[str, list[DataSpec]] = {}  # of mixtures
+Labels = Mapping[str, Tensor]  # of a split, by their names
 
 
 def check(run: Run) -> DataSpec:
@@ -133,6 +135,33 @@ def check_needs(run: Run, judged_on: DataSpec) -> None:
         f"{group}={name_of(group, getattr(run, group))} has none here: take evals=[{rest}], judge on labelled data "
         "with eval_data=, or put the files of each class into a folder of its own"
     )
+
+
+def check_known_labels(run: Run, known: dict[str, tuple[Labels | None, Labels | None]]) -> None:
+    """Whether the run's evaluations can judge by the labels that its data has, where these are known without loading.
+
+    `known` remembers them between the cells of a study. Raises ConfigError, naming every evaluation that cannot.
+    """
+    data = located(judged(run)).data
+    if repr(data) not in known:
+        try:
+            known[repr(data)] = data.known_labels("train"), data.known_labels("test")
+        except ValueError as error:
+            raise ConfigError(named(str(error), "data" if run.eval_data is None else "eval_data")) from error
+    train, test = known[repr(data)]
+    if train is not None and test is not None and (wrong := wrong_labels(run, train, test, spec_of_judged(run))):
+        raise ConfigError("; ".join(wrong))
+
+
+def wrong_labels(run: Run, train: Labels, test: Labels, spec: DataSpec) -> list[str]:
+    """What each evaluation says of the labels that it cannot judge by, by its name."""
+    wrong = []
+    for name, evaluation in sorted(run.evals.items()):
+        try:
+            evaluation.check_labels(train, test, spec)
+        except ValueError as error:
+            wrong.append(f"evals={name}: {error}")
+    return wrong
 
 
 def check_pairs(run: Run, spec: DataSpec) -> None:

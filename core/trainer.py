@@ -21,7 +21,7 @@ from core.data.augment import normalise
 from core.data.left_out import data_facts
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
-from core.fitting import check_device, fingerprints, load_split
+from core.fitting import check_device, fingerprints, load_split, wrong_labels
 from core.judging import collapse, cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
@@ -206,11 +206,11 @@ def against_untrained(
 
 def check_labels(run: Run, train_set: Dataset, test_set: Dataset) -> None:
     """Raises ConfigError, naming every evaluation that cannot judge on this data, before anything trains."""
-    wrong, num_clips = [], train_set.spec.clips_per_video
+    num_clips = train_set.spec.clips_per_video
     train, test = ({label: values[::num_clips] for label, values in s.labels().items()} for s in (train_set, test_set))
+    wrong = wrong_labels(run, train, test, test_set.spec)
     for name, evaluation in sorted(run.evals.items()):
         try:
-            evaluation.check_labels(train, test, test_set.spec)
             evaluation.check_truth(train_set, test_set)
         except ValueError as error:
             wrong.append(f"evals={name}: {error}")

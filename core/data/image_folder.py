@@ -125,6 +125,10 @@ class ImageFolder(Data):
             return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, excluded, folder)
         return LazyPictures(spec, [file for file, _ in kept], labels, excluded, self.stored, self.crop)
 
+    def known_labels(self, split: str) -> dict[str, Tensor]:
+        entries, names = self.entries(split)
+        return {"class": torch.tensor([label for _, label in entries])} if names else {}
+
     def sources(self) -> list[tuple[str, Path]]:
         splits = {split: self.entries(split)[0] for split in ("train", "test")}
         roots = self._roots()

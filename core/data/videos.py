@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from core.data.arrays import cache_key, check_split
 from core.data.clip_cache import FrameCache
@@ -68,6 +70,10 @@ class _Videos(Data):
     def listing(self, split: str) -> Listing:
         """The split's videos, with unreadable ones among them. ValueError when `path` cannot give them."""
         raise NotImplementedError
+
+    def known_labels(self, split: str) -> dict[str, Tensor]:
+        listing = self.listing(split)
+        return {"class": torch.tensor([entry.label for entry in listing.entries])} if listing.classes else {}
 
     def sources(self) -> list[tuple[str, Path]]:
         """A list gives each video its place; a folder its name, which decides its place."""
