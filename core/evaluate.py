@@ -62,7 +62,7 @@ def command(words: Sequence[str]) -> int:
     try:
         return in_folder(words)
     except (ConfigError, CheckpointError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {terminal.without_passwords(str(error))}", file=sys.stderr)
         return terminal.USER_ERROR
     except OSError as error:
         given = dict(word.partition("=")[::2] for word in words)

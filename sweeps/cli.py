@@ -265,5 +265,5 @@ def _answer(command: Callable[[Sequence[str]], int], words: list[str], usage: st
         if terminal.is_of_output(error) or (at_fault := terminal.blamed(error, folders)) is None:
             raise
         reason = at_fault
-    print(f"error: {reason}", file=sys.stderr)
+    print(f"error: {terminal.without_passwords(reason)}", file=sys.stderr)
     return USER_ERROR

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, select
 from core.checkpoint import JUDGE_ON_THEM, CheckpointError
 from core.config import ConfigError, fingerprints
 from core.stored import Asked, Judge, Presets, asked_of, groups_read, open_stored, spec_in
-from sweeps import aliases, cli, seen_data
+from sweeps import aliases, cli, seen_data, terminal
 from sweeps.cli import UserError
 from sweeps.database_lock import DatabaseLock
 from sweeps.db import Environment, RunRow, insert_new, upgrade
@@ -80,7 +80,7 @@ def command(words: Sequence[str]) -> int:
     if not errors:
         return cli.OK
     for text in told(errors):
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {terminal.without_passwords(text)}", file=sys.stderr)
     print(f"{len(runs) - len(errors)} of {len(runs)} runs evaluated; not: {', '.join(map(str, errors))}")
     return cli.USER_ERROR if len(errors) == len(runs) else cli.INCOMPLETE
 

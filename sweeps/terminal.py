@@ -18,6 +18,8 @@ from types import TracebackType
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 _OPTION = re.compile(r"[\w.-]+")  # not the start of an SQL query, which has a "=" as well
+_USER = re.compile(r"://\S*@")
+_PASSWORD = re.compile(r"([?&]\w*pass\w*=)[^&\s'\"]*", re.IGNORECASE)
 _OPEN = re.compile(r"[^@?]*|sqlite:.*")  # of a database's URL the rest may be a password
 
 
@@ -56,6 +58,11 @@ def given_twice(words: Sequence[str]) -> str | None:
     times = {name: "twice" if len(values) == 2 else f"{len(values)} times" for name, values in repeated.items()}
     told = [f"{name} is given {times[name]}: {' and '.join(values)}" for name, values in repeated.items()]
     return f"{'; '.join(told)}; give one value" if told else None
+
+
+def without_passwords(text: str) -> str:
+    """`text`, in which a word may be a database's URL that was typed at another option's place."""
+    return _PASSWORD.sub(r"\1***", _USER.sub("://***@", text))
 
 
 def told_from_the_start() -> None:
