@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from core.config import JUDGING
+from core.types import DataSpec
 
 log = logging.getLogger(__name__)
 PREFIX = "step-"
@@ -81,6 +82,11 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
             log.warning("checkpoint %s cannot be read (%s); trying the one before it", path, error)
     return None
+
+
+def data_spec(state: Mapping[str, Any]) -> DataSpec | None:
+    """What the data was like that the checkpoint's weights learned from; None for one of older code."""
+    return DataSpec(**state["spec"]) if "spec" in state else None
 
 
 def checkpoints(folder: Path) -> list[Path]:

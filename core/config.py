@@ -32,6 +32,8 @@ from core.evals import EVALS
 from core.fitting import (
     check,
     check_device,
+    check_known_labels,
+    check_later,
     fingerprints,
     is_left_to_others,
     is_recorded_later,
@@ -77,6 +79,8 @@ __all__ = [
     "build",
     "check",
     "check_device",
+    "check_known_labels",
+    "check_later",
     "fingerprints",
     "flatten",
     "from_flat",
@@ -105,11 +109,16 @@ def load(overrides: Sequence[str]) -> Run:
     return build(layered(parse(overrides)))
 
 
-def from_flat(flat: Mapping[str, Any], *, seed: int, runtime: Mapping[str, Any] | None = None) -> Run:
-    """The run of a stored flat config: no preset is consulted, so a preset edited later changes nothing stored."""
+def from_flat(
+    flat: Mapping[str, Any], *, seed: int, runtime: Mapping[str, Any] | None = None, is_trained: bool = False
+) -> Run:
+    """The run of a stored flat config: no preset is consulted, so a preset edited later changes nothing stored.
+
+    Of one that `is_trained` the files that it learned from are not looked at: they may be gone.
+    """
     settings = {key: value for key, value in flat.items() if not key.startswith("runtime.")}
     settings |= {"seed": seed} | {f"runtime.{key}": value for key, value in (runtime or {}).items()}
-    return build(settings)
+    return build(settings, is_trained=is_trained)
 
 
 def parse(overrides: Sequence[str]) -> Flat:
@@ -204,8 +213,11 @@ def read_preset(kind: str, name: str, folder: Path) -> dict[str, Any]:
     return yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
 
 
-def build(settings: Mapping[str, Any]) -> Run:
-    """The run of a complete flat config. What is wrong with its keys is named all at once."""
+def build(settings: Mapping[str, Any], *, is_trained: bool = False) -> Run:
+    """The run of a complete flat config. What is wrong with its keys is named all at once.
+
+    One that `is_trained` fitted its parts and its data then, and has its weights in its checkpoint.
+    """
     choices = {group: settings.get(group) for group in GROUPS}
     wrong = [
         unknown(group, choice, GROUPS[group])
@@ -237,8 +249,10 @@ def build(settings: Mapping[str, Any]) -> Run:
         refuse(refused_options(config))
         raise ConfigError(first_line(error)) from error
     assert isinstance(run, Run)
-    run = with_content(run)
-    check(run)
+    if not (is_trained and run.optim.steps):
+        run = with_content(run)
+    if not is_trained:
+        check(run)
     flatten(run)  # an option that is not finite is named here, before anything is written
     return run
 

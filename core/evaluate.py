@@ -18,13 +18,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from core import checkpoint, terminal
-from core.checkpoint import CheckpointError
-from core.config import ConfigError
-from core.stored import Answer, Asked, Judge, Presets, asked_of, open_stored
-from core.types import DataError
+from core.checkpoint import CheckpointError, other_data
+from core.config import ConfigError, fingerprints
+from core.stored import Answer, Asked, Judge, Presets, asked_of, groups_read, open_stored, refuse_replaced
+from core.types import DataError, DataSpec
 
 USAGE = """usage: python -m core.evaluate run=12|run=1,2,3|study=NAME evals=[linear,...] [key=value ...]
        python -m core.evaluate runtime.dir=runs/first evals=[linear,...] [key=value ...]
@@ -51,6 +51,9 @@ def command(words: Sequence[str]) -> int:
     if any(word in ("-h", "--help", "help") for word in words):
         print(USAGE)
         return 0
+    if (repeated := terminal.given_twice(words)) is not None:
+        print(f"error: {repeated}", file=sys.stderr)
+        return terminal.USER_ERROR
     if any(word.startswith(("run=", "study=")) for word in words):
         # The one arrow from core to sweeps: the runs' ids are the database's, which core does not know.
         from sweeps.evaluate import main as by_id
@@ -59,7 +62,7 @@ def command(words: Sequence[str]) -> int:
     try:
         return in_folder(words)
     except (ConfigError, CheckpointError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {terminal.without_passwords(str(error))}", file=sys.stderr)
         return terminal.USER_ERROR
     except OSError as error:
         given = dict(word.partition("=")[::2] for word in words)
@@ -79,13 +82,17 @@ def in_folder(words: Sequence[str]) -> int:
     if "runtime.dir" not in given:
         raise ConfigError("say which run: run=12 (of a database), study=NAME, or runtime.dir=FOLDER (of core.train)")
     folder = Path(given["runtime.dir"]).expanduser()
-    config, seed = config_in(folder)
+    past = past_in(folder)
     overrides = [word for word in words if not word.startswith("as=")]
     record = folder / "evaluations.json"
     judge: Judge | None = None
-    questions = asked_of(config, seed, overrides, given.get("as"), presets_in(folder))
+    questions = asked_of(
+        past.config, past.seed, overrides, given.get("as"), presets_in(folder), spec_then=lambda: past.spec
+    )
     for asked in questions:
-        found = recorded(record, asked)
+        refuse_replaced(asked.run, folder, past.saw)
+        data = fingerprints(asked.run, groups=groups_read(asked.run))
+        found = recorded(record, asked, data)
         if found is None:
             print(asked.said)
             judge = judge or Judge(open_stored(asked.run, folder), questions)
@@ -93,23 +100,35 @@ def in_folder(words: Sequence[str]) -> int:
                 answer = judge.answer(asked)
             except (ValueError, FloatingPointError) as error:
                 raise ConfigError(f"{asked.name}: {error}") from error
-            found = append(record, asked, answer)
+            found = append(record, asked, answer, data)
         show(found["results"])
     return 0
 
 
-def config_in(folder: Path) -> tuple[dict[str, Any], int]:
-    """The flat config and the seed of the run whose checkpoint or result is in `folder`."""
+class Past(NamedTuple):
+    """What a folder tells of its run."""
+
+    config: dict[str, Any]  # flat
+    seed: int
+    saw: dict[str, str]  # fingerprints of its data, by group; empty: unknown
+    spec: DataSpec | None  # of the data it was trained on; None: unknown
+
+
+def past_in(folder: Path) -> Past:
+    """The run whose checkpoint or result is in `folder`."""
     found = checkpoint.newest(folder)
     if found is not None:
-        config = json.loads(found[1]["config"])
+        state = found[1]
+        config, saw, spec = json.loads(state["config"]), state.get("data", {}), checkpoint.data_spec(state)
     elif (folder / "result.json").exists():  # a run of no steps has no checkpoint
-        config = parsed(folder / "result.json")["config"]
+        result = parsed(folder / "result.json")
+        config, saw, spec = result["config"], result.get("data", {}), None
     else:
         raise CheckpointError(
             f"runtime.dir={folder}: no checkpoint and no result.json in it; train the run first: python -m core.train"
         )
-    return {key: value for key, value in config.items() if key not in ("seed", "method", "scale")}, int(config["seed"])
+    flat = {key: value for key, value in config.items() if key not in ("seed", "method", "scale")}
+    return Past(flat, int(config["seed"]), saw, spec)
 
 
 def presets_in(folder: Path) -> Presets | None:
@@ -119,9 +138,16 @@ def presets_in(folder: Path) -> Presets | None:
     return Presets(config["method"], config["scale"]) if config.get("method") and config.get("scale") else None
 
 
-def recorded(path: Path, asked: Asked) -> dict[str, Any] | None:
-    """What `path` holds for these settings. Raises ConfigError when the name stands for others."""
-    for entry in read(path):
+def recorded(path: Path, asked: Asked, data: Mapping[str, str]) -> dict[str, Any] | None:
+    """What `path` holds for these settings. Raises ConfigError when the name stands for others, or when what was judged
+    there on the set of this name had another fingerprint than it has in `data`."""
+    entries = read(path)
+    for entry in entries:
+        before = entry.get("data", {}).get("eval_data")
+        if before != (now := data.get("eval_data", before)) and is_of_one_set(entry["settings"], asked.settings):
+            instead = "name the new ones: eval_data.version=WORD"
+            raise ConfigError(other_data(f"{path} has {entry['name']}", "eval_data", before, now, instead))
+    for entry in entries:
         if asked.is_answered_by(entry["settings"]):
             return entry
         if entry["name"] == asked.name:
@@ -129,17 +155,23 @@ def recorded(path: Path, asked: Asked) -> dict[str, Any] | None:
     return None
 
 
+def is_of_one_set(settings: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Whether two evaluations name the same data, with the same options."""
+    return all(settings.get(key) == others.get(key) for key in {*settings, *others} if key.startswith("eval_data"))
+
+
 def taken(asked: Asked) -> str:
     return f"{asked.name} is recorded with other settings; give this evaluation a name of its own: as=NAME"
 
 
-def append(path: Path, asked: Asked, answer: Answer) -> dict[str, Any]:
+def append(path: Path, asked: Asked, answer: Answer, data: Mapping[str, str]) -> dict[str, Any]:
     entry = {
         "name": asked.name,
         "settings": asked.settings,
         "results": answer.results,
         "costs": answer.costs._asdict(),
         "step": answer.step,
+        "data": dict(data),
     }
     with locked(path.parent):  # another command may have just ended, with other evaluations of this run
         temporary = path.with_name(f".{path.name}.tmp")

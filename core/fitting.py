@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.cost import COST_METRICS, judging_names
 from core.data.fingerprint import fingerprint, same
@@ -25,6 +26,7 @@ from core.types import Dataset, DataSpec, Sampling
 DATA_GROUPS = ("data", "eval_data", "flow_data")
 SPECS: dict[str, DataSpec] = {}  # what spec_of() has read
 MEMBERS: dict[str, list[DataSpec]] = {}  # of mixtures
+Labels = Mapping[str, Tensor]  # of a split, by their names
 
 
 def check(run: Run) -> DataSpec:
@@ -46,11 +48,8 @@ def check(run: Run) -> DataSpec:
             f"loss={loss}: target={target} is a {'class' if run.target.gives_classes else 'vector'} for each patch; "
             f"losses for that: {', '.join(fitting)}"
         )
+    check_given(run)
     chosen = name_of("objective", run.objective)
-    for name, evaluation in run.evals.items():
-        for need in set(evaluation.needs) - set(run.objective.gives):
-            giving = ", ".join(key for key, variant in OBJECTIVES.items() if need in variant.gives) or "none"
-            raise ConfigError(f"evals={name}: objective={chosen} gives no {need}; objectives that do: {giving}")
     if run.optim.batch_size % run.augment.repeats:
         sizes = f"{run.augment.repeats} and {run.optim.batch_size}"
         raise ConfigError(f"augment.repeats must divide optim.batch_size, which counts every repeat; got {sizes}")
@@ -64,15 +63,7 @@ def check(run: Run) -> DataSpec:
             f"optim.steps={run.optim.steps}: objective={chosen} trains nothing; set optim.steps=0, or choose objective="
             f"{', '.join(name for name, variant in OBJECTIVES.items() if variant.learns)}"
         )
-    for group in DATA_GROUPS:
-        version = getattr(getattr(run, group), "version", "")
-        if not re.fullmatch(r"[\w.-]{0,40}", version):
-            raise ConfigError(f"{group}.version must be up to 40 letters, digits and _ . -, got {version!r}")
-    for group in ("data", "eval_data"):
-        if isinstance(getattr(run, group), FlowMixture):
-            raise ConfigError(
-                f"{group}=flow_mixture: its batches differ in size from step to step; it is for flow_data"
-            )
+    check_sets(run)
     try:
         spec = spec_of(run)
         check_pairs(run, spec)
@@ -84,15 +75,52 @@ def check(run: Run) -> DataSpec:
         if run.weights is not None:
             run.weights.check(run.encoder, spec, Path(run.runtime.data_root))
         if run.evals:
-            judged_on = spec_of_judged(run)
-            if not all(evaluation.sees_whole_frames for evaluation in run.evals.values()):
-                plan(judged_on, spec, Sampling())
-            check_needs(run, judged_on)
-            for evaluation in run.evals.values():
-                evaluation.check(run.encoder, spec, judged_on)
+            check_judged(run, spec)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     return spec
+
+
+def check_later(run: Run, trained_on: DataSpec) -> None:
+    """`check` of a run that is trained: what it is judged on counts, and no longer what it learned from."""
+    check_given(run)
+    check_sets(run)
+    try:
+        check_judged(run, trained_on)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_given(run: Run) -> None:
+    """Raises ConfigError for an evaluation of what the objective does not give."""
+    chosen = name_of("objective", run.objective)
+    for name, evaluation in run.evals.items():
+        for need in set(evaluation.needs) - set(run.objective.gives):
+            giving = ", ".join(key for key, variant in OBJECTIVES.items() if need in variant.gives) or "none"
+            raise ConfigError(f"evals={name}: objective={chosen} gives no {need}; objectives that do: {giving}")
+
+
+def check_sets(run: Run) -> None:
+    """Raises ConfigError for what no data set may be called, or cannot be."""
+    for group in DATA_GROUPS:
+        version = getattr(getattr(run, group), "version", "")
+        if not re.fullmatch(r"[\w.-]{0,40}", version):
+            raise ConfigError(f"{group}.version must be up to 40 letters, digits and _ . -, got {version!r}")
+    for group in ("data", "eval_data"):
+        if isinstance(getattr(run, group), FlowMixture):
+            raise ConfigError(
+                f"{group}=flow_mixture: its batches differ in size from step to step; it is for flow_data"
+            )
+
+
+def check_judged(run: Run, spec: DataSpec) -> None:
+    """Raise ValueError where the run's evaluations do not suit the data that they judge on, or its encoder."""
+    judged_on = spec_of_judged(run)
+    if not all(evaluation.sees_whole_frames for evaluation in run.evals.values()):
+        plan(judged_on, spec, Sampling())
+    check_needs(run, judged_on)
+    for evaluation in run.evals.values():
+        evaluation.check(run.encoder, spec, judged_on)
 
 
 def check_needs(run: Run, judged_on: DataSpec) -> None:
@@ -107,6 +135,33 @@ def check_needs(run: Run, judged_on: DataSpec) -> None:
         f"{group}={name_of(group, getattr(run, group))} has none here: take evals=[{rest}], judge on labelled data "
         "with eval_data=, or put the files of each class into a folder of its own"
     )
+
+
+def check_known_labels(run: Run, known: dict[str, tuple[Labels | None, Labels | None]]) -> None:
+    """Whether the run's evaluations can judge by the labels that its data has, where these are known without loading.
+
+    `known` remembers them between the cells of a study. Raises ConfigError, naming every evaluation that cannot.
+    """
+    data = located(judged(run)).data
+    if repr(data) not in known:
+        try:
+            known[repr(data)] = data.known_labels("train"), data.known_labels("test")
+        except ValueError as error:
+            raise ConfigError(named(str(error), "data" if run.eval_data is None else "eval_data")) from error
+    train, test = known[repr(data)]
+    if train is not None and test is not None and (wrong := wrong_labels(run, train, test, spec_of_judged(run))):
+        raise ConfigError("; ".join(wrong))
+
+
+def wrong_labels(run: Run, train: Labels, test: Labels, spec: DataSpec) -> list[str]:
+    """What each evaluation says of the labels that it cannot judge by, by its name."""
+    wrong = []
+    for name, evaluation in sorted(run.evals.items()):
+        try:
+            evaluation.check_labels(train, test, spec)
+        except ValueError as error:
+            wrong.append(f"evals={name}: {error}")
+    return wrong
 
 
 def check_pairs(run: Run, spec: DataSpec) -> None:

@@ -7,7 +7,8 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +34,8 @@ from core.config import (
 from core.cost import encoding_flops
 from core.evals import EVALS
 from core.evals.features import FrozenFeatures
-from core.fitting import fingerprints, load_split
-from core.judging import encoding_costs, frozen_features, judge, judged_sets, pools_of
+from core.fitting import check_later, fingerprints, load_split, located, spec_of
+from core.judging import encoding_costs, frozen_features, judge, pools_of
 from core.phases import Costs
 from core.trainer import build_learner, choose_device, choose_precision, seen, start_from_weights
 from core.tuning import Bench
@@ -100,13 +101,14 @@ def asked_of(
     overrides: Sequence[str],
     name: str | None = None,
     presets: Presets | None = None,
+    spec_then: Callable[[], DataSpec | None] = lambda: None,
 ) -> list[Asked]:
     """The evaluations that `overrides` ask of the trained run with this flat `config`, each with all its settings.
 
     Without ``evals=`` they are the run's own. An option that is not given is what the run's own evaluation of that kind
     has; where it has none, what the run's `presets` say, or else the default. ``eval_data`` is the run's own unless it
     is given. The name is the kind where all of this is so, else it says what differs (``linear@num_layers=4``), or what
-    `name` says (``linear@name``).
+    `name` says (``linear@name``). `spec_then` is asked what the run learned from where its files are gone.
 
     Raises ConfigError for a key that training has settled, and for whatever `core.config` refuses.
     """
@@ -118,7 +120,7 @@ def asked_of(
                 "eval_data.* and runtime.*"
             )
     runtime = {key.removeprefix("runtime."): value for key, value in settings.items() if key.startswith("runtime.")}
-    trained = from_flat(config, seed=seed, runtime=runtime)
+    trained = from_flat(config, seed=seed, runtime=runtime, is_trained=True)
     kinds = chosen_evals(settings.get("evals", sorted(trained.evals)))
     if not kinds:
         whose = "evals=[]" if "evals" in settings else "evals: the run has none of its own"
@@ -128,10 +130,22 @@ def asked_of(
     idle = [key for key in settings if key.startswith("evals.") and key.split(".")[1] not in kinds]
     if idle:
         raise ConfigError(f"{idle[0]}={settings[idle[0]]}: evals does not include {idle[0].split('.')[1]}")
-    return [_one(trained, kind, settings, name, presets) for kind in kinds]
+    trained_on = _trained_on(trained, spec_then)
+    return [_one(trained, trained_on, kind, settings, name, presets) for kind in kinds]
 
 
-def _one(trained: Run, kind: str, settings: Flat, name: str | None, presets: Presets | None) -> Asked:
+def _trained_on(run: Run, spec_then: Callable[[], DataSpec | None]) -> DataSpec:
+    try:
+        return spec_of(run)
+    except (ValueError, OSError) as error:
+        if (spec := spec_then()) is None:
+            raise ConfigError(str(error)) from error
+        return spec
+
+
+def _one(
+    trained: Run, trained_on: DataSpec, kind: str, settings: Flat, name: str | None, presets: Presets | None
+) -> Asked:
     base = flatten(trained)
     mine, is_own = f"evals.{kind}.", kind in trained.evals
     preset = {} if is_own or presets is None else presets.of(kind)
@@ -140,9 +154,10 @@ def _one(trained: Run, kind: str, settings: Flat, name: str | None, presets: Pre
         flat = {key: value for key, value in flat.items() if not key.startswith("eval_data.")}
     flat |= {key: value for key, value in settings.items() if not key.startswith("evals.") or key.startswith(mine)}
     flat |= {"evals": [kind]}
-    run = from_flat(flat, seed=trained.seed, runtime=vars(trained.runtime))
+    run = from_flat(flat, seed=trained.seed, runtime=vars(trained.runtime), is_trained=True)
     if run.eval_data is not None and run.eval_data == run.data:
         run = dataclasses.replace(run, eval_data=None)  # said in full what null stands for
+    check_later(run, trained_on)
     chosen = settings_of(run, kind)
     if is_own:
         usual, whose = settings_of(trained, kind), "the run's own"
@@ -194,17 +209,27 @@ def _is_plain(part: str) -> bool:
 # ---- the answer --------------------------------------------------------------------------------------------------
 
 
-class Stored(NamedTuple):
+@dataclass
+class Stored:
     """A trained run with its judged encoder, ready for evaluations."""
 
     run: Run
     learner: Learner
     spec: DataSpec  # of the data it was trained on
-    train_set: Dataset
+    saw: Mapping[str, str]  # its fingerprint then, by group; empty: unknown
     device: torch.device
     precision: torch.dtype | None
     step: int
     folder: Path  # of its checkpoints
+
+    @functools.cached_property
+    def train_set(self) -> Dataset:
+        """What it was trained on. Raises CheckpointError where the files have been replaced, ConfigError if gone."""
+        now = fingerprints(self.run, groups=("data",))
+        checkpoint.refuse_other_data(self.folder, self.saw, now, instead=checkpoint.JUDGE_ON_THEM)
+        train_set = load_split(self.run, "train")
+        train_set.spec = self.spec
+        return train_set
 
     @property
     def encoder(self) -> EncoderModule:
@@ -221,23 +246,58 @@ def open_stored(run: Run, folder: Path) -> Stored:
     device = choose_device(run.runtime.device)
     if run.runtime.threads:
         torch.set_num_threads(run.runtime.threads)
-    train_set = load_split(run, "train")
-    train_set.spec = spec = seen(run, train_set.spec)
-    learner = build_learner(run, spec)
-    step = 0
+    path, state = folder, dict[str, Any]()
     if run.optim.steps:
-        path, state = checkpoint.newest(folder) or (folder, None)
-        if state is None:
+        if (found := checkpoint.newest(folder)) is None:
             raise CheckpointError(f"{folder} holds no checkpoint that can be read")
-        step = int(state["step"])
-        now = fingerprints(run, groups=("data",))
-        checkpoint.refuse_other_data(path, state.get("data", {}), now, instead=checkpoint.JUDGE_ON_THEM)
+        path, state = found
+    spec = checkpoint.data_spec(state) or seen(run, load_split(run, "train").spec)
+    learner = build_learner(run, spec)
+    if run.optim.steps:
         load_weights(learner, state["learner"], path)
     else:
         start_from_weights(run, learner, spec)
     return Stored(
-        run, learner.to(device).eval(), spec, train_set, device, choose_precision(run.precision, device), step, folder
+        run,
+        learner.to(device).eval(),
+        spec,
+        state.get("data", {}),
+        device,
+        choose_precision(run.precision, device),
+        int(state.get("step", 0)),
+        folder,
     )
+
+
+def spec_in(folder: Path) -> DataSpec | None:
+    """What the data was like that the run in `folder` learned from; None where no checkpoint tells."""
+    found = checkpoint.newest(folder)
+    return None if found is None else checkpoint.data_spec(found[1])
+
+
+def groups_read(run: Run) -> tuple[str, ...]:
+    """The data that judging a trained `run` reads, by its groups."""
+    if run.eval_data is None:
+        return ("data",)
+    also_data = any(
+        isinstance(evaluation, Tuning) and evaluation.reads_pretraining for evaluation in run.evals.values()
+    )
+    return ("data", "eval_data") if also_data or shares_files(run) else ("eval_data",)
+
+
+def shares_files(run: Run) -> bool:
+    """Whether it is judged on files that it learned from, cut to another size say."""
+    sets = located(run).data, located(judged(run)).data
+    data, other = ({path for name in ("path", "test_path") if (path := getattr(part, name, ""))} for part in sets)
+    return bool({Path(path).resolve() for path in data} & {Path(path).resolve() for path in other})
+
+
+def refuse_replaced(run: Run, where: Path, saw: Mapping[str, str]) -> None:
+    """Raises CheckpointError, with both fingerprints, where `run` would be judged on what has taken the place of the
+    data that it `saw`. Data that is only beside it may be gone."""
+    if "data" in groups_read(run):
+        now = fingerprints(run, groups=("data",))
+        checkpoint.refuse_other_data(where, saw, now, instead=checkpoint.JUDGE_ON_THEM)
 
 
 def load_weights(learner: Learner, weights: Mapping[str, Any], path: Path) -> None:
@@ -319,7 +379,7 @@ class Judge:
         return Bench(
             asked.run,
             stored.encoder,
-            dict(zip(("train", "test"), self._sets(asked.run), strict=True)) | {"pretrain": stored.train_set},
+            self._splits(asked),
             Aside(stored.folder / "evaluations" / digest(whole)),
             built_for=stored.spec,
             step=stored.step,
@@ -327,10 +387,17 @@ class Judge:
             precision=stored.precision,
         )
 
+    def _splits(self, asked: Asked) -> dict[str, Dataset]:
+        """What a workshop has; the data that the encoder learned from only where it is asked for."""
+        sets = dict(zip(("train", "test"), self._sets(asked.run), strict=True))
+        evaluation = asked.run.evals[asked.kind]
+        is_asked = isinstance(evaluation, Tuning) and evaluation.reads_pretraining
+        return sets | ({"pretrain": self.stored.train_set} if is_asked else {})
+
     def _sets(self, run: Run) -> tuple[Dataset, Dataset]:
         if run.eval_data is None:
             return self.stored.train_set, load_split(run, "test")
-        return judged_sets(run, self.stored.train_set, self.stored.train_set)
+        return load_split(run, "train", "eval_data"), load_split(run, "test", "eval_data")
 
     def _features_for(self, run: Run) -> FrozenFeatures:
         stored, key = self.stored, repr(judged(run).data)

@@ -8,14 +8,19 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import select
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
+_OPTION = re.compile(r"[\w.-]+")  # not the start of an SQL query, which has a "=" as well
+_USER = re.compile(r"://\S*@")
+_PASSWORD = re.compile(r"([?&]\w*pass\w*=)[^&\s'\"]*", re.IGNORECASE)
+_OPEN = re.compile(r"[^@?]*|sqlite:.*")  # of a database's URL the rest may be a password
 
 
 def answered(command: Callable[[], int]) -> int:
@@ -40,6 +45,24 @@ def answered(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def given_twice(words: Sequence[str]) -> str | None:
+    """What to say where `words` give an option more than once: one of its values would silently win; None: none."""
+    given: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and _OPTION.fullmatch(name):
+            given.setdefault(name, []).append(value if _OPEN.fullmatch(value) else "a value that may hold a password")
+    repeated = {name: values for name, values in given.items() if len(values) > 1}
+    times = {name: "twice" if len(values) == 2 else f"{len(values)} times" for name, values in repeated.items()}
+    told = [f"{name} is given {times[name]}: {' and '.join(values)}" for name, values in repeated.items()]
+    return f"{'; '.join(told)}; give one value" if told else None
+
+
+def without_passwords(text: str) -> str:
+    """`text`, in which a word may be a database's URL that was typed at another option's place."""
+    return _PASSWORD.sub(r"\1***", _USER.sub("://***@", text))
 
 
 def told_from_the_start() -> None:

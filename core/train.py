@@ -118,12 +118,20 @@ def command(arguments: Sequence[str]) -> int:
 
     def refused(reason: object) -> int:
         # One line, however narrow the terminal: logs are searched by line.
-        console.print(f"error: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"error: {terminal.without_passwords(str(reason))}",
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         return terminal.USER_ERROR
 
     if any(word in ("-h", "--help", "help") for word in arguments):
         print(USAGE)
         return 0
+    if (repeated := terminal.given_twice(arguments)) is not None:
+        return refused(repeated)
     topic = next((word.removeprefix("help=") for word in arguments if word.startswith("help=")), None)
     try:
         if topic is not None:

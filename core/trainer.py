@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -20,7 +21,7 @@ from core.data.augment import normalise
 from core.data.left_out import data_facts
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
-from core.fitting import check_device, fingerprints, load_split
+from core.fitting import check_device, fingerprints, load_split, wrong_labels
 from core.judging import collapse, cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
@@ -110,7 +111,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
             else:
                 window.clear()
         if saving and where.is_main:
-            save(record, step, config, data, learner, optimizer, window, run.runtime.keep_checkpoints)
+            save(record, step, config, data, spec, learner, optimizer, window, run.runtime.keep_checkpoints)
         if stopping and not ending:
             if where.is_main:
                 record.finish("preempted", {}, {"step": step, "train_seconds": window.spent} | data_facts(splits))
@@ -205,11 +206,11 @@ def against_untrained(
 
 def check_labels(run: Run, train_set: Dataset, test_set: Dataset) -> None:
     """Raises ConfigError, naming every evaluation that cannot judge on this data, before anything trains."""
-    wrong, num_clips = [], train_set.spec.clips_per_video
+    num_clips = train_set.spec.clips_per_video
     train, test = ({label: values[::num_clips] for label, values in s.labels().items()} for s in (train_set, test_set))
+    wrong = wrong_labels(run, train, test, test_set.spec)
     for name, evaluation in sorted(run.evals.items()):
         try:
-            evaluation.check_labels(train, test, test_set.spec)
             evaluation.check_truth(train_set, test_set)
         except ValueError as error:
             wrong.append(f"evals={name}: {error}")
@@ -287,6 +288,7 @@ def save(
     step: int,
     config: Mapping[str, Any],
     data: Mapping[str, str],
+    spec: DataSpec,
     learner: Learner,
     optimizer: torch.optim.Optimizer,
     window: Window,
@@ -299,6 +301,7 @@ def save(
         "waited": window.waited,
         "cpu_seconds": window.cpu,
         "data": dict(data),
+        "spec": dataclasses.asdict(spec),  # what builds the encoder again when the files are gone
     }
     record.checkpointed(step, checkpoint.save(record.folder, step, state, config, keep=keep))
 

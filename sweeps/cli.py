@@ -129,14 +129,14 @@ def parse(arguments: Sequence[str], allowed: Sequence[str], *, takes_overrides: 
     Raises UserError for a word without "=", an option given twice or without a value and, where overrides are not
     taken, an unknown one.
     """
+    if (repeated := terminal.given_twice(arguments)) is not None:
+        raise UserError(repeated)
     values: dict[str, str] = {}
     overrides = []
     for word in arguments:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise UserError(f"{word!r} is not of the form key=value; options: {', '.join(allowed)}")
-        if name in values:
-            raise UserError(f"{name} is given twice")
         if name in allowed:
             if not value.strip():  # as a path it would be the folder that one stands in
                 raise UserError(f"{name}= has no value; give one, or leave the word out")
@@ -265,5 +265,5 @@ def _answer(command: Callable[[Sequence[str]], int], words: list[str], usage: st
         if terminal.is_of_output(error) or (at_fault := terminal.blamed(error, folders)) is None:
             raise
         reason = at_fault
-    print(f"error: {reason}", file=sys.stderr)
+    print(f"error: {terminal.without_passwords(reason)}", file=sys.stderr)
     return USER_ERROR

@@ -69,7 +69,9 @@ def decode(engine: Engine, run: Trained, runtime: dict[str, object], results_dir
     if run.checkpoint is None:
         raise UserError(f"run={run.id}: a run of no steps has learned nothing that could be decoded")
     try:
-        files = decoded(open_stored(from_flat(run.config, seed=run.seed, runtime=runtime), folder), steps=steps)
+        files = decoded(
+            open_stored(from_flat(run.config, seed=run.seed, runtime=runtime, is_trained=True), folder), steps=steps
+        )
     except (ValueError, ConfigError, CheckpointError) as error:
         raise UserError(f"run={run.id}: {error}") from None
     run_folder = results_dir.joinpath(*Path(run.checkpoint).parts[:2])

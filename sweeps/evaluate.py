@@ -8,6 +8,7 @@ it is made, so the same command after a kill goes on with what is missing.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import zlib
@@ -19,8 +20,8 @@ from sqlalchemy import Engine, select
 
 from core.checkpoint import JUDGE_ON_THEM, CheckpointError
 from core.config import ConfigError, fingerprints
-from core.stored import Asked, Judge, Presets, asked_of, open_stored
-from sweeps import aliases, cli, seen_data
+from core.stored import Asked, Judge, Presets, asked_of, groups_read, open_stored, spec_in
+from sweeps import aliases, cli, seen_data, terminal
 from sweeps.cli import UserError
 from sweeps.database_lock import DatabaseLock
 from sweeps.db import Environment, RunRow, insert_new, upgrade
@@ -30,6 +31,7 @@ from sweeps.provenance import attempt_columns, environment
 
 OPTIONS = ("db", "results_dir", "run", "study", "as")
 POLL_S = 0.2
+NAMED = 5  # more runs of one error
 USAGE = """usage: python -m core.evaluate run=12|run=1,2,3|study=NAME evals=[linear,...] [as=NAME] [key=value ...]
 
 See `python -m core.evaluate help`."""
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command(words: Sequence[str]) -> int:
-    """0 when every evaluation of every run is answered, 1 when one could not be made."""
+    """0 when every evaluation of every run is answered, 1 when one could not be made, 2 when none of any run could."""
     arguments = cli.parse(words, OPTIONS, takes_overrides=True)
     ids, study = run_ids(arguments.values.get("run")), arguments.values.get("study")
     if ids is None and study is None:
@@ -51,35 +53,50 @@ def command(words: Sequence[str]) -> int:
         stored = trained_runs(connection, ids=ids, study=study)
     reader.dispose()
     runs = [run._replace(config=aliases.migrated(run.config)) for run in stored]
+    results_dir = arguments.path("results_dir", "results")
     errors: dict[int, str] = {}
     questions = {}
     for run in runs:
         try:
-            questions[run.id] = asked_about(run, arguments.overrides, arguments.values.get("as"))
-        except ConfigError as error:
+            questions[run.id] = asked_about(run, arguments.overrides, arguments.values.get("as"), results_dir)
+        except (ConfigError, UserError) as error:
             errors[run.id] = str(error)
     if not questions:
-        raise UserError(next(iter(errors.values())))
+        raise UserError("\n".join(told(errors)) if len(runs) > 1 else errors[runs[0].id])
     engine = cli.connect(arguments.text("db", cli.DEFAULT_DATABASE), read_only=False)
     try:
         upgrade(engine)
         aliases.apply_to(engine)
     except ValueError as error:
         raise UserError(str(error)) from None
-    results_dir = arguments.path("results_dir", "results")
     for run in runs:
         try:
             evaluate(engine, run, questions.get(run.id, []), results_dir)
         except (UserError, ConfigError, CheckpointError, FloatingPointError) as error:
             errors[run.id] = str(error)
-        if run.id in errors and len(runs) > 1:
-            print(f"error: {errors[run.id]}", file=sys.stderr)
     engine.dispose()
     if errors and len(runs) == 1:
         raise UserError(errors[runs[0].id])
-    if errors:
-        print(f"{len(runs) - len(errors)} of {len(runs)} runs evaluated; not: {', '.join(map(str, errors))}")
-    return cli.INCOMPLETE if errors else cli.OK
+    if not errors:
+        return cli.OK
+    for text in told(errors):
+        print(f"error: {terminal.without_passwords(text)}", file=sys.stderr)
+    print(f"{len(runs) - len(errors)} of {len(runs)} runs evaluated; not: {', '.join(map(str, errors))}")
+    return cli.USER_ERROR if len(errors) == len(runs) else cli.INCOMPLETE
+
+
+def told(errors: Mapping[int, str]) -> list[str]:
+    """What is wrong with runs, each thing once: by the first run that has it, and how many more do."""
+    alike: dict[str, list[int]] = {}
+    for run_id, text in errors.items():
+        alike.setdefault(re.sub(rf"\b(run[ =]|runs/){run_id}\b", r"\1ID", text), []).append(run_id)
+    lines = []
+    for first, *others in alike.values():
+        named = ", ".join([*map(str, others[:NAMED]), *(["..."] if len(others) > NAMED else [])])
+        more = f" (so it is with {len(others)} more of these runs: {named})" if others else ""
+        text = errors[first]
+        lines.append(f"{text if text.startswith(f'run={first}:') else f'run={first}: {text}'}{more}")
+    return lines
 
 
 def run_ids(text: str | None) -> list[int] | None:
@@ -91,10 +108,12 @@ def run_ids(text: str | None) -> list[int] | None:
     return [number for number in found if number is not None]
 
 
-def asked_about(run: Trained, overrides: Sequence[str], name: str | None) -> list[Asked]:
+def asked_about(run: Trained, overrides: Sequence[str], name: str | None, results_dir: Path) -> list[Asked]:
     """Raises ConfigError for what cannot be asked of the run."""
     presets = None if run.presets is None else Presets(*run.presets)
-    return asked_of(run.config, run.seed, overrides, name, presets)
+    return asked_of(
+        run.config, run.seed, overrides, name, presets, lambda: spec_in(checkpoint_folder(run, results_dir))
+    )
 
 
 def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_dir: Path) -> None:
@@ -123,7 +142,7 @@ def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_d
 
 def check_data(engine: Engine, run: Trained, asked: Asked) -> dict[str, str]:
     """The fingerprints of what an evaluation reads. Raises UserError where the run, or others judged so, saw other."""
-    data = fingerprints(asked.run, groups=("data", "eval_data"))
+    data = fingerprints(asked.run, groups=groups_read(asked.run))
     with engine.connect() as connection:
         config_id = connection.scalar(select(RunRow.config_id).where(RunRow.id == run.id))
         assert config_id is not None

@@ -32,7 +32,7 @@ from sweeps.cli import USER_ERROR, UserError
 from sweeps.db import FINAL_STATES, RunRow, open_database
 from sweeps.owner import reap, worker_name
 from sweeps.queue import LEASE_S
-from sweeps.recorder import patiently
+from sweeps.recorder import AWAY, patiently, reason_of
 from sweeps.statements import NEW_EVENT, in_scope
 
 log = logging.getLogger(__name__)
@@ -275,6 +275,9 @@ def _serve(job: Job, slot: int, num_slots: int) -> None:
             with suppress(SQLAlchemyError), engine.begin() as connection:
                 note_giving_up(job, str(error), connection)
             sys.exit(USER_ERROR)
+        except AWAY as error:  # no fault in the code that a traceback would show
+            log.error("worker %d ends, its run goes on when the database answers again (%s)", slot, reason_of(error))
+            sys.exit(1)
         engine.dispose()
 
 

@@ -245,6 +245,24 @@ def spec_with(request: Request, labels: Sequence[str]) -> dict[str, Any]:
     return spec
 
 
+def expand_checked(request: Request) -> Expansion:
+    """`expand`, and what the cells' evaluations need of the labels of data that is here, said once for all cells.
+
+    Only of data whose files' names or arrays tell its labels: nothing is decoded. Raises UserError.
+    """
+    from core.config import ConfigError, check_known_labels  # as above: core imports torch
+
+    expansion = expand(request)
+    wrong, known = Mistakes(request.study.path, [cell for cell, _ in expansion.cells]), dict[str, Any]()
+    for (cell, _), run in zip(expansion.cells, expansion.runs, strict=True):
+        try:
+            check_known_labels(run, known)
+        except ConfigError as error:
+            wrong.add(error, cell)
+    wrong.settle()
+    return expansion
+
+
 def way_to_get(metric: str) -> str:
     """How a study comes to `metric` of an evaluation that its runs are not judged by."""
     kind, _, rest = metric.partition("/")

@@ -27,7 +27,7 @@ Writes the judged encoder of a done run (the moving average where there is one) 
   config.json         for timm.create_model("local-dir:FOLDER", pretrained=True); encoders of images only
   README.md           a model card: results with intervals, data, options, code and cost, from the database
 
-  runtime.data_root=. runtime.cache=.cache    where the run's data is: its shape and pixel statistics are read"""
+  runtime.data_root=. runtime.cache=.cache    where the data is, whose shape older checkpoints do not tell"""
 OPTIONS = ("run", "to", "db", "results_dir", "runtime.data_root", "runtime.cache")
 
 
@@ -66,7 +66,9 @@ def command(words: Sequence[str]) -> int:
 def opened(run: Trained, results_dir: Path, runtime: dict[str, str]) -> Stored:
     """The run's encoder on the CPU, from its newest checkpoint."""
     try:
-        built = from_flat(aliases.migrated(run.config), seed=run.seed, runtime={**runtime, "device": "cpu"})
+        built = from_flat(
+            aliases.migrated(run.config), seed=run.seed, runtime={**runtime, "device": "cpu"}, is_trained=True
+        )
         return open_stored(built, checkpoint_folder(run, results_dir))
     except (ConfigError, CheckpointError) as error:
         raise UserError(f"run={run.id}: {error}") from None

@@ -22,7 +22,7 @@ from sweeps.cli import Arguments, UserError
 from sweeps.db import upgrade
 from sweeps.director import Director, direct, find_director
 from sweeps.executors import EXECUTORS, Ended, Executor, Job, threads_per_worker
-from sweeps.expand import Expansion, Request, expand, fingerprint
+from sweeps.expand import Expansion, Request, expand_checked, fingerprint
 from sweeps.offered import Place, repeated
 from sweeps.overrides import bare
 from sweeps.progress import Progress
@@ -154,7 +154,7 @@ def register(engine: Engine, request: Request, priority: int = 0) -> Registered:
         if files:
             print(f"{known.name}: its data is not on this machine, so that it was not compared with what its runs saw")
         return known
-    expansion = expand(request)
+    expansion = expand_checked(request)
     refuse_other_data(engine, expansion)
     if known is not None and is_done:
         return known
@@ -192,7 +192,7 @@ def read_status(engine: Engine, name: str) -> StudyStatus:
 def open_for_launching(launch: Launch) -> Engine:
     """The database, its schema up to date; the study is expanded first where the database would have to be made."""
     if cli.is_absent(launch.job.url):
-        expand(launch.request)  # a mistake in the study leaves no empty database behind
+        expand_checked(launch.request)  # a mistake in the study leaves no empty database behind
     engine = cli.connect(launch.job.url, read_only=False)
     try:
         upgrade(engine)

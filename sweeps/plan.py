@@ -26,7 +26,7 @@ from sweeps import cli, expansion_cache, fair_rows, untrained, work
 from sweeps.cli import UserError
 from sweeps.db import FINAL_STATES
 from sweeps.estimate import Cost, Estimator, Recorded, RunKey, recorded
-from sweeps.expand import Expansion, Request, expand, fingerprint
+from sweeps.expand import Expansion, Request, expand, expand_checked, fingerprint
 from sweeps.identity import digest
 from sweeps.launch import check_machine, refuse_other_data
 from sweeps.registry import launch_hash, registered_configs, settled, stored_cells
@@ -241,7 +241,7 @@ def as_table(plan: Sequence[Line]) -> Table:
 def check(engine: Engine | None, request: Request) -> Expansion:
     """Raises UserError for what a launch would refuse, also where the study's cells are registered or remembered."""
     check_machine(dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime))
-    expansion = expand(request)
+    expansion = expand_checked(request)
     if engine is not None:
         refuse_other_data(engine, expansion)
     return expansion

@@ -29,6 +29,7 @@ from sweeps.db import Attempt, RunRow
 from sweeps.events import EventFile
 from sweeps.journal import Generation, Journal, leftovers
 from sweeps.queue import Claim, Fenced, Usage
+from sweeps.terminal import without_passwords
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,11 +55,15 @@ def patiently(
         except AWAY as error:
             if time.monotonic() > deadline:
                 raise
-            reason = " ".join(str(getattr(error, "orig", None) or error).split())
-            log.warning("the database does not answer (%s); trying again in %.1f s", reason, wait_s)
+            log.warning("the database does not answer (%s); trying again in %.1f s", reason_of(error), wait_s)
             if stop.wait(wait_s):
                 deadline = 0.0
             wait_s = min(2 * wait_s, 15.0)
+
+
+def reason_of(error: SQLAlchemyError) -> str:
+    """What the database's driver said, in one line."""
+    return without_passwords(" ".join(str(getattr(error, "orig", None) or error).split()))
 
 
 class Parcel(NamedTuple):

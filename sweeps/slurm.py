@@ -33,7 +33,7 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy.engine import make_url
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
-from sweeps import next_run, queue
+from sweeps import next_run, queue, terminal
 from sweeps.cli import UserError
 from sweeps.db import Attempt, RunRow, StudyRow, open_database
 from sweeps.executors import TICK_S, Ended, Job, look, note_giving_up, threads_per_worker, work_of
@@ -94,6 +94,8 @@ class Options:
 
 def parse(words: Sequence[str]) -> tuple[Options, int]:
     """The words ``slurm.key=value`` as options, and the number of pilots. Raises UserError."""
+    if (repeated := terminal.given_twice(words)) is not None:
+        raise UserError(repeated)
     given: dict[str, str] = {}
     allowed = ("partition", "time_min", "gpus", "cpus", "array", "warn_s", "extra")
     for word in words:
@@ -103,8 +105,6 @@ def parse(words: Sequence[str]) -> tuple[Options, int]:
             raise UserError(f"slurm.{name}: unknown option{close_matches(name, allowed)}; options: {known}")
         if not equals or not value:
             raise UserError(f"slurm.{name} needs a value: slurm.{name}=...")
-        if name in given:
-            raise UserError(f"slurm.{name} is given twice")
         given[name] = value
     numbers = {"time_min": 1, "gpus": 0, "cpus": 1, "array": 1, "warn_s": 1}
     for name, least in numbers.items():

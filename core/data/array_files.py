@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from core.data.arrays import ArrayDataset, check_split
 from core.types import Data, DataSpec
@@ -37,6 +38,9 @@ class _ArrayFiles(Data):
         height, width = (self.size, self.size) if self.size else images.shape[-2:]
         mean, std = _statistics(images)
         return DataSpec(3, 1, height, width, {self.label: int(labels.max()) + 1}, mean, std)
+
+    def known_labels(self, split: str) -> dict[str, Tensor]:
+        return {self.label: torch.from_numpy(self._checked(split)[1].astype(np.int64))}
 
     def load(self, split: str, cache: Path) -> ArrayDataset:
         """The split, in memory; both splits are normalised by the train split's mean and standard deviation."""

@@ -43,9 +43,10 @@ class ImageFolder(Data):
     Without split folders a fixed share of each class is held out for `test`, unless `test_path` is a folder of test
     images of the same classes (or one whose test or validation folder holds them). Split folders may be called as other
     sets call them, in any case (Training, val); a `test` folder without class folders has no labels, and `val` is the
-    test split. Classes are the folder names in alphabetical order. Links to folders are followed, each once. Each image
-    is resized (antialiased) and cut to a square once, and the squares are kept as uint8 in the cache, keyed by the
-    names, sizes and times of the files. A set too large for `memory_gb` is decoded as it is used instead.
+    test split. Folders that only look like splits (trn and tst, train2017 and val2017) are refused by name. Classes are
+    the folder names in alphabetical order. Links to folders are followed, each once. Each image is resized
+    (antialiased) and cut to a square once, and the squares are kept as uint8 in the cache, keyed by the names, sizes
+    and times of the files. A set too large for `memory_gb` is decoded as it is used instead.
 
     Images that lie directly in the train folder, or in `path`, beside no folder have no labels: everything in the test
     folder, or a share of them, is their test split.
@@ -124,6 +125,10 @@ class ImageFolder(Data):
             return ArrayDataset(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, excluded, folder)
         return LazyPictures(spec, [file for file, _ in kept], labels, excluded, self.stored, self.crop)
 
+    def known_labels(self, split: str) -> dict[str, Tensor]:
+        entries, names = self.entries(split)
+        return {"class": torch.tensor([label for _, label in entries])} if names else {}
+
     def sources(self) -> list[tuple[str, Path]]:
         splits = {split: self.entries(split)[0] for split in ("train", "test")}
         roots = self._roots()
@@ -165,6 +170,7 @@ class ImageFolder(Data):
         train = split_folders.find(root, "train")
         if train is None:
             split_folders.refuse_splits_only(root)
+            split_folders.refuse_likely_splits(root)
             if not self.test_path:
                 return self._hold_out(split, root)
         if is_flat(train or root):

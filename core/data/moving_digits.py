@@ -32,6 +32,7 @@ from core.types import Data, DataSpec, FlowTruth, Regions, TrackedVideo, generat
 _VERSION = 1  # raise it when the same options would give other pixels
 _CHUNK = 128  # clips drawn from one generator
 _NUM_DEPTHS = 4
+_MANY = 20_000  # clips: of more, drawing what is in them takes seconds
 
 
 @dataclass
@@ -157,13 +158,36 @@ class MovingDigits(Data):
         stats = {"mean": [round(x, 3) for x in mean.tolist()], "std": [max(round(x, 3), 0.001) for x in std.tolist()]}
         (folder / "stats.json").write_text(json.dumps(stats))
 
-    def _draw(self, split: str, chunk: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Clip number `chunk` * 128 and the 127 after it: uint8 [128, 3, T, H, W], and what is in them."""
-        generator = generator_for(self.gen_seed, "moving_digits", split, chunk)
-        glyphs, classes = load_glyphs(split)
-        num_digits, middle = self.num_digits_max, self.frames // 2
+    def known_labels(self, split: str) -> dict[str, Tensor] | None:
+        check_split(split)
+        length = self.num_train if split == "train" else self.num_test
+        if length > _MANY:
+            return None
+        with _one_thread():
+            scenes = [
+                self._scene(split, generator_for(self.gen_seed, "moving_digits", split, chunk))
+                for chunk in range(-(-length // _CHUNK))
+            ]
+        whole = {name: torch.cat([scene[name] for scene in scenes])[:length] for name in scenes[0]}
+        return self.labels_of(whole, load_glyphs(split)[1])
 
-        # ---- what is in each clip ----------------------------------------------------------------
+    def labels_of(self, scenes: dict[str, Tensor], glyph_class: Tensor) -> dict[str, Tensor]:
+        """What there is to tell of clips with these scenes."""
+        labels = {"digit": glyph_class[scenes["glyph"][:, 0]]}
+        if self.frames > 1:
+            labels["motion"] = scenes["motion"]
+        if self.num_digits_max > self.num_digits_min:
+            labels["count"] = scenes["count"] - self.num_digits_min
+        smallest, largest = self.digit_range
+        if self.num_digits_max > 1 and largest > smallest:
+            share = (scenes["poses"][:, self.frames // 2, 0, 3] - smallest) / (largest - smallest)
+            labels["dist"] = (share * _NUM_DEPTHS).long().clamp(0, _NUM_DEPTHS - 1)
+        return labels
+
+    def _scene(self, split: str, generator: torch.Generator) -> dict[str, Tensor]:
+        """What is in each of 128 clips."""
+        classes = load_glyphs(split)[1]
+        num_digits, middle = self.num_digits_max, self.frames // 2
         motion = torch.randint(len(MOTIONS), (_CHUNK,), generator=generator)
         count = torch.randint(self.num_digits_min, num_digits + 1, (_CHUNK,), generator=generator)
         digit = torch.randint(10, (_CHUNK, num_digits), generator=generator)
@@ -177,9 +201,13 @@ class MovingDigits(Data):
         order = poses[:, middle, :, 3].where(present, torch.tensor(-1.0)).argsort(dim=1, descending=True)
         glyph = glyph.gather(1, order)
         poses = poses.gather(2, order[:, None, :, None].expand_as(poses))
-        scene = {"motion": motion, "count": count, "glyph": glyph, "poses": poses}
+        return {"motion": motion, "count": count, "glyph": glyph, "poses": poses}
 
-        # ---- pixels ------------------------------------------------------------------------------
+    def _draw(self, split: str, chunk: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Clip number `chunk` * 128 and the 127 after it: uint8 [128, 3, T, H, W], and what is in them."""
+        generator = generator_for(self.gen_seed, "moving_digits", split, chunk)
+        scene = self._scene(split, generator)
+        glyphs, poses = load_glyphs(split)[0], scene["poses"]
         border = math.ceil(self.pan * (self.frames - 1) / 2)
         photo = crop_backgrounds(load_backgrounds(split, self.size), _CHUNK, self.size + 2 * border, generator)
         if self.pan > 0:
@@ -189,7 +217,7 @@ class MovingDigits(Data):
             poses[..., :2] += (time[None, :, None] * scene["pan"][:, None])[:, :, None]  # in place: `scene` has it too
         else:
             clips = (self.background * photo)[:, :, None].repeat(1, 1, self.frames, 1, 1)
-        for number in reversed(range(num_digits)):
+        for number in reversed(range(self.num_digits_max)):
             cover = self.cover(glyphs, scene, number)[:, None]  # [B, 1, T, H, W]
             clips += cover * (1 - clips)  # white ink
         if self.noise > 0:
@@ -251,15 +279,7 @@ class MovingDigitsDataset(ArrayDataset):
         with np.load(folder / "scenes.npz") as scenes:
             self._scenes = {name: torch.from_numpy(scenes[name]) for name in scenes.files}
         self._glyphs, self._glyph_class = load_glyphs(split)
-        labels = {"digit": self._glyph_class[self._scenes["glyph"][:, 0]]}
-        if options.frames > 1:
-            labels["motion"] = self._scenes["motion"]
-        if options.num_digits_max > options.num_digits_min:
-            labels["count"] = self._scenes["count"] - options.num_digits_min
-        smallest, largest = options.digit_range
-        if options.num_digits_max > 1 and largest > smallest:
-            share = (self._scenes["poses"][:, options.frames // 2, 0, 3] - smallest) / (largest - smallest)
-            labels["dist"] = (share * _NUM_DEPTHS).long().clamp(0, _NUM_DEPTHS - 1)
+        labels = options.labels_of(self._scenes, self._glyph_class)
         stats = json.loads((folder / "stats.json").read_text())
         spec = replace(options.spec(), mean=tuple(stats["mean"]), std=tuple(stats["std"]))
         super().__init__(spec, np.load(folder / "clips.npy", mmap_mode="r"), labels, folder=folder)

@@ -9,45 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps
 
 from core.types import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of pixels in [0, 1]: the usual choice for photographs
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Pillow's formats of pictures made of pixels, and the codec that its build may lack. Its other formats (PDF, EPS, HDF5,
-# icons, MPEG) are no pictures of a data set; of PPM's, .pfm is how flow and depth are stored, and .icb, .vda and .vst
-# are names of TGA that other programs use.
-_FORMATS = {
-    "AVIF": "avif",
-    "BMP": None,
-    "DIB": None,
-    "GIF": None,
-    "JPEG": "jpg",
-    "JPEG2000": "jpg_2000",
-    "MPO": "jpg",
-    "PCX": None,
-    "PNG": "zlib",
-    "PPM": None,
-    "QOI": None,
-    "TGA": None,
-    "TIFF": None,
-    "WEBP": "webp",
-}
-_OTHERS = (".pfm", ".icb", ".vda", ".vst")
-
-
-def readable_suffixes() -> tuple[str, ...]:
-    """What the names of the picture files end in that the installed Pillow can open, in lower case."""
-    found = Image.registered_extensions()  # loads every plugin, some 40 ms
-    # JPEG's plugin opens MPO, too.
-    opened = {*Image.OPEN, "MPO"}
-    formats = {name for name, codec in _FORMATS.items() if name in opened and (not codec or features.check(codec))}
-    return tuple(sorted(suffix for suffix, name in found.items() if name in formats and suffix not in _OTHERS))
-
-
-SUFFIXES = readable_suffixes()
+# Names of Pillow's formats of pictures made of pixels, whatever its build here can open: a folder has the same pictures
+# and fingerprint on every machine, and what cannot be opened is left out by name. Its other formats (PDF, EPS, HDF5,
+# icons, MPEG) are no pictures of a data set; .pfm is how flow and depth are stored, and .icb, .vda and .vst are TGA's
+# names that other programs use.
+SUFFIXES = (
+    *(".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg"),
+    *(".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff"),
+    ".webp",
+)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,12 @@ _VALIDATION = ("validation", "valid", "val", "eval", "evaluation", "dev")
 # ImageNet and its like keep the labels of their test images to themselves.
 NAMES = {"train": ("train", "training"), "test": ("test", "testing", *_VALIDATION), "validation": _VALIDATION}
 _ALIKE = (NAMES["train"], ("test", "testing"), _VALIDATION)  # names of one split
+# Of folders that seem to be splits: trn, train2017, training_set, TrainImages.
+_LIKELY = {
+    "train": re.compile(r"trn|tr|train(ing|set|val|images|data)?"),
+    "test": re.compile(r"tst|te|ts|test(ing|set|images|data)?|val(id|idation|set)?|vld|eval(uation)?|dev|holdout"),
+}
+_NAMED = 3  # classes that one message names
 _ALL = {name for names in NAMES.values() for name in names}
 
 
@@ -54,6 +61,43 @@ def refuse_splits_only(root: Path) -> None:
             f"none called {' or '.join(NAMES['train'])}; name the training folder so, or give the folder above the "
             "classes"
         )
+
+
+def refuse_likely_splits(root: Path, *, may_be_flat: bool = True) -> None:
+    """Raise ValueError where folders would be read as classes that seem to be splits of a name that is not known.
+
+    They seem so where one is called like training and one like testing (trn and tst, train2017 and val2017), and these
+    are all that there is, or hold folders of equal names: the classes. Without `may_be_flat` only the latter counts.
+    """
+    folders = [root / name for name in _folder_names(root)]
+    likely = {folder: _likely_split(folder.name) for folder in folders if _likely_split(folder.name)}
+    if len(set(likely.values())) < 2:
+        return
+    held = [set(_folder_names(folder)) for folder in likely]
+    shared = sorted(set.intersection(*held))
+    is_nested = bool(shared) and all(names <= max(held, key=len) for names in held)
+    if not is_nested and not (may_be_flat and len(likely) == len(folders)):
+        return
+    names = ", ".join(folder.name for folder in likely)
+    each = (
+        f" (each holds {', '.join([*shared[:_NAMED], *(['...'] if len(shared) > _NAMED else [])])})"
+        if is_nested
+        else ""
+    )
+    train, test = (next(folder for folder, split in likely.items() if split == wanted) for wanted in ("train", "test"))
+    raise ValueError(
+        f"data.path={root} has the folders {names}, which look like splits and no classes{each}: name them train and "
+        f"test, or give data.path={train} data.test_path={test}"
+    )
+
+
+def _likely_split(name: str) -> str:
+    """ "train" or "test" for what seems to be called like such a split; "" for any other name."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+    for split, pattern in _LIKELY.items():
+        if any(pattern.fullmatch(word) for word in words):
+            return split
+    return ""
 
 
 def refuse_nested(train: Path, test: Path) -> None:

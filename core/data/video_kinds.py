@@ -1,8 +1,8 @@
-"""Which files are videos by their names: those whose container an installed reader opens, found by opening one of each.
+"""Which files are videos by their names: those of the containers that one of the readers opens, installed or not.
 
-What a reader opens depends on how it was built and on the FFmpeg that it finds. So each container has a sample in
-`samples`, some grey frames written by FFmpeg. Only the suffixes that a folder has are tried: decord loads in half a
-second, and torchcodec, which is asked for what decord cannot open, in some more.
+So a folder has the same videos, splits and fingerprint on every machine. What the installed readers cannot open is left
+out by name when it is read. What a reader opens depends on how it was built and on the FFmpeg that it finds, so each
+container has a sample in `samples`, some grey frames written by FFmpeg, that tells it from a file that is damaged.
 """
 
 from __future__ import annotations
@@ -14,37 +14,42 @@ from pathlib import Path
 from core.data.video_reader import DecordReader, Reader, Unreadable, torchcodec_or_none
 
 _SAMPLES = Path(__file__).parent / "samples"
-# Other names of a container.
+# Names of files, and of the container's sample. A fixed list: another one would change the fingerprints of sets.
 _SAME = {
+    **{f".{kind}": f".{kind}" for kind in ("3gp", "asf", "avi", "flv", "gif", "mjpeg", "mkv", "mp4", "mpg")},
+    **{f".{kind}": f".{kind}" for kind in ("nut", "ogv", "webm", "y4m")},
     **{".wmv": ".asf", ".mjpg": ".mjpeg", ".m4v": ".mp4", ".mov": ".mp4", ".mpeg": ".mpg", ".vob": ".mpg"},
-    **{path.suffix: path.suffix for path in _SAMPLES.iterdir()},
 }
+SUFFIXES = tuple(sorted(_SAME))
 _STREAMS = (".m2ts", ".mts", ".ts")  # no reader numbers their frames: taken, to be left out with what to do
 
 
-def suffixes() -> tuple[str, ...]:
-    """Lower-case suffixes of the videos that can be read here."""
-    return tuple(suffix for suffix in sorted(_SAME) if _opens(_SAME[suffix]))
-
-
 def is_video(path: Path) -> bool:
-    """By its name, and by what is installed."""
-    suffix = path.suffix.lower()
-    return suffix in _STREAMS or (suffix in _SAME and _opens(_SAME[suffix]))
+    """By its name."""
+    return path.suffix.lower() in (*SUFFIXES, *_STREAMS)
 
 
 def why_not(path: Path) -> str:
     """Why `is_video` does not hold."""
-    suffix = path.suffix.lower()
-    if suffix in _SAME:
-        return f"needs data.reader=torchcodec: decord does not open {suffix} files"
     return f"not a video by its name ({path.suffix or 'no suffix'})"
 
 
+def why_unreadable(path: Path, reason: str) -> str:
+    """`reason`, a reader's, or what has to be installed where no file of that kind can be opened here."""
+    suffix = path.suffix.lower()
+    if suffix not in _SAME or opens(_SAME[suffix]):
+        return reason
+    return (
+        f"needs data.reader=torchcodec: decord does not open {suffix} files; install torchcodec in the version that "
+        "belongs to your torch, and FFmpeg's libraries"
+    )
+
+
 @functools.cache
-def _opens(kind: str) -> bool:
+def opens(kind: str) -> bool:
+    """Whether an installed reader opens the sample of this suffix."""
     reader: Reader | None = DecordReader() if importlib.util.find_spec("decord") else torchcodec_or_none()
-    if reader is None:  # all are videos: the reader that is missing is named where it is asked for
+    if reader is None:  # the reader that is missing is named where it is asked for
         return True
     try:
         reader.probe(_SAMPLES / f"sample{kind}")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from core.data import pictures, split_folders
-from core.data.video_kinds import is_video, suffixes, why_not
+from core.data.video_kinds import SUFFIXES, is_video, why_not
 from core.types import generator_for
 
 _LABEL = r'\s*[,\s]\s*(?P<quote>"?)(?P<label>[^,\s"]*)(?P=quote)\s*,*'
@@ -60,6 +60,8 @@ def from_folder(root: Path, split: str, *, test_root: Path | None, frames: bool,
         train = root
         if root.is_dir() and not frames:
             split_folders.refuse_splits_only(root)
+        if root.is_dir():  # folders of frames are videos, of any name
+            split_folders.refuse_likely_splits(root, may_be_flat=not frames)
     own = test_root or (None if train == root else split_folders.find(root, "test"))
     if train != root and own is None:
         raise ValueError(
@@ -82,7 +84,7 @@ def listed(root: Path, key: str, frames: bool) -> Listing:
         raise ValueError(f"{key} must be a folder of {what}, got {str(root)!r}, which {there}")
     videos, others = _search(root, frames)
     if not videos:
-        raise ValueError(f"{key}={root} holds no {what} ({' '.join(pictures.SUFFIXES if frames else suffixes())})")
+        raise ValueError(f"{key}={root} holds no {what} ({' '.join(pictures.SUFFIXES if frames else SUFFIXES)})")
     if any(video.parent == root for video in videos):
         return Listing([Entry(video, 0) for video in videos], [], others)
     classes = sorted({video.relative_to(root).parts[0] for video in videos})

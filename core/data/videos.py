@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from core.data.arrays import cache_key, check_split
 from core.data.clip_cache import FrameCache
 from core.data.left_out import name_in
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD
 from core.data.video_clips import VERSION, FrameSampling, Store, Video, VideoClips, probe_all
+from core.data.video_kinds import why_unreadable
 from core.data.video_lists import Listing, emptied, from_folder, from_list
 from core.data.video_reader import DecordReader, Facts, FrameFolderReader, Reader, TorchcodecReader
 from core.types import Data, DataSpec
@@ -79,6 +82,10 @@ class _Videos(Data):
         """The split's videos, with unreadable ones among them. ValueError when `path` cannot give them."""
         raise NotImplementedError
 
+    def known_labels(self, split: str) -> dict[str, Tensor]:
+        listing = self.listing(split)
+        return {"class": torch.tensor([entry.label for entry in listing.entries])} if listing.classes else {}
+
     def sources(self) -> list[tuple[str, Path]]:
         """A list gives each video its place; a folder its name, which decides its place."""
         return [
@@ -121,7 +128,7 @@ class _Videos(Data):
         videos = []
         for entry, found in zip(listing.entries, probed, strict=True):
             if isinstance(found, str):
-                left_out[str(entry.path)] = found
+                left_out[str(entry.path)] = why_unreadable(entry.path, found)
                 continue
             fingerprint, facts = found
             if len(self.grid(facts)) < (self.frames if self.sampling is FrameSampling.strided else 1):

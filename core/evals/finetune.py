@@ -109,6 +109,10 @@ class FineTune(Tuning):
         require(0 <= self.color <= 2, "color", "in [0, 2]")
 
     @property
+    def reads_pretraining(self) -> bool:
+        return self.intermediate is not None
+
+    @property
     def sampling(self) -> Sampling:
         return Sampling(clips=1, temporal_views=self.temporal_views, spatial_views=self.spatial_views)
 

@@ -119,5 +119,10 @@ class Data:
         """The shape and labels of its clips without reading a pixel; ValueError when `data.path` cannot give them."""
         raise NotImplementedError
 
+    def known_labels(self, split: str) -> dict[str, Tensor] | None:
+        """The labels of a split (of videos, each once) as its files' names or arrays tell them, without a pixel decoded
+        or drawn; files that cannot be read are among them. None: only loading tells."""
+        return None
+
     def load(self, split: str, cache: Path) -> Dataset:
         raise NotImplementedError

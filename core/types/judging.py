@@ -240,6 +240,11 @@ class Stopped(Exception):
 class Tuning(Evaluation):
     """A protocol that trains a copy of the encoder. It is run once, when pretraining has ended."""
 
+    @property
+    def reads_pretraining(self) -> bool:
+        """Whether it asks its workshop for the split "pretrain"."""
+        return False
+
     def tune(self, workshop: Workshop, seed: int) -> dict[str, float]:
         """Like `run`; may raise Stopped."""
         raise NotImplementedError

@@ -44,6 +44,9 @@ def main(words: Sequence[str]) -> int:
     if len(files) != 1 or len(files) + len(parts) != len(words) or words[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if words and words[0] in ("-h", "--help") else 2
+    if (repeated := terminal.given_twice(words)) is not None:
+        print(f"error: {repeated}", file=sys.stderr)
+        return 2
     try:
         print(describe(Path(files[0]).expanduser(), parts[0] if parts else None))
     except WeightsError as error:

@@ -258,7 +258,7 @@ def test_commands_that_end_at_once_all_leave_their_results(cache, tmp_path):
     names = [f"ridge@{number}" for number in range(40)]
 
     def end(name):
-        append(tmp_path / "evaluations.json", own._replace(name=name), Answer({name: 1.0}, Costs(0, 0, 0, 0, 0), 6))
+        append(tmp_path / "evaluations.json", own._replace(name=name), Answer({name: 1.0}, Costs(0, 0, 0, 0, 0), 6), {})
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(end, names))

@@ -49,7 +49,7 @@ def test_a_split_without_a_usable_video_ends_the_command_with_one_line(tmp_path,
     for split in ("train", "test"):
         write_video(tmp_path / "videos" / split / "a.avi", ramp(20 if split == "train" else 2, height=32, width=40))
     words = [
-        *TINY,
+        *(word for word in TINY if not word.startswith("evals=")),
         "method=mae_st",
         "evals=[]",
         f"runtime.cache={tmp_path / 'cache'}",

@@ -34,6 +34,7 @@ from sweeps.db import (
     revision,
     upgrade,
 )
+from sweeps.evaluate import told
 from sweeps.evaluations import Made, record, recorded, trained_runs
 from sweeps.launch import main as launch
 from tests.sweeps.conftest import BOTH
@@ -188,6 +189,29 @@ def test_the_results_are_a_query_away(launched, capsys):
 def test_a_mistake_is_one_line_and_exit_code_2(launched, capsys, words, message):
     code, _, error = go(launched, capsys, *words)
     assert code == 2 and message in error and "Traceback" not in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evals=[knnn]"], "did you mean knn"),
+        (["evals=[knn]", "evals.knn.k=5000"], "evals.knn.k must be at most"),
+        (["evals=[knn]", "evals.knn.k=9", "results_dir=nowhere"], "has no checkpoint in nowhere/runs/1"),
+    ],
+)
+def test_what_is_wrong_with_every_run_of_a_study_is_said_once(launched, capsys, words, message):
+    options = [word for word in launched[1] if word.partition("=")[0] not in {w.partition("=")[0] for w in words}]
+    code, _, error = go((launched[0], options), capsys, "study=ratio@smoke", *words)
+    assert code == 2 and error.count("\n") == 1 and error.count(message) == 1
+    assert "run=1: " in error and "(so it is with 1 more of these runs: 2)" in error
+
+
+def test_errors_that_differ_in_more_than_the_run_are_all_said():
+    found = told({1: "run=1: away, in runs/1/a", 2: "run=2: away, in runs/2/a", 12: "it has diverged"})
+    assert found == [
+        "run=1: away, in runs/1/a (so it is with 1 more of these runs: 2)",
+        "run=12: it has diverged",
+    ]
 
 
 @pytest.fixture

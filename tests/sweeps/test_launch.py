@@ -49,7 +49,8 @@ def folder(tmp_path, monkeypatch):
         (["study=tiny", "results_dir=studies/tiny.yaml"], "tiny.yaml is a file; give a folder"),
         (["study=tiny", "runtime.dir=x"], "runtime.dir: every run has a folder of its own"),
         (["tiny"], "'tiny' is not of the form key=value"),
-        (["study=tiny", "study=tiny"], "study is given twice"),
+        (["study=tiny", "study=tiny"], "study is given twice: tiny and tiny"),
+        (["study=tiny", "mask.ratio=0.5", "mask.ratio=0.7"], "mask.ratio is given twice: 0.5 and 0.7; give one value"),
         (["study=tiny", "db=mysql://root:secret@host/x"], "mysql"),
         (["study=tiny", "db=postgresql://me:secret@127.0.0.1:1/x"], "db=postgresql://me:***@127.0.0.1:1/x: cannot be"),
     ],
@@ -128,13 +129,18 @@ def test_an_override_makes_a_table_of_its_own_and_shares_what_is_equal(folder, c
 
 @pytest.mark.slow
 def test_a_study_whose_runs_fail_says_which_and_exits_non_zero(folder, capsys):
-    # 400 labels of 48 samples: found by the evaluation, after training.
-    broken = {**TINY, "base": {**TINY["base"], "evals": ["knn"], "evals.knn.k": 400}, "metrics": ["knn/{label}_top1"]}
+    for name in ("cat", "dog"):  # found when the pictures are read
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            (folder / "photos" / name / f"{number}.png").write_bytes(b"no picture")
+    data = {"data": "image_folder", "data.path": str(folder / "photos"), "data.size": 32}
+    base = {key: value for key, value in TINY["base"].items() if not key.startswith("data")} | data
+    broken = {**TINY, "base": base, "metrics": ["ridge/{label}_top1"]}
     (folder / "studies" / "tiny.yaml").write_text(yaml.safe_dump(broken))
     words = ["study=tiny", "scale=smoke", "executor=inline", "random_init=false"][:3]
     assert launch.main(words) == INCOMPLETE
     error = capsys.readouterr().err
-    assert re.search(r"failed: half, seed 0 \(run \d+\): .*evals.knn.k", error)
+    assert re.search(r"failed: half, seed 0 \(run \d+\): .*no image of the train split can be read", error)
     assert "3 of 3 runs of tiny@smoke have no result" in error
     assert "retry=true" in error
 

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, func, select, update
 
 from core.evaluate import main as evaluate
 from core.train import main as train
-from sweeps import export, launch, seen_data, status
+from sweeps import export, export_encoder, launch, seen_data, status
 from sweeps.cli import OK, USER_ERROR, UserError
 from sweeps.db import Attempt, Config, EvaluationRow, Event, RunRow, StudyRow, open_database
 from tests.sweeps.conftest import BOTH
@@ -209,7 +209,29 @@ def test_an_evaluation_records_what_it_read(folder: Path) -> None:
     with engine.connect() as connection:
         (data,) = connection.scalars(select(EvaluationRow.data))
     engine.dispose()
-    assert data.keys() == {"data", "eval_data"} and data["data"] != data["eval_data"]
+    assert data.keys() == {"eval_data"}
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_run_is_judged_on_another_set_whatever_became_of_what_it_saw(
+    folder: Path, capsys: pytest.CaptureFixture[str], is_there: bool
+) -> None:
+    paint(folder / "more", 90)
+    if is_there:
+        paint(folder / "photos", 60)
+    else:
+        shutil.rmtree(folder / "photos")
+    words = ["run=1", "evals=[ridge]", "eval_data=image_folder", "eval_data.size=32"]
+    assert evaluate([*words, "eval_data.path=more"]) == OK
+    assert evaluate([*words, "eval_data.path=photos", "eval_data.crop=0.5"]) == USER_ERROR
+    error = capsys.readouterr().err
+    assert ("photos had the fingerprint" if is_there else "does not exist") in error
+
+
+def test_an_encoder_is_exported_when_what_it_learned_from_is_gone(folder: Path) -> None:
+    shutil.rmtree(folder / "photos")
+    assert export_encoder.main(["run=1", "to=encoder"]) == OK
+    assert (folder / "encoder" / "model.safetensors").exists()
 
 
 def test_a_folder_trained_on_other_files_is_not_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -205,7 +205,7 @@ def test_a_plan_looks_at_the_data_of_a_study_that_it_has_planned_before(tmp_path
             Image.new("RGB", (32, 32), (number * 9, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
     Path("drawn.yaml").write_text(
         "{title: T, question: Q, base: {method: mae, data: image_folder, data.path: photos, data.size: 32}, "
-        "rows: [{key: a, set: {mask.ratio: 0.5}}], metrics: ['ridge/{label}_top1']}"
+        "rows: [{key: a, set: {mask.ratio: 0.5, evals: [ridge]}}], metrics: ['ridge/{label}_top1']}"
     )
     asked = ["study=drawn.yaml", "scale=smoke", f"db=sqlite:///{tmp_path}/x.sqlite"]
     assert plan.main(asked) == OK

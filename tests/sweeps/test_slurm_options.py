@@ -48,7 +48,7 @@ def queued(engine: Engine, url: str, tmp_path: Path) -> Job:
     [
         (["slurm.partion=a"], r"slurm.partion: unknown option \(did you mean partition\?\); options: slurm.partition,"),
         (["slurm.partition="], "slurm.partition needs a value"),
-        (["slurm.gpus=1", "slurm.gpus=2"], "slurm.gpus is given twice"),
+        (["slurm.gpus=1", "slurm.gpus=2"], "slurm.gpus is given twice: 1 and 2"),
         (["slurm.gpus=two"], "slurm.gpus must be a whole number of at least 0, got 'two'"),
         (["slurm.time_min=0"], "slurm.time_min must be a whole number of at least 1, got '0'"),
         (["slurm.time_min=2", "slurm.warn_s=120"], r"slurm.warn_s must be below slurm.time_min \(2 min\), got 120 s"),

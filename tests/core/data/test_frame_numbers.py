@@ -22,8 +22,9 @@ from core.data import video_kinds, video_reader
 from core.data.arrays import cache_key
 from core.data.containers import codec
 from core.data.fingerprint import fingerprint
+from core.data.left_out import data_facts
 from core.data.video_clips import VERSION
-from core.data.video_kinds import suffixes
+from core.data.video_kinds import SUFFIXES
 from core.data.video_reader import DecordReader, Facts, Reader, TorchcodecReader, Unreadable
 from core.data.videos import VideoCsv, VideoFolder
 from tests.sweeps.installed import missing
@@ -57,7 +58,7 @@ def without_torchcodec() -> Iterator[None]:
 
     def forget() -> None:
         video_reader.torchcodec_or_none.cache_clear()
-        video_kinds._opens.cache_clear()
+        video_kinds.opens.cache_clear()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "torchcodec", None)
@@ -247,19 +248,44 @@ def test_a_transport_stream_is_left_out_with_what_to_type(tmp_path, reader):
 # ---- kinds of files ----------------------------------------------------------------------------------------------
 
 
-def test_kinds_that_only_torchcodec_opens_are_videos_where_it_is_installed(torchcodec):
-    assert {".gif", ".ogv", ".nut", ".mjpeg", ".mp4", ".mkv", ".webm", ".avi", ".wmv", ".mpg"} <= set(suffixes())
-    assert ".ts" not in suffixes()
+def test_every_kind_that_is_called_a_video_has_a_reader_that_opens_it(torchcodec):
+    assert all(video_kinds.opens(kind) for kind in video_kinds._SAME.values())
+    assert {path.suffix for path in video_kinds._SAMPLES.iterdir()} == set(video_kinds._SAME.values())
+    assert {".gif", ".ogv", ".nut", ".mjpeg", ".mp4", ".wmv", ".vob"} < {*SUFFIXES} and ".ts" not in SUFFIXES
 
 
-def test_kinds_that_only_torchcodec_opens_are_no_videos_without_it(tmp_path, no_torchcodec):
-    found = set(suffixes())
-    assert {".mp4", ".mov", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".y4m"} <= found
-    assert not {".gif", ".ogv", ".nut", ".mjpeg"} & found
-    shutil.copy(SOURCE, tmp_path)
-    shutil.copy(video_kinds._SAMPLES / "sample.gif", tmp_path)
-    train = VideoFolder(path=str(tmp_path), test_path=str(tmp_path)).load("train", tmp_path / "cache")
-    assert train.excluded == ("sample.gif: needs data.reader=torchcodec: decord does not open .gif files",)
+@pytest.fixture
+def of_all_kinds(tmp_path):
+    """A folder of a class with every container, and one with an MP4 file."""
+    for name in ("all", "mp4"):
+        for split in ("train", "test"):
+            (tmp_path / "videos" / split / name).mkdir(parents=True)
+            shutil.copy(SOURCE, tmp_path / "videos" / split / name / "source.mp4")
+    for sample in video_kinds._SAMPLES.iterdir():
+        shutil.copy(sample, tmp_path / "videos" / "train" / "all" / f"a{sample.suffix}")
+    return VideoFolder(path=str(tmp_path / "videos"), frames=1)
+
+
+def test_a_folders_videos_and_fingerprint_are_the_same_without_torchcodec(of_all_kinds, tmp_path, torchcodec):
+    now = of_all_kinds.listing("train"), fingerprint(of_all_kinds, tmp_path / "a")
+    with without_torchcodec():
+        assert (of_all_kinds.listing("train"), fingerprint(of_all_kinds, tmp_path / "b")) == now
+
+
+def test_what_only_torchcodec_opens_is_left_out_by_name_without_it(of_all_kinds, tmp_path, caplog, no_torchcodec):
+    train = of_all_kinds.load("train", tmp_path / "cache")
+    left = {name.partition(": ")[0].rpartition("/")[2]: name for name in train.excluded}
+    assert left.keys() == {"a.gif", "a.mjpeg", "a.nut", "a.ogv"}
+    assert "decord does not open .gif files; install torchcodec" in left["a.gif"] and "a.gif" in caplog.text
+    facts = data_facts({"train": train})
+    assert facts["num_excluded_train"] == 4 and any("install torchcodec" in line for line in facts["excluded_train"])
+
+
+def test_a_damaged_file_of_a_kind_that_is_opened_is_left_out_for_its_damage(of_all_kinds, tmp_path, no_torchcodec):
+    (tmp_path / "videos" / "train" / "all" / "b.avi").write_bytes(b"RIFFnothing")
+    train = of_all_kinds.load("train", tmp_path / "cache")
+    (damaged,) = [line for line in train.excluded if "b.avi" in line]
+    assert "install torchcodec" not in damaged
 
 
 def test_a_gif_has_its_frames_in_order(tmp_path, reader, torchcodec):

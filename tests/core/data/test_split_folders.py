@@ -61,6 +61,79 @@ def test_a_root_of_splits_only_is_never_read_as_classes(tmp_path: Path, kind: ty
         kind(path=str(tmp_path)).spec()
 
 
+LIKELY = [
+    ("trn", "tst"),
+    ("training_set", "test_set"),
+    ("train2017", "val2017"),
+    ("TrainImages", "TestImages"),
+    ("trn", "test"),
+    ("x-train", "x-valid"),
+]
+
+
+@pytest.mark.parametrize(("train", "test"), LIKELY)
+def test_folders_that_look_like_splits_are_named_instead_of_read_as_classes(
+    tmp_path: Path, train: str, test: str
+) -> None:
+    for split in (train, test):
+        for name in ("cat", "dog"):
+            images(tmp_path / split / name)
+    images(tmp_path / "extra")
+    with pytest.raises(ValueError, match=rf"has the folders .*{train}.*, which look like splits .*each holds cat, dog"):
+        ImageFolder(path=str(tmp_path), size=8).spec()
+
+
+def test_what_is_offered_for_folders_that_look_like_splits_works(tmp_path: Path) -> None:
+    for split, num in (("trn", 3), ("tst", 1)):
+        images(tmp_path / split / "cat", num)
+    with pytest.raises(
+        ValueError, match=r"name them train and test, or give data.path=(.*) data.test_path="
+    ) as refused:
+        ImageFolder(path=str(tmp_path), size=8).spec()
+    path, test_path = (word.partition("=")[2] for word in str(refused.value).split()[-2:])
+    data = ImageFolder(path=path, test_path=test_path, size=8)
+    assert [len(data.entries(split)[0]) for split in ("train", "test")] == [3, 1]
+
+
+def test_flat_folders_that_look_like_splits_are_no_classes_either(tmp_path: Path) -> None:
+    images(tmp_path / "trn")
+    images(tmp_path / "tst")
+    with pytest.raises(ValueError, match="has the folders trn, tst, which look like splits"):
+        ImageFolder(path=str(tmp_path), size=8).spec()
+
+
+def test_videos_and_frame_folders_in_what_looks_like_splits_are_refused_likewise(tmp_path: Path) -> None:
+    for name in ("trn", "tst"):
+        write_videos(tmp_path / "videos" / name / "wave", num=2)
+        images(tmp_path / "frames" / name / "wave" / "clip", 4)
+    for kind, root in ((VideoFolder, "videos"), (FrameFolder, "frames")):
+        with pytest.raises(ValueError, match=r"look like splits and no classes \(each holds wave\)"):
+            kind(path=str(tmp_path / root)).spec()
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ["cat/indoor", "cat/outdoor", "dog/indoor", "dog/outdoor"],  # nested on purpose
+        ["train_station/day", "bus_station/day"],
+        ["trains/day", "trams/day"],
+        ["test_tube/clean", "test_strip/clean"],
+        ["train_station/day", "test_tube/night", "cat/day"],
+    ],
+)
+def test_classes_with_folders_in_them_stay_classes(tmp_path: Path, places: list[str]) -> None:
+    for place in places:
+        images(tmp_path / place)
+    classes = {place.partition("/")[0] for place in places}
+    assert ImageFolder(path=str(tmp_path), size=8).spec().classes == {"class": len(classes)}
+
+
+def test_frame_folders_called_like_splits_are_videos(tmp_path: Path) -> None:
+    images(tmp_path / "train1", 4)
+    images(tmp_path / "test1", 4)
+    assert len(FrameFolder(path=str(tmp_path)).listing("train").entries) == 1
+
+
 def test_one_split_by_two_cases_is_refused(tmp_path: Path) -> None:
     images(tmp_path / "train" / "cat")
     images(tmp_path / "Train" / "cat")

@@ -1,0 +1,123 @@
+"""A trained run is judged again: the data that is judged counts, and what it learned from may be gone."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core import checkpoint
+from core.evaluate import main as evaluate
+from core.train import main as train
+
+TINY = ["method=mae", "scale=smoke", "data=image_folder", "data.path=photos", "data.size=32", "evals=[ridge]"]
+OTHER = ["eval_data=image_folder", "eval_data.path=others", "eval_data.size=32"]
+AGAIN = ["runtime.dir=alone", "evals=[knn]", "evals.knn.k=2"]
+
+
+def paint(root: Path, level: int, classes=("cat", "dog")) -> None:
+    for name in classes:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(5):
+            pixels = np.full((32, 32, 3), level + 10 * i, np.uint8)
+            pixels[: len(name) * i + 1] = ord(name[0])
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    paint(folder / "photos", 20)
+    paint(folder / "others", 90, classes=("bee", "cow", "eel"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        assert train([*TINY, "runtime.dir=alone", "runtime.tensorboard=false", "optim.steps=2"]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "work", copy_function=shutil.copy)
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def metrics(capsys) -> dict[str, str]:
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "knn" in line and "top1" in line]
+    return dict(lines)
+
+
+def remove(photos: Path) -> None:
+    shutil.rmtree(photos)
+
+
+def rename(photos: Path) -> None:
+    photos.rename(photos.with_name("elsewhere"))
+
+
+def replace(photos: Path) -> None:
+    paint(photos, 60)
+
+
+def add_a_class(photos: Path) -> None:
+    paint(photos, 60, classes=("yak",))
+
+
+@pytest.mark.parametrize("change", [remove, rename, replace, add_a_class])
+def test_another_set_is_judged_on_whatever_became_of_the_training_files(folder, capsys, change):
+    assert evaluate([*AGAIN, *OTHER, "as=before"]) == 0
+    before = metrics(capsys)
+    change(folder / "photos")
+    assert evaluate([*AGAIN, *OTHER, "as=after"]) == 0
+    assert [value for _, value in sorted(before.items())] == [value for _, value in sorted(metrics(capsys).items())]
+
+
+@pytest.mark.parametrize("change", [replace, add_a_class])
+@pytest.mark.parametrize("judged", [[], ["eval_data=image_folder", "eval_data.path=photos", "eval_data.size=48"]])
+def test_training_files_that_were_replaced_are_not_judged_on_even_at_another_size(folder, capsys, change, judged):
+    change(folder / "photos")
+    assert evaluate([*AGAIN, *judged]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "data had the fingerprint" in error and "eval_data=KIND" in error
+
+
+def test_training_files_that_are_gone_are_named_where_they_are_judged_on(folder, capsys):
+    remove(folder / "photos")
+    assert evaluate(AGAIN) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "photos" in error and "does not exist" in error
+
+
+def test_fine_tuning_that_begins_on_the_training_data_refuses_other_files(folder, capsys):
+    words = ["runtime.dir=alone", "evals=[finetune]", "evals.finetune.intermediate=class", "evals.finetune.steps=1"]
+    replace(folder / "photos")
+    assert evaluate([*words, *OTHER]) == 2
+    assert "data had the fingerprint" in capsys.readouterr().err
+
+
+def test_an_answer_from_the_record_is_not_given_for_a_set_that_was_replaced_since(folder, capsys):
+    assert evaluate([*AGAIN, *OTHER]) == 0
+    paint(folder / "others", 30, classes=("bee", "cow", "eel"))
+    capsys.readouterr()
+    assert evaluate([*AGAIN, *OTHER]) == 2
+    error = capsys.readouterr().err
+    assert "eval_data had the fingerprint" in error and "eval_data.version=WORD" in error
+    assert evaluate([*AGAIN, *OTHER, "eval_data.version=new"]) == 0
+
+
+def test_another_evaluation_of_a_set_that_was_replaced_since_is_refused(folder, capsys):
+    assert evaluate([*AGAIN, *OTHER]) == 0
+    paint(folder / "others", 30, classes=("bee", "cow", "eel"))
+    assert evaluate(["runtime.dir=alone", "evals=[ridge]", *OTHER]) == 2
+    assert "eval_data had the fingerprint" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_older_code_is_judged_on_another_set_beside_replaced_files(folder):
+    for path in checkpoint.checkpoints(folder / "alone"):
+        state = torch.load(path, weights_only=True)
+        del state["spec"]
+        torch.save(state, path)
+    replace(folder / "photos")
+    assert evaluate([*AGAIN, *OTHER]) == 0
