@@ -22,7 +22,8 @@ from sqlalchemy import Connection, Engine, and_, func, select
 from sweeps.cli import UserError
 from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow
 from sweeps.edited import launched
-from sweeps.study import DEFAULT_SCALE, Study, further_seeds
+from sweeps.search_space import is_given_later
+from sweeps.study import DEFAULT_SCALE, Study
 from sweeps.study import names as study_files
 
 MISSING = "missing"  # the state of a run that nobody has asked for yet
@@ -121,14 +122,15 @@ def load(engine: Engine, study_name: str) -> Frame:
             made = f"make its runs with: python -m sweeps.launch study={study_name}; " if is_file else ""
             raise UserError(f"study={study_name}: the database has no such study; {made}it has: {known}")
         study, scale, seeds, metrics = _instance(study_name, row.spec)
-        further = further_seeds(study.seeds_spec(scale))
+        further = study.further_seeds(scale)
         wanted = list(dict.fromkeys([*metrics, *figure_metrics(study)]))
         cells = _read_cells(connection, row.id, row.revision)
         raw = _read_runs(connection, row.id, row.revision, [*seeds, *further], wanted)
         configs = _read_configs(connection, row.id, row.revision)
     rows = _complete(cells, raw, [*seeds, *further], wanted)
     # A further seed belongs to the rows that were given it.
-    rows = rows[~rows["seed"].isin(further) | ~rows["state"].isin(_NOT_GIVEN)].reset_index(drop=True)
+    is_first = [not is_given_later(*at, seeds, further) for at in zip(rows["row_key"], rows["seed"], strict=True)]
+    rows = rows[pd.Series(is_first, rows.index, dtype=bool) | ~rows["state"].isin(_NOT_GIVEN)].reset_index(drop=True)
     seeds += [seed for seed in further if (rows["seed"] == seed).any()]
     rows.insert(0, "study", study_name)
     rows.insert(1, "scale", scale)

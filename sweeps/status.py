@@ -28,7 +28,7 @@ from sweeps.estimate import Estimator, RunKey, recorded
 from sweeps.identity import CODE_EPOCH
 from sweeps.offered import HERE, Place
 from sweeps.run_page import run_page
-from sweeps.seed_rule import first_seeds, further_seeds
+from sweeps.search_space import first_and_further, is_given_later, stored_search
 from sweeps.study_files import close_matches
 
 USAGE = """usage: python -m sweeps.status [study=...] [run=<id>] [watch=true] [db=sqlite:///results/ablations.sqlite]
@@ -137,7 +137,7 @@ def read(connection: Connection, name: str, estimator: Estimator | None = None) 
         )
     cells = connection.execute(
         select(
-            CellRow.config_id, CellRow.display, Config.hash,
+            CellRow.row_key, CellRow.config_id, CellRow.display, Config.hash,
             Config.json["optim.steps"].as_integer().label("num_steps"),
         )
         .join(Config, Config.id == CellRow.config_id)
@@ -147,13 +147,14 @@ def read(connection: Connection, name: str, estimator: Estimator | None = None) 
     first: dict[int, Any] = {}
     for cell in cells:
         first.setdefault(cell.config_id, cell)
-    seeds, further = first_seeds(study.spec["seeds"]), further_seeds(study.spec["seeds"])
+    seeds, further = first_and_further(study.spec["seeds"], stored_search(study.spec))
     found = _read_runs(connection, list(first), [*seeds, *further])
     given_up = _given_up(connection, [row.id for row in found.values() if row.state == "queued"])
     runs = [
         _run_status(cell, seed, found.get((config_id, seed)), given_up)
         for config_id, cell in first.items()
-        for seed in [*seeds, *(seed for seed in further if (config_id, seed) in found)]
+        for seed in (*seeds, *further)
+        if (config_id, seed) in found or not is_given_later(cell.row_key, seed, seeds, further)
     ]
     if estimator is not None:
         keys = [(run.config, run.seed) for run in runs]
