@@ -52,7 +52,7 @@ def _resampled(done: pd.DataFrame, spec: SearchSpec, keys: Sequence[str]) -> tup
     errors = seed_sd(done) / np.sqrt(nums)
     generator = np.random.default_rng(0)
     whole = dict(importances(done, spec))
-    drawn: dict[str, list[float]] = {key: [whole[key]] for key in keys}
+    drawn = {key: [share] for key, share in whole.items()}
     for _ in range(NUM_RESAMPLES):
         places = generator.integers(0, len(means), len(means))
         values = means[places] + generator.normal(size=len(places)) * errors[places]
