@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import collapse
+from analysis import collapse, plateau
 from analysis.drawing import compact
 from analysis.frame import Frame, records
 from analysis.importances import FEWEST, importances, share_intervals, uncertainty
@@ -156,6 +156,7 @@ def table(frame: Frame) -> Table:
                 is_baseline=key == frame.study.baseline,
             ),
             collapse=collapse.of_row(frame, key),
+            plateau=plateau.of_row(frame, key),
         )
         for key in [*shown, *others]
     )
@@ -173,6 +174,7 @@ def table(frame: Frame) -> Table:
             *_about_judging(spec, judged, margin),
             *_about_importances(frame, found.dropna(subset="value"), spec),
             *(collapse.note(row.label, row.collapse) for row in rows if row.collapse),
+            *(plateau.note(row.label, row.plateau) for row in rows if row.plateau),
         ),
         provenance=provenance(frame),
         digest=frame.digest,

@@ -3,11 +3,11 @@
 Small models stay for a while where the loss hardly falls before they find what makes it fall again, each seed for
 another while. A row of which one seed left late is as wide as that wait, whatever its options do.
 
-**What a plateau is.** The loss in sixty means, equal shares of the run. A stretch of a tenth of the run is flat where it
-falls by less than a third of what a later stretch of that length does: a loss that falls ever slower has none. The
-first such stretch in the run's first half is its plateau, where at least a tenth of the whole fall lies below it, clear
-of the noise of single steps. It is left at the step from which the loss, a median of five means, stays below it by a
-quarter of what it has still to fall.
+**What a plateau is.** The loss in sixty means, equal shares of the run. A stretch of a tenth of the run is flat where
+it falls by less than half of what a later stretch of that length does: a loss that falls ever slower has none. The
+first such stretch in the run's first half is its plateau, where at least a tenth of the whole fall lies below it,
+clear of the noise of single steps. It is left at the step from which the loss, a median of five means, stays below it
+by a quarter of what it has still to fall.
 
 It is read off the stored curve, so that it is known of every run that has one, older ones too. Without torch.
 """
@@ -20,9 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from sweeps import series
+from sweeps.db import CellRow, RunRow, StudyRow
+from sweeps.identity import CODE_EPOCH
+from sweeps.search_space import first_and_further, stored_search
 
 MARK = "‡"
 METRIC = "loss"
@@ -54,17 +57,20 @@ def find(curve: series.Series) -> Curve | None:
     values = curve.values
     if len(values) < FEWEST_POINTS or not np.isfinite(values).all():
         return None
-    parts = np.array_split(values, NUM_MEANS)
-    means = np.array([part.mean() for part in parts])
-    ends = np.cumsum([len(part) for part in parts]) - 1
-    error = float(np.sqrt(np.mean([part.var(ddof=1) / len(part) for part in parts[NUM_MEANS // 4 :]])))
+    starts = np.arange(NUM_MEANS) * len(values) // NUM_MEANS
+    ends = np.append(starts[1:], len(values)) - 1
+    counts = ends + 1 - starts
+    means = np.add.reduceat(values, starts) / counts
+    # Of single steps about their mean, without the first quarter, which falls within a mean.
+    squares = np.add.reduceat((values - np.repeat(means, counts)) ** 2, starts) / (counts - 1) / counts
+    error = float(np.sqrt(squares[NUM_MEANS // 4 :].mean()))
     end = float(means[-3:].mean())
     found = Curve(int(curve.steps[-1]), end)
     whole = float(means[:3].max()) - end
     level = _level(means, end, whole, error) if whole > 0 else None
     if level is None:
         return found
-    smooth = np.array([np.median(means[max(0, i - 2) : i + 3]) for i in range(NUM_MEANS)])
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(means, 2, mode="edge"), 5), axis=1)
     above = np.flatnonzero(smooth >= level - LEAVING * (level - end))
     return found._replace(level=level, left=int(curve.steps[ends[above[-1]]]))
 
@@ -131,3 +137,42 @@ def read(connection: Connection, run_ids: Sequence[int]) -> dict[int, Curve]:
             if (told := find(curve)) is not None:
                 found[run_id] = told
     return found
+
+
+def described(curve: Curve) -> str:
+    """Of one run: `loss 0.66, left at step 188 of 500`."""
+    if curve.level is None:
+        return "none"
+    return f"loss {curve.level:.3g}, left at step {curve.left} of {curve.num_steps}"
+
+
+def of_study(connection: Connection, name: str) -> list[str]:
+    """A line for each row of a stored study of which something is to be said, column by column."""
+    study = connection.execute(
+        select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == name)
+    ).one_or_none()
+    if study is None:
+        return []
+    cells = connection.execute(
+        select(CellRow.config_id, CellRow.display).where(
+            CellRow.study_id == study.id, CellRow.revision == study.revision
+        )
+    ).all()
+    first, further = first_and_further(study.spec["seeds"], stored_search(study.spec))
+    runs = connection.execute(
+        select(RunRow.id, RunRow.config_id, RunRow.seed).where(
+            RunRow.config_id.in_({cell.config_id for cell in cells}), RunRow.seed.in_([*first, *further]),
+            RunRow.code_epoch == CODE_EPOCH, RunRow.state == "done",
+        )
+    ).all()  # fmt: skip
+    curves = read(connection, [run.id for run in runs])
+    by_config: dict[int, dict[int, Curve]] = {}
+    for run in runs:
+        if run.id in curves:
+            by_config.setdefault(run.config_id, {})[run.seed] = curves[run.id]
+    lines = []
+    for cell in sorted(cells, key=lambda cell: (cell.display["row_order"], cell.display["col_order"])):
+        if words := of_seeds(by_config.get(cell.config_id, {})):
+            label = ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"]]))
+            lines.append(f"{MARK} {label}: {words}.")
+    return lines

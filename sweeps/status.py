@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, Engine, and_, func, select
 
-from sweeps import cli, edited, work
+from sweeps import cli, edited, plateau, work
 from sweeps.cli import UserError, duration
 from sweeps.collapse import MARK
 from sweeps.db import Attempt, CellRow, Config, Event, RunRow, StudyRow
@@ -301,7 +301,11 @@ def page(
             # scipy takes a third of a second to import: not for the overview.
             from sweeps.arms import answer
 
-            said = [answer(connection, study), *map(str, edited.edited(connection, [study], place))]
+            said = [
+                answer(connection, study),
+                *plateau.of_study(connection, study),
+                *map(str, edited.edited(connection, [study], place)),
+            ]
             return Group(*shown.renderables, *(escape(words) for words in said if words))
         known = study_names(connection)
         estimator = estimator_of(connection, known)

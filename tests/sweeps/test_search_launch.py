@@ -105,7 +105,7 @@ def test_a_killed_search_of_several_seeds_trains_no_run_twice_and_judges_its_bes
         finally:
             with_signal(process)
     assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=280).returncode == 0
-    # Three trials, the default and the random initialisation on two seeds; two on one more; the best, the default on two.
+    # Three trials, the default and the random initialisation on two seeds; two on one more; two judged on two.
     charged, runs, ended = counted(folder)
     assert (charged, runs, ended) == (3, 10 + 2 + 4, 10 + 2 + 4)
     assert "best_judged" in (folder / "results" / "tables" / "tiny_search@smoke.csv").read_text()
