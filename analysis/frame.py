@@ -11,18 +11,22 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 from sqlalchemy import Connection, Engine, and_, func, select
 
+from sweeps import plateau
 from sweeps.cli import UserError
 from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow
 from sweeps.edited import IN_FILE, Shown, shown_row
-from sweeps.study import DEFAULT_SCALE, Study, further_seeds
+from sweeps.plateau import Curve
+from sweeps.search_space import is_given_later
+from sweeps.study import DEFAULT_SCALE, Study
 from sweeps.study import names as study_files
 
 MISSING = "missing"  # the state of a run that nobody has asked for yet
@@ -60,6 +64,13 @@ class Frame:
     rows: pd.DataFrame
     configs: pd.DataFrame
     digest: str  # 12 hex digits over all of the above
+    read_curves: Callable[[Sequence[int]], Mapping[int, Curve]] = field(default=lambda run_ids: {}, compare=False)
+
+    @cached_property
+    def curves(self) -> Mapping[int, Curve]:
+        """What the loss of each finished run did, by run id; read when a table first asks."""
+        done = self.runs[self.runs["state"] == "done"]
+        return self.read_curves(sorted({int(run_id) for run_id in done["run_id"]}))
 
     def tidy(self) -> pd.DataFrame:
         """`rows` with every config key as a column (a key that is also a column of `rows` keeps the row's)."""
@@ -120,19 +131,31 @@ def load(engine: Engine, study_name: str) -> Frame:
             raise UserError(f"study={study_name}: the database has no such study; {made}it has: {known}")
         words = shown_row(connection, row)
         study, scale, seeds, metrics = _instance(words)
-        further = further_seeds(study.seeds_spec(scale))
+        further = study.further_seeds(scale)
         wanted = list(dict.fromkeys([*metrics, *figure_metrics(study)]))
         cells = _read_cells(connection, row.id, row.revision, words)
         raw = _read_runs(connection, row.id, row.revision, [*seeds, *further], wanted)
         configs = _read_configs(connection, row.id, row.revision)
     rows = _complete(cells, raw, [*seeds, *further], wanted)
     # A further seed belongs to the rows that were given it.
-    rows = rows[~rows["seed"].isin(further) | ~rows["state"].isin(_NOT_GIVEN)].reset_index(drop=True)
+    is_first = [not is_given_later(*at, seeds, further) for at in zip(rows["row_key"], rows["seed"], strict=True)]
+    rows = rows[pd.Series(is_first, rows.index, dtype=bool) | ~rows["state"].isin(_NOT_GIVEN)].reset_index(drop=True)
     seeds += [seed for seed in further if (rows["seed"] == seed).any()]
     rows.insert(0, "study", study_name)
     rows.insert(1, "scale", scale)
     digest = _digest(words.spec, rows, configs)
-    return Frame(study_name, study, scale, seeds, metrics, rows, configs, digest)
+    return Frame(study_name, study, scale, seeds, metrics, rows, configs, digest, partial(_read_curves, engine))
+
+
+_CURVES: WeakKeyDictionary[Engine, dict[int, Curve]] = WeakKeyDictionary()  # of finished runs, which stay
+
+
+def _read_curves(engine: Engine, run_ids: Sequence[int]) -> dict[int, Curve]:
+    known = _CURVES.setdefault(engine, {})
+    if new := [run_id for run_id in run_ids if run_id not in known]:
+        with engine.connect() as connection:
+            known |= plateau.read(connection, new)
+    return {run_id: known[run_id] for run_id in run_ids if run_id in known}
 
 
 def figure_metrics(study: Study) -> list[str]:

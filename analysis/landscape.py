@@ -18,10 +18,20 @@ COLORS = "cividis"  # the same for the colour-blind, and in grey
 
 
 def images(plot: Landscape) -> dict[str, bytes]:
-    """The figure as {"svg": ..., "png": ...}; the same plot gives the same bytes."""
+    """The figure as {"svg": ..., "png": ...}, importances also as "csv"; the same plot gives the same bytes."""
     with mpl.rc_context(cast(Any, settings())):
         figure = draw(plot)
-        return {"svg": svg(figure), "png": png(figure)}
+        found = {"svg": svg(figure), "png": png(figure)}
+    return found | ({"csv": to_csv(plot)} if plot.bars else {})
+
+
+def to_csv(plot: Landscape) -> bytes:
+    """A line an option: its share with the ends of its interval, at full precision."""
+    lines = ["option,share,low,high"]
+    ends = plot.intervals or ((float("nan"),) * 2,) * len(plot.bars)
+    for (key, share), (low, high) in zip(plot.bars, ends, strict=True):
+        lines.append(f"{key},{share!r},{low!r},{high!r}")
+    return ("\n".join(lines) + "\n").encode()
 
 
 def draw(plot: Landscape) -> Figure:
@@ -42,6 +52,8 @@ def draw(plot: Landscape) -> Figure:
 def _bars(axes: Axes, plot: Landscape) -> None:
     places = range(len(plot.bars))
     axes.barh(places, [share for _, share in plot.bars], height=0.7, color=PALETTE[0])
+    for place, (_, share), (low, high) in zip(places, plot.bars, plot.intervals, strict=False):
+        axes.errorbar(share, place, xerr=[[share - low], [high - share]], color=REFERENCE, capsize=3, linewidth=1)
     axes.set_yticks(places, [key for key, _ in plot.bars])
     axes.set_ylim(max(1, len(plot.bars)) - 0.5, -0.5)
     axes.set_xlim(0, 1)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from analysis.stats import Estimate
 from analysis.tables import Cell, Column, Kind, Row, Table
 from sweeps.collapse import MARK
+from sweeps.plateau import MARK as PLATEAU
 
 PRINTED_ONLY = "printed only"
 BASELINE = "baseline"
@@ -38,7 +39,7 @@ def cell_text(cell: Cell, column: Column) -> str:
 
 def row_label(row: Row) -> str:
     mark = BASELINE if row.is_baseline else PRINTED_ONLY if row.is_printed_only else ""
-    label = f"{row.label} {MARK}" if row.collapse else row.label
+    label = " ".join([row.label, *([MARK] if row.collapse else []), *([PLATEAU] if row.plateau else [])])
     return f"{label} ({mark})" if mark else label
 
 
@@ -104,6 +105,7 @@ _LATEX = {
     "←": r"$\leftarrow$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "≠": r"$\neq$", "∞": r"$\infty$",
     "√": r"$\surd$", "∈": r"$\in$", "°": r"$^{\circ}$", "µ": r"$\mu$", "…": r"\ldots{}", "–": "--", "—": "---",
     "‘": "`", "’": "'", "“": "``", "”": "''", "\u00a0": "~", "²": "$^2$", "³": "$^3$", "ℓ": r"$\ell$", "†": r"\dag{}",
+    "‡": r"\ddag{}",
     "α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "δ": r"$\delta$", "ε": r"$\epsilon$", "λ": r"$\lambda$",
     "μ": r"$\mu$", "π": r"$\pi$", "ρ": r"$\rho$", "σ": r"$\sigma$", "τ": r"$\tau$", "φ": r"$\phi$", "ω": r"$\omega$",
     "Δ": r"$\Delta$", "Σ": r"$\Sigma$",
@@ -199,8 +201,9 @@ def to_csv(table: Table) -> str:
     for row in table.rows:
         line = [table.name, table.scale, table.digest, row.key, row.label, _row_kind(row), row.verdict]
         for cell, column in zip(row.cells, table.columns, strict=True):
-            if column.kind is Kind.value and row.collapse:
-                cell = replace(cell, note="; ".join(filter(None, [cell.note, f"{MARK} {row.collapse}"])))
+            if column.kind is Kind.value and (row.collapse or row.plateau):
+                told = ((MARK, row.collapse), (PLATEAU, row.plateau))
+                cell = replace(cell, note="; ".join(filter(None, [cell.note, *(f"{m} {w}" for m, w in told if w)])))
             line += [cell.text] if column.kind in _WORDS else _estimate_fields(cell)
             line += [_number(cell.p), _number(cell.p_holm)] if column.kind is Kind.difference else []
         lines.append(line)

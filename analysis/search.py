@@ -5,9 +5,9 @@ Everything is computed from the study's stored runs, not from Optuna's tables, s
 
 from __future__ import annotations
 
-import warnings
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,18 +15,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis import collapse
+from analysis import collapse, plateau
 from analysis.drawing import compact
 from analysis.frame import Frame, records
+from analysis.importances import FEWEST, importances, share_intervals, uncertainty
 from analysis.provenance import provenance
-from analysis.stats import mean_interval
+from analysis.stats import mean_interval, shared_differences, sign_flip_p, smallest_p
 from analysis.tables import Cell, Column, Kind, Row, Table
 from sweeps.cli import UserError
+from sweeps.search_rounds import Judgement, Rounds, Seed, Tried, sentence
 from sweeps.study import SearchSpec, is_trial
+from sweeps.verdicts import margin_of
 
 KINDS = ("importance", "contour")
 NUM_SHOWN = 15  # trials in the table, the best first
-FEWEST = 4  # finished trials that importances and contours need
+BEST, PUBLISHED = "best_judged", "default_judged"  # rows of judging seeds
 GRID_SIZE = 60
 
 
@@ -53,6 +56,7 @@ class Landscape:
     metric: str
     note: str
     bars: tuple[tuple[str, float], ...] = ()  # option, share of the metric's variance; the largest first
+    intervals: tuple[tuple[float, float], ...] = ()  # of each bar
     axes: tuple[Axis, ...] = ()
     values: NDArray[np.float64] | None = None
     surface: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None = None
@@ -65,33 +69,99 @@ def spec_of(frame: Frame) -> SearchSpec:
 
 
 def trials(frame: Frame, metric: str) -> pd.DataFrame:
-    """One row a trial, in the order they were asked for, with `value` of `metric` and every option as a column."""
+    """One row a trial, in the order they were asked for, with `value` of `metric` and every option as a column.
+
+    The value is the mean over the seeds that the trial was chosen by, NaN where one of them gave no number; `num_seeds`
+    are those, `sd` is theirs, and `state` that of the first which is not done.
+    """
     tidy = frame.tidy()
-    return tidy[tidy["row_key"].map(is_trial) & (tidy["metric"] == metric)].sort_values("row_order", kind="stable")
+    own = tidy[tidy["row_key"].map(is_trial) & (tidy["metric"] == metric)].sort_values("row_order", kind="stable")
+    seeds = choosing_seeds(frame)
+    found = []
+    for key, rows in own.groupby("row_key", sort=False):
+        rows = rows[rows["seed"].isin(seeds[str(key)])].sort_values("seed", kind="stable")
+        not_done = rows[rows["value"].isna()]
+        first = (rows if not_done.empty else not_done).iloc[[0]].copy()
+        is_whole = not_done.empty and len(rows) == len(seeds[str(key)])
+        first["value"] = rows["value"].mean() if is_whole else np.nan
+        first["num_seeds"], first["sd"] = len(rows), rows["value"].std(ddof=1)
+        found.append(first)
+    return pd.concat(found) if found else own.assign(num_seeds=0, sd=np.nan)
+
+
+def choosing_seeds(frame: Frame) -> dict[str, list[int]]:
+    """By trial's row key: those whose mean it stands for. Trials of one config stand for the same."""
+    found = rounds(frame)
+    configs = {tried.config: found.choosing_seeds(tried) for tried in found.trials}
+    cells = frame.cells[frame.cells["row_key"].map(is_trial)]
+    return {cell.row_key: configs[cell.config_id] for cell in records(cells)}
+
+
+def rounds(frame: Frame) -> Rounds:
+    """As `sweeps.search_rounds.read`, from the frame alone."""
+    spec, runs = spec_of(frame), frame.rows[frame.rows["metric"] == spec_of(frame).metric]
+    tried: dict[str, Tried] = {}
+    for key, own in runs.groupby("row_key", sort=False):
+        if is_trial(str(key)) or key == frame.study.baseline:
+            done = own[own["collapse"].notna() & (own["state"] == "done")]
+            states = [json.loads(told).get("state", "") for told in done["collapse"]]
+            seconds = own[["cpu_seconds", "gpu_seconds"]].max(axis="columns")
+            seeds = {
+                int(run.seed): Seed(run.state, None if np.isnan(run.value) else run.value, cost)
+                for run, cost in zip(records(own), seconds, strict=True)
+            }
+            cell = own.iloc[0]
+            tried[str(key)] = Tried(
+                str(key), cell["row_label"], int(cell["config_id"]), seeds, next(filter(None, states), "")
+            )
+    by_config: dict[int, Tried] = {}
+    for key, one in tried.items():
+        if is_trial(key):
+            by_config.setdefault(one.config, one)
+    return Rounds(spec, frame.seeds[0], list(by_config.values()), tried.get(frame.study.baseline))
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------
 
 
 def table(frame: Frame) -> Table:
-    """The best trials with what they chose, then the setting that was not searched and the random initialisation."""
+    """The best trials with what they chose, then the setting that was not searched and the random initialisation.
+
+    Above them the best and the published setting on the seeds that chose neither, where the search has such.
+    """
     spec = spec_of(frame)
     tidy = frame.tidy()
     columns = [
         Column(metric, metric, Kind.value, metric, digits=frame.study.decimals(metric)) for metric in frame.metrics
     ]
+    if spec.seeds.judging:
+        digits = frame.study.decimals(spec.metric)
+        columns.insert(
+            1, Column(f"difference/{spec.metric}", "Δ not searched", Kind.difference, spec.metric, digits=digits)
+        )
     columns += [Column(key, key, Kind.setting) for key in spec.space]
+    margin = margin_of(frame.study.spec, frame.scale, spec.metric)
+    judged = rounds(frame).judgement(spec.metric, margin)
+    seeds = choosing_seeds(frame)
     found = trials(frame, spec.metric)
     done = found.dropna(subset="value").sort_values("value", ascending=spec.direction == "minimize", kind="stable")
     shown = [*done["row_key"].head(NUM_SHOWN)]
     others = [key for key in dict.fromkeys(frame.cells["row_key"]) if not is_trial(key)]
-    by_row = {key: rows for key, rows in tidy.groupby("row_key", sort=False)}
+    by_row = {str(key): rows for key, rows in tidy.groupby("row_key", sort=False)}
     rows = tuple(
         replace(
-            _row(by_row[key], columns, is_baseline=key == frame.study.baseline), collapse=collapse.of_row(frame, key)
+            _row(
+                _of_seeds(by_row[key], seeds.get(key, frame.study.seeds(frame.scale))),
+                columns,
+                is_baseline=key == frame.study.baseline,
+            ),
+            collapse=collapse.of_row(frame, key),
+            plateau=plateau.of_row(frame, key),
         )
         for key in [*shown, *others]
     )
+    if judged is not None:
+        rows = (*_judged_rows(judged, by_row, columns), *rows)
     return Table(
         name=frame.name,
         title=frame.study.title,
@@ -101,30 +171,68 @@ def table(frame: Frame) -> Table:
         rows=rows,
         notes=(
             *_notes(frame, spec, found, len(shown)),
+            *_about_judging(spec, judged, margin),
+            *_about_importances(frame, found.dropna(subset="value"), spec),
             *(collapse.note(row.label, row.collapse) for row in rows if row.collapse),
+            *(plateau.note(row.label, row.plateau) for row in rows if row.plateau),
         ),
         provenance=provenance(frame),
         digest=frame.digest,
         scale=frame.scale,
+        sentence=sentence(judged, spec.metric, margin),
     )
+
+
+def _of_seeds(rows: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
+    return rows[rows["seed"].isin(seeds)]
+
+
+def _judged_rows(judged: Judgement, by_row: Mapping[str, pd.DataFrame], columns: list[Column]) -> list[Row]:
+    """The best trial and the published setting on the judging seeds."""
+    made = []
+    for tried, key in ((judged.best, BEST), (judged.default, PUBLISHED)):
+        row = _row(_of_seeds(by_row[tried.key], judged.seeds), columns, is_baseline=key == PUBLISHED)
+        made.append(replace(row, key=key, label=f"{tried.label}, judged"))
+    place = next(i for i, column in enumerate(columns) if column.kind is Kind.difference)
+    best, published = made
+    if judged.difference is not None:
+        both = (judged.best.values(judged.seeds), judged.default.values(judged.seeds))
+        p = sign_flip_p(shared_differences(*both))
+        told = Cell(judged.difference.estimate, p=p, p_holm=p, note=judged.difference.fallback)
+        cells = [told if i == place else cell for i, cell in enumerate(best.cells)]
+        best = replace(best, cells=tuple(cells), verdict=judged.verdict.text if judged.verdict else "")
+    cells = [Cell(text="baseline") if i == place else cell for i, cell in enumerate(published.cells)]
+    return [best, replace(published, cells=tuple(cells))]
 
 
 def _row(rows: pd.DataFrame, columns: list[Column], *, is_baseline: bool) -> Row:
     first = next(iter(records(rows)))
-    values = {row.metric: row for row in records(rows[["metric", "state", "value"]])}
+    by_metric = {str(metric): own for metric, own in rows.groupby("metric", sort=False)}
     cells = []
     for column in columns:
         if column.kind is Kind.setting:
             cells.append(Cell(text=_shown(rows[column.key].iloc[0])))
-        elif np.isnan(values[column.metric].value):
-            state = values[column.metric].state
-            cells.append(Cell(text="not recorded" if state == "done" else state))
+        elif column.kind is Kind.difference:
+            cells.append(Cell())
         else:
-            cells.append(Cell(mean_interval([float(values[column.metric].value)])))
+            cells.append(_value(by_metric[column.metric]))
     return Row(first.row_key, first.row_label, tuple(cells), is_baseline, bool(first.is_random_init))
 
 
+def _value(runs: pd.DataFrame) -> Cell:
+    """The mean over seeds; what became of those that gave no number is said beside it."""
+    values = runs["value"].dropna()
+    lost = Counter("not recorded" if state == "done" else state for state in runs[runs["value"].isna()]["state"])
+    words = ", ".join(f"{n} of {len(runs)} {state}" for state, n in lost.items())
+    if values.empty:
+        return Cell(text=next(iter(lost)) if len(lost) == 1 else words)
+    diverged = lost["diverged"] / len(runs)
+    return Cell(mean_interval([float(value) for value in values]), note=words, diverged=diverged)
+
+
 def _shown(value: Any) -> str:
+    if isinstance(value, float) and np.isnan(value):  # an option that a run of no steps does not have
+        return ""
     return compact(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
@@ -132,12 +240,62 @@ def _notes(frame: Frame, spec: SearchSpec, found: pd.DataFrame, num_shown: int) 
     states = Counter(found["state"])
     counts = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
     word = "smallest" if spec.direction == "minimize" else "largest"
-    return [
+    told = (
         f"{len(found)} trials ({counts or 'none yet'}), sampler {spec.sampler}, pruner {spec.pruner}; "
-        f"the {num_shown} with the {word} {spec.metric} are shown.",
+        f"the {num_shown} with the {word} {spec.metric} are shown."
+    )
+    seeds = spec.seeds
+    if seeds.per_trial > 1 or seeds.num_promoted:
+        first = f"A trial is its mean over {seeds.per_trial} seed{'s' if seeds.per_trial > 1 else ''}"
+        more = f", the best {seeds.num_promoted} over {seeds.per_promoted}" if seeds.num_promoted else ""
+        return [
+            told,
+            f"{first}{more}; a trial of which a seed gave no number is not chosen. The best of many is too good by the "
+            "luck of the draw"
+            + ("." if seeds.judging else ": give the search judge: {seeds: 5} before comparing it."),
+        ]  # fmt: skip
+    return [
+        told,
         "One seed a trial, and the best of many: its number is too good by the luck of the draw. Train it with more "
         "seeds, as a study of rows, before comparing.",
     ]
+
+
+def _about_judging(spec: SearchSpec, judged: Judgement | None, margin: float | None) -> list[str]:
+    if not spec.seeds.judging:
+        return []
+    if judged is None:
+        return ["No trial is judged yet."]
+    seeds = ", ".join(map(str, judged.seeds))
+    within = "" if margin is None else f"; the same within ±{margin:g}"
+    told = [
+        f"Judged: {judged.best.label}, which has the best mean, and what was not searched, on seeds {seeds}, which "
+        f"chose nothing; Δ is their paired difference with its 95 % interval{within}."
+    ]
+    if judged.num_without:
+        told.append(f"{judged.num_without} of {len(judged.seeds)} judging seeds gave no pair of numbers.")
+    both = (judged.best.values(judged.seeds), judged.default.values(judged.seeds))
+    if (p := sign_flip_p(shared_differences(*both))) is not None:
+        fewest = smallest_p(len(shared_differences(*both)))
+        told.append(
+            f"Exact two-sided sign-flip test of the difference: p {p:.3g}; so many seeds give none below {fewest:.2g}."
+        )
+    return told
+
+
+def _about_importances(frame: Frame, done: pd.DataFrame, spec: SearchSpec) -> list[str]:
+    """For who has the table only."""
+    if not any(figure["kind"] == "importance" for figure in frame.study.figures) or len(done) < FEWEST:
+        return []
+    shares = importances(done, spec)
+    if not shares:
+        return []
+    ends = share_intervals(done, spec, [key for key, _ in shares])
+    told = (
+        f"{key} {share:.2f} [{low:.2f}, {high:.2f}]" for (key, share), (low, high) in zip(shares, ends, strict=True)
+    )
+    what = f"Share of the variance of {spec.metric} that an option explains (fANOVA), {uncertainty(done)}"
+    return [f"{what}: {', '.join(told)}."]
 
 
 # ---- the figures -------------------------------------------------------------------------------------------------
@@ -157,8 +315,9 @@ def plot(frame: Frame, figure: Mapping[str, Any]) -> Landscape:
     if figure["kind"] == "importance":
         bars = importances(done, spec) if len(done) >= FEWEST else ()
         if not bars:
-            note += ": too few that differ"
-        return Landscape(title, "importance", label, note, bars=bars)
+            return Landscape(title, "importance", label, f"{note}: too few that differ")
+        ends = share_intervals(done, spec, [key for key, _ in bars])
+        return Landscape(title, "importance", label, f"{note}, {uncertainty(done)}", bars=bars, intervals=ends)
     for name in ("x", "y"):
         if figure.get(name) not in spec.space:
             raise UserError(
@@ -169,40 +328,6 @@ def plot(frame: Frame, figure: Mapping[str, Any]) -> Landscape:
     values = done["value"].to_numpy(dtype=np.float64)
     surface = _surface(axes, values) if len(done) >= FEWEST else None
     return Landscape(title, "contour", label, note, axes=axes, values=values, surface=surface)
-
-
-def importances(done: pd.DataFrame, spec: SearchSpec) -> tuple[tuple[str, float], ...]:
-    """Each option's share of the metric's variance over the space (fANOVA), the largest first; () for a flat metric.
-
-    Source: Hutter, Hoos and Leyton-Brown (2014), "An efficient approach for assessing hyperparameter importance".
-    """
-    # Half a second, for the studies that have such a figure.
-    import optuna
-    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-
-    if np.ptp(done["value"].to_numpy(dtype=np.float64)) == 0:
-        return ()
-    space: dict[str, BaseDistribution] = {}
-    for key, found in spec.space.items():
-        # fANOVA only needs the bounds: a whole number is a float to it.
-        space[key] = (
-            CategoricalDistribution(found.choices)
-            if found.kind == "categorical"
-            else FloatDistribution(found.low, found.high, log=found.log)
-        )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study()  # whichever direction: the variance has none
-    for row in done.to_dict("records"):
-        params = {
-            key: next(c for c in found.choices if c == row[key]) if found.kind == "categorical" else float(row[key])
-            for key, found in spec.space.items()
-        }
-        study.add_trial(optuna.create_trial(params=params, distributions=space, value=float(row["value"])))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return tuple(sorted(((key, float(share)) for key, share in shares.items()), key=lambda bar: (-bar[1], bar[0])))
 
 
 def _axis(done: pd.DataFrame, spec: SearchSpec, key: str, label: str) -> Axis:

@@ -91,7 +91,7 @@ def _num_runs(study: Study, scale: str) -> str:
     cells, seeds = len(study.cells(scale)), len(study.seeds(scale))
     search, rule = study.search(scale), study.seed_rule(scale)
     if search is not None:
-        return str(cells + search.budget)
+        return str(cells * seeds + search.num_runs)
     return f"{cells * seeds} to {cells * rule.maximum}" if rule else str(cells * seeds)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from analysis import collapse, comparing
+from analysis import collapse, comparing, plateau
 from analysis.frame import Frame, Runs, records
 from analysis.provenance import provenance
 from analysis.stats import (
@@ -77,6 +77,7 @@ class Row:
     is_random_init: bool = False
     is_printed_only: bool = False
     collapse: str = ""  # "1 of 3 seeds collapsed (seed 2: RankMe 1.3)"
+    plateau: str = ""  # "left the plateau (loss 0.66) at step 126 (seed 0), 412 (seed 1, late) of 500"
     verdict: str = ""  # beside the baseline: "better", "undecided: about 4 more seeds, about 12 minutes"
 
 
@@ -229,7 +230,8 @@ def _trained_row(
     is_baseline = frame.study.baseline == place.row_key
     cells = tuple(_cell(frame, place, column, is_baseline, compared) for column in columns)
     told = collapse.of_row(frame, place.row_key, place.col_key)
-    return Row(place.row_key, place.label, cells, is_baseline, place.is_random_init, collapse=told)
+    left = plateau.of_row(frame, place.row_key, place.col_key)
+    return Row(place.row_key, place.label, cells, is_baseline, place.is_random_init, collapse=told, plateau=left)
 
 
 def _cell(
@@ -408,6 +410,7 @@ def _notes(
         notes.append(f"Printed: {_printed_metric(frame)}, {source}; other data and scale than ours.")
     notes += _about_outcomes(frame)
     notes += [collapse.note(row.label, row.collapse) for row in rows if row.collapse]
+    notes += [plateau.note(row.label, row.plateau) for row in rows if row.plateau]
     if any(row.is_printed_only for row in rows):
         notes.append("Rows marked as printed only were not trained here.")
     unaveraged = _unaveraged(frame)

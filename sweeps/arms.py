@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, select
 
+from sweeps import search_rounds
 from sweeps.comparisons import CONFIDENCE, Arm, compare
 from sweeps.db import FINAL_STATES, Attempt, CellRow, Result, RunRow, StudyRow
 from sweeps.edited import Shown, shown_row
@@ -99,10 +100,12 @@ def confidence_of(seeds: Any) -> float:
 
 
 def answer(connection: Connection, name: str) -> str:
-    """A study's verdicts in a sentence, as its table has them; "" where nothing can be compared, or it is a search."""
+    """A study's verdicts in a sentence, as its table has them; "" where nothing can be compared."""
     study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
-    if study is None or "search" in study.spec:
+    if study is None:
         return ""
+    if "search" in study.spec:
+        return search_rounds.answer(connection, study, name)
     words = shown_row(connection, study)
     spec, columns = words.spec, read(connection, study, words=words).columns
     # Of two rows and more the first is the baseline, where the file names none.

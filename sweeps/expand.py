@@ -70,7 +70,19 @@ class Request:
 
     @property
     def wanted_seeds(self) -> list[int]:
+        """What every row gets; a search counts on from the one seed that it was given."""
+        search = self.study.search(self.scale)
+        if self.seeds and search is not None:
+            return search.seeds.of_trials(self.seeds[0])
         return list(self.seeds) or self.study.seeds(self.scale)
+
+    @property
+    def further_seeds(self) -> list[int]:
+        """What some rows may get on top of these."""
+        search = self.study.search(self.scale)
+        if self.seeds:
+            return [] if search is None else search.seeds.further(self.seeds[0])
+        return self.study.further_seeds(self.scale)
 
     def spec(self) -> dict[str, Any]:
         """The study file's content as this launch asks for it: what the database keeps and analysis reads."""
@@ -122,9 +134,7 @@ class Expansion:
 def by_rule(study: Study, scale: str, rule: Mapping[str, Any]) -> Study:
     """The study with this rule for its seeds at a scale, in place of its file's. Raises UserError for a search."""
     if study.search(scale) is not None:
-        raise UserError(
-            f"seeds: {study.name} is a search, which trains every trial with one seed; give one such as [0]"
-        )
+        raise UserError(f"seeds: {study.name} is a search, which counts its seeds from one; give it such as [0]")
     scales = study.spec["scales"] | {scale: study.spec["scales"].get(scale, {}) | {"seeds": dict(rule)}}
     return dataclasses.replace(study, spec=study.spec | {"scales": scales})
 
@@ -312,8 +322,11 @@ def check_overrides(request: Request) -> None:
     levels = (*request.study.rows, *request.study.columns)
     varied = {key for level in levels for key in level.overrides(request.scale)}
     search = request.study.search(request.scale)
-    if search is not None and len(request.wanted_seeds) != 1:
-        raise UserError(f"seeds={request.wanted_seeds}: a search trains every trial with one seed; give seeds=[0]")
+    if search is not None and len(request.seeds) > 1:
+        raise UserError(
+            f"seeds={list(request.seeds)}: a search counts its seeds from one, search.seeds of them a trial; "
+            "give seeds=[0]"
+        )
     for word in request.overrides:
         key = word.partition("=")[0]
         if key == "seed":

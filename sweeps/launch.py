@@ -28,7 +28,6 @@ from sweeps.overrides import bare
 from sweeps.progress import Progress
 from sweeps.queue import LEASE_S
 from sweeps.registry import Registered, find_registered, launch_hash, register_study, settled
-from sweeps.seed_rule import further_seeds
 from sweeps.status import RunStatus, StudyStatus
 from sweeps.study import read
 
@@ -99,7 +98,7 @@ def parse(words: Sequence[str]) -> Launch:
     job = Job(
         url=arguments.text("db", cli.DEFAULT_DATABASE),
         results_dir=cli.writable_folder(arguments.text("results_dir", "results"), "results_dir"),
-        seeds=request.wanted_seeds + ([] if request.seeds else further_seeds(request.spec()["seeds"])),
+        seeds=request.wanted_seeds + request.further_seeds,
         lease_s=arguments.number("lease_s", LEASE_S, above=0),
         runtime=runtime,
     )

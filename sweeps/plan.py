@@ -64,7 +64,7 @@ class Wanted:
     num_cells: int
     steps: dict[RunKey, int]
     further: dict[RunKey, int] = field(default_factory=dict)  # likewise, those that a rule for seeds will ask for
-    num_trials: int = 0  # those that a search will ask for
+    num_trials: int = 0  # runs that a search will ask for
     scale: str = DEFAULT_SCALE
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, insert, select, update
 
 from sweeps import untrained
 from sweeps.cli import UserError
@@ -18,7 +18,7 @@ from sweeps.edited import display_of
 from sweeps.expand import Expansion, Request
 from sweeps.identity import CODE_EPOCH, canonical_json
 from sweeps.queue import register_configs, register_runs, requeue
-from sweeps.search_space import is_trial
+from sweeps.search_space import TRIAL, is_trial
 from sweeps.seed_rule import IN_FILE
 from sweeps.study import Cell, Study
 
@@ -50,16 +50,18 @@ def find_registered(connection: Connection, request: Request, spec_hash: str) ->
     if row is None:
         return None
     seeds = request.wanted_seeds
-    configs = select(CellRow.config_id).where(CellRow.study_id == row.id, CellRow.revision == row.revision).distinct()
-    runs = connection.scalars(
-        select(RunRow.id)
+    here = (CellRow.study_id == row.id, CellRow.revision == row.revision)
+    configs = select(CellRow.config_id).where(*here).distinct()
+    runs = connection.execute(
+        select(RunRow.id, RunRow.config_id)
         .where(RunRow.config_id.in_(configs), RunRow.seed.in_(seeds), RunRow.code_epoch == CODE_EPOCH)
         .order_by(RunRow.id)
     ).all()
-    num_configs = connection.scalar(select(func.count()).select_from(configs.subquery())) or 0
-    if len(runs) < num_configs * len(seeds):
+    # A search gives its trials their seeds: only of the other rows all must be there.
+    own = set(connection.scalars(configs.where(~CellRow.row_key.startswith(TRIAL, autoescape=True))))
+    if sum(run.config_id in own for run in runs) < len(own) * len(seeds):
         return None
-    return Registered(row.id, request.instance, row.revision, seeds, list(runs))
+    return Registered(row.id, request.instance, row.revision, seeds, [run.id for run in runs])
 
 
 def registered_configs(connection: Connection, request: Request, spec_hash: str) -> list[tuple[str, int]] | None:

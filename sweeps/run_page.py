@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, and_, select
 
-from sweeps import edited
+from sweeps import edited, plateau
 from sweeps.cli import UserError, duration
 from sweeps.collapse import shown_facts
 from sweeps.db import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow, database_now
@@ -91,6 +91,8 @@ def _facts(connection: Connection, run: Any, config_hash: str, places: Sequence[
     facts.add_row("config", config_hash[:12])
     if presets := connection.execute(select(Config.method, Config.scale).where(Config.id == run.config_id)).one():
         facts.add_row("method, scale", escape(", ".join(word or "not recorded" for word in presets)))
+    if (curve := plateau.read(connection, [run.id]).get(run.id)) is not None:
+        facts.add_row("plateau", plateau.described(curve))
     facts.add_row("cost", f"{duration(run.cpu_seconds)} CPU, {duration(run.gpu_seconds)} GPU")
     if run.checkpoint:
         facts.add_row("checkpoint", escape(f"{run.checkpoint} (step {run.checkpoint_step}) in the results folder"))

@@ -6,8 +6,10 @@ reading both and mends what a killed launcher left half done, so launching again
 
 - a trial that was asked for but has no run yet gets one (or is told infeasible), unless its options were not all
   written, when it is told as failed;
-- a trial whose run has ended is told its result;
-- then new ones are asked for while fewer than `width` are open and the budget lasts.
+- a trial whose first seed has ended well gets its others, one whose seeds have all ended is told their mean, and one
+  of which a seed gave no number is told how that ended;
+- then new ones are asked for while fewer than `width` are open and the budget lasts;
+- when it is spent, the best trials get more seeds, and the best of them is judged (`sweeps.search_rounds`).
 
 The budget counts trials that train. A config that is trained already, by whichever study, is told at no cost; so is
 a proposal that core refuses (a mask that cannot be drawn), told as pruned with the constraint `feasible` violated.
@@ -25,8 +27,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Engine, and_, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import aliased
 
-from sweeps import optuna_link, queue
+from sweeps import optuna_link, queue, search_rounds
 from sweeps.cli import UserError
 from sweeps.database_lock import DatabaseLock
 from sweeps.db import FINAL_STATES, CellRow, Config, Result, RunRow, StudyRow, insert_new
@@ -44,11 +47,17 @@ AWAY = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 
 
 class Linked(NamedTuple):
-    """A trial's run as the database has it now."""
+    """A trial's runs as the database has them now.
 
-    run_id: int
+    Its `state` is that of the first seed that ended without a number, "done" once all have one, else that of a seed
+    that is open. The `value` is the mean.
+    """
+
+    run_id: int  # of its first seed
+    config_id: int
     state: str
     value: float | None
+    is_short: bool  # all seeds that there are have ended well, and others are to come
 
 
 class Search:
@@ -72,11 +81,13 @@ class Search:
             row = connection.execute(select(StudyRow).where(StudyRow.id == self.study_id)).one()
             default = self._default_config(connection)
         self.spec, self.seed = parse_search(row.spec["search"]), registered.seeds[0]
+        self.seeds = self.spec.seeds.of_trials(self.seed)
         self.name = search_name(registered.name, default, self.seed, row.spec["search"], self.spec)
         self.lock = DatabaseLock(engine, "search", self.study_id)
         self._storage: Any = None
         self._study: Any = None
-        self._is_over = False
+        self._is_over = self._is_short = False
+        self._queued: set[search_rounds.RunKey] = set()  # of promotion and judging, by this launcher
 
     def close(self) -> None:
         self.lock.close()
@@ -112,7 +123,7 @@ class Search:
         )  # fmt: skip
         with self.engine.begin() as connection:
             self._carry_trials(connection)
-            queue.requeue(connection, self._runs_in(connection, ("cancelled",)), states=("cancelled",))
+            queue.requeue(connection, self._trial_runs(connection), states=("cancelled",))
         self._remember()
 
     def _remember(self) -> None:
@@ -144,9 +155,10 @@ class Search:
                 continue
             if trial.number not in linked:
                 num_open += self._admit(trial)
-            elif linked[trial.number].state in FINAL_STATES:
+            elif linked[trial.number].state in FINAL_STATES and not linked[trial.number].is_short:
                 self._tell(trial, linked[trial.number])
             else:
+                self._add_seeds(linked[trial.number])
                 num_open += 1
         num_trials = len(trials)
         while num_open < width and self._may_ask(num_trials):
@@ -157,13 +169,37 @@ class Search:
         self._is_over = num_open == 0 and not self._may_ask(num_trials)
         if self._is_over:
             self._report_shortage(num_trials)
+            self._is_over = self._go_through_rounds()
+
+    def _add_seeds(self, linked: Linked) -> None:
+        """Queue what a trial whose first seed has ended well lacks."""
+        if linked.is_short:
+            with self.engine.begin() as connection:
+                runs = [(linked.config_id, seed) for seed in self.seeds]
+                queue.requeue(
+                    connection, queue.register_runs(connection, runs, priority=self.priority), states=("pruned",)
+                )
+
+    def _go_through_rounds(self) -> bool:
+        """Queue what promotion and judging want next; whether they have all they want."""
+        with self.engine.begin() as connection:
+            rounds = search_rounds.read(connection, self.study_id, self.name, self.spec, self.seed)
+            states = rounds.states()
+            # A run that was cancelled or pruned elsewhere is wanted here, once a launch.
+            again = {run for run, state in states.items() if state in ("cancelled", "pruned")} - self._queued
+            new = [run for run in rounds.wanted() if run not in states or run in again]
+            run_ids = queue.register_runs(connection, new, priority=self.priority)
+            queue.requeue(connection, run_ids, states=("pruned",))
+        self._queued |= set(new)
+        return not new and all(states[run] in FINAL_STATES for run in rounds.wanted())
 
     def _report_shortage(self, num_trials: int) -> None:
         """Say so where the budget could not be spent. Raises UserError when not one trial could be trained."""
         with self.engine.connect() as connection:
             num_charged, linked = self.num_charged(connection), self._linked(connection)
-        if num_charged >= self.spec.budget:
+        if num_charged >= self.spec.budget or self._is_short:
             return
+        self._is_short = True
         if not linked:
             trials = self._study.get_trials(deepcopy=False)
             reason = next((t.user_attrs["reason"] for t in reversed(trials) if "reason" in t.user_attrs), "")
@@ -197,7 +233,8 @@ class Search:
         if run is None:
             self._end(trial, TrialState.FAIL, outcome="beyond the budget")
             return False
-        if run.state not in FINAL_STATES:
+        if run.state not in FINAL_STATES or run.is_short:
+            self._add_seeds(run)
             return True
         self._tell(trial, run)
         return False
@@ -254,19 +291,28 @@ class Search:
 
     def _linked(self, connection: Connection) -> dict[int, Linked]:
         """By trial number."""
+        first, run = aliased(RunRow), aliased(RunRow)
         rows = connection.execute(
-            select(SearchRow.trial_number, RunRow.id, RunRow.state, Result.value)
-            .join(RunRow, RunRow.id == SearchRow.run_id)
+            select(SearchRow.trial_number, first.id, first.config_id, run.seed, run.state, Result.value)
+            .join(first, first.id == SearchRow.run_id)
+            .join(run, and_(run.config_id == first.config_id, run.code_epoch == first.code_epoch))
             .outerjoin(
                 Result,
-                and_(Result.run_id == RunRow.id, Result.metric == self.spec.metric, Result.agg == "final"),
+                and_(Result.run_id == run.id, Result.metric == self.spec.metric, Result.agg == "final"),
             )
-            .where(SearchRow.study_id == self.study_id, SearchRow.optuna_study == self.name)
+            .where(SearchRow.study_id == self.study_id, SearchRow.optuna_study == self.name, run.seed.in_(self.seeds))
+            .order_by(SearchRow.trial_number, run.seed)
         )
-        return {number: Linked(run_id, state, value) for number, run_id, state, value in rows}
+        found: dict[int, list[Any]] = {}
+        for row in rows:
+            found.setdefault(row.trial_number, []).append(row)
+        return {number: linked(seeds, len(self.seeds)) for number, seeds in found.items()}
 
-    def _runs_in(self, connection: Connection, states: tuple[str, ...]) -> list[int]:
-        return sorted({run.run_id for run in self._linked(connection).values() if run.state in states})
+    def _trial_runs(self, connection: Connection) -> list[int]:
+        """Every seed of every trial."""
+        configs = {run.config_id for run in self._linked(connection).values()}
+        mine = (RunRow.config_id.in_(configs), RunRow.seed.in_(self.seeds), RunRow.code_epoch == CODE_EPOCH)
+        return sorted(connection.scalars(select(RunRow.id).where(*mine)))
 
     def _link(self, connection: Connection, trial: FrozenTrial, config: Mapping[str, Any]) -> Linked | None:
         """Config, run, cell and link of a trial in one transaction; None where the budget is spent."""
@@ -275,10 +321,13 @@ class Search:
         before = connection.execute(
             select(RunRow.state, func.count(SearchRow.run_id).label("num_links"))
             .outerjoin(SearchRow, and_(SearchRow.run_id == RunRow.id, SearchRow.optuna_study == self.name))
-            .where(RunRow.config_id == config_id, RunRow.seed == self.seed, RunRow.code_epoch == CODE_EPOCH)
-            .group_by(RunRow.state)
-        ).one_or_none()
-        is_cached = before is not None and (before.num_links > 0 or before.state in set(FINAL_STATES) - {"cancelled"})
+            .where(RunRow.config_id == config_id, RunRow.seed.in_(self.seeds), RunRow.code_epoch == CODE_EPOCH)
+            .group_by(RunRow.id, RunRow.state)
+        ).all()
+        ended = [run.state for run in before if run.state in set(FINAL_STATES) - {"cancelled"}]
+        # One seed that ended without a number is the trial's end.
+        is_cached = any(run.num_links > 0 for run in before) or len(ended) == len(self.seeds)
+        is_cached = is_cached or any(state != "done" for state in ended)
         if not is_cached and self.num_charged(connection) >= self.spec.budget:
             return None
         (run_id,) = queue.register_runs(connection, [(config_id, self.seed)], priority=self.priority)
@@ -304,6 +353,22 @@ class Search:
             for cell in newest.values()
         ]  # fmt: skip
         insert_new(connection, CellRow, rows)
+
+
+def linked(seeds: list[Any], num_wanted: int) -> Linked:
+    """A trial from its runs, by seed: the first is that which Optuna's trial is linked to."""
+    first = seeds[0]
+    is_number = [run.state == "done" and run.value is not None and math.isfinite(run.value) for run in seeds]
+    lost = next(
+        (run for run, told in zip(seeds, is_number, strict=True) if run.state in FINAL_STATES and not told), None
+    )
+    still_open = next((run for run in seeds if run.state not in FINAL_STATES), None)
+    if lost is not None or still_open is not None:
+        run = lost if lost is not None else still_open
+        assert run is not None
+        return Linked(first.id, first.config_id, run.state, None, is_short=False)
+    value = sum(run.value for run in seeds) / len(seeds)
+    return Linked(first.id, first.config_id, "done", value, is_short=len(seeds) < num_wanted)
 
 
 def told_as(run: Linked) -> tuple[TrialState, float | None]:

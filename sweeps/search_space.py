@@ -11,13 +11,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeps.identity import CODE_EPOCH, digest
+from sweeps.seed_rule import first_seeds, further_seeds
 from sweeps.study_files import close_matches
 
 KINDS = ("float", "int", "categorical")
 SAMPLERS = ("tpe", "random", "cmaes", "gp")
 PRUNERS = ("none", "median", "asha")
 DIRECTIONS = ("maximize", "minimize")
-_KEYS = ("space", "budget", "sampler", "pruner", "eval_every", "metric", "direction", "seed")
+_KEYS = (
+    "space",
+    "budget",
+    "sampler",
+    "pruner",
+    "eval_every",
+    "metric",
+    "direction",
+    "seed",
+    "seeds",
+    "promote",
+    "judge",
+)
+PROMOTED, JUDGING = 4, 5  # trials and seeds, where a search of several seeds a trial does not say
 TRIAL = "trial_"  # a trial's row key is this and its number
 DEFAULT_ROW = "default"  # the row of the options that nothing searched for
 
@@ -35,6 +49,35 @@ class Distribution:
 
 
 @dataclass(frozen=True)
+class Seeds:
+    """How many seeds a search spends on what; which ones they are follows from its first."""
+
+    per_trial: int = 1  # Optuna is told their mean
+    num_promoted: int = 0  # trials, the best by that mean, ...
+    per_promoted: int = 0  # ... which get so many seeds, and by whose mean the best is chosen
+    judging: int = 0  # fresh seeds of the best, and of the options that nothing searched for
+
+    def of_trials(self, first: int) -> list[int]:
+        return list(range(first, first + self.per_trial))
+
+    def of_promoted(self, first: int) -> list[int]:
+        return list(range(first, first + self.per_promoted))
+
+    def of_judging(self, first: int) -> list[int]:
+        fresh = first + max(self.per_trial, self.per_promoted)
+        return list(range(fresh, fresh + self.judging))
+
+    def further(self, first: int) -> list[int]:
+        """The seeds that some rows get on top of their first ones."""
+        return [*self.of_promoted(first)[self.per_trial :], *self.of_judging(first)]
+
+    @property
+    def num_further(self) -> int:
+        """Runs of promotion and judging, at most."""
+        return self.num_promoted * max(0, self.per_promoted - self.per_trial) + 2 * self.judging
+
+
+@dataclass(frozen=True)
 class SearchSpec:
     """A search at one scale."""
 
@@ -46,6 +89,12 @@ class SearchSpec:
     metric: str  # empty: the study's main metric
     direction: str
     seed: int  # of the sampler
+    seeds: Seeds = Seeds()
+
+    @property
+    def num_runs(self) -> int:
+        """What a search trains, at most, beside the rows that it does not search."""
+        return self.budget * self.seeds.per_trial + self.seeds.num_further
 
 
 def parse_search(value: Any) -> SearchSpec:
@@ -64,6 +113,7 @@ def parse_search(value: Any) -> SearchSpec:
         metric=str(section.get("metric", "")),
         direction=_choice(section, "direction", DIRECTIONS),
         seed=_whole(section, "seed", 0, least=0),
+        seeds=_seeds(section),
     )
     if spec.pruner != "none" and not spec.eval_every:
         raise ValueError(
@@ -87,11 +137,52 @@ def search_name(
     `default` is the identity config of what nothing searched for, `section` the spec's text.
     """
     shared = [default, seed, CODE_EPOCH, section["space"], spec.metric, spec.direction]
+    if spec.seeds.per_trial > 1:  # means of two seeds are not told beside those of one
+        shared.append(spec.seeds.per_trial)
     return f"{instance}:{digest({'shared': shared})[:8]}"
 
 
 def is_trial(row_key: str) -> bool:
     return row_key.startswith(TRIAL)
+
+
+def first_and_further(seeds: Any, search: SearchSpec | None) -> tuple[list[int], list[int]]:
+    """The seeds that every row of a study gets, and those that some rows are given on top: `seeds` of its spec."""
+    first = first_seeds(seeds)
+    if search is None:
+        return first, further_seeds(seeds)
+    return search.seeds.of_trials(first[0]), search.seeds.further(first[0])
+
+
+def stored_search(spec: Mapping[str, Any]) -> SearchSpec | None:
+    """Of a study's spec in the database."""
+    return parse_search(spec["search"]) if "search" in spec else None
+
+
+def is_given_later(row_key: str, seed: int, first: Sequence[int], further: Sequence[int]) -> bool:
+    """Whether a row is given this seed by what came out before: a trial its second one once the first has ended."""
+    return seed in further or (is_trial(row_key) and seed != first[0])
+
+
+def _seeds(section: Mapping[str, Any]) -> Seeds:
+    """`seeds: 2, promote: {trials: 4, seeds: 4}, judge: {seeds: 5}`, as for `seeds: 2` alone; else one seed."""
+    per_trial = _whole(section, "seeds", 1, least=1)
+    is_several = per_trial > 1
+    promote = _mapping(section.get("promote") or ({} if is_several else {"trials": 0}), "search.promote")
+    _known(promote, ("trials", "seeds"), "search.promote")
+    judge = _mapping(section.get("judge") or ({} if is_several else {"seeds": 0}), "search.judge")
+    _known(judge, ("seeds",), "search.judge")
+    num_promoted = _whole(promote, "trials", PROMOTED, least=0, where="search.promote")
+    per_promoted = _whole(promote, "seeds", 2 * per_trial, least=1, where="search.promote") if num_promoted else 0
+    if num_promoted and per_promoted <= per_trial:
+        raise ValueError(
+            f"search.promote.seeds must be above search.seeds ({per_trial}), of which it counts those, "
+            f"got {per_promoted}; for no promotion give promote: {{trials: 0}}"
+        )
+    judging = _whole(judge, "seeds", JUDGING, least=0, where="search.judge")
+    if judging == 1:
+        raise ValueError("search.judge.seeds must be at least 2, as one seed has no interval, or 0 for no judging")
+    return Seeds(per_trial, num_promoted, per_promoted, judging)
 
 
 def _distribution(value: Any, where: str) -> Distribution:
@@ -147,10 +238,10 @@ def _known(value: Mapping[str, Any], allowed: Sequence[str], where: str) -> None
             )
 
 
-def _whole(section: Mapping[str, Any], key: str, default: int | None, *, least: int) -> int:
+def _whole(section: Mapping[str, Any], key: str, default: int | None, *, least: int, where: str = "search") -> int:
     value = section.get(key, default)
     if type(value) is not int or value < least:
-        raise ValueError(f"search.{key} must be a whole number of at least {least}, got {value!r}")
+        raise ValueError(f"{where}.{key} must be a whole number of at least {least}, got {value!r}")
     return value
 
 

@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Connection, Engine, and_, func, select
 
-from sweeps import cli, edited, work
+from sweeps import cli, edited, plateau, work
 from sweeps.cli import UserError, duration
 from sweeps.collapse import MARK
 from sweeps.db import Attempt, CellRow, Config, Event, RunRow, StudyRow
@@ -28,7 +28,7 @@ from sweeps.estimate import Estimator, RunKey, recorded
 from sweeps.identity import CODE_EPOCH
 from sweeps.offered import HERE, Place
 from sweeps.run_page import run_page
-from sweeps.seed_rule import first_seeds, further_seeds
+from sweeps.search_space import first_and_further, is_given_later, stored_search
 from sweeps.study_files import close_matches
 
 USAGE = """usage: python -m sweeps.status [study=...] [run=<id>] [watch=true] [db=sqlite:///results/ablations.sqlite]
@@ -147,13 +147,14 @@ def read(connection: Connection, name: str, estimator: Estimator | None = None) 
     first: dict[int, tuple[str, Any]] = {}
     for display, cell in named:
         first.setdefault(cell.config_id, (edited.label_of(display), cell))
-    seeds, further = first_seeds(study.spec["seeds"]), further_seeds(study.spec["seeds"])
+    seeds, further = first_and_further(study.spec["seeds"], stored_search(study.spec))
     found = _read_runs(connection, list(first), [*seeds, *further])
     given_up = _given_up(connection, [row.id for row in found.values() if row.state == "queued"])
     runs = [
         _run_status(f"{label}, seed {seed}", cell, seed, found.get((config_id, seed)), given_up)
         for config_id, (label, cell) in first.items()
-        for seed in [*seeds, *(seed for seed in further if (config_id, seed) in found)]
+        for seed in (*seeds, *further)
+        if (config_id, seed) in found or not is_given_later(cell.row_key, seed, seeds, further)
     ]
     if estimator is not None:
         keys = [(run.config, run.seed) for run in runs]
@@ -299,7 +300,11 @@ def page(
             # scipy takes a third of a second to import: not for the overview.
             from sweeps.arms import answer
 
-            said = [answer(connection, study), *map(str, edited.edited(connection, [study], place))]
+            said = [
+                answer(connection, study),
+                *plateau.of_study(connection, study),
+                *map(str, edited.edited(connection, [study], place)),
+            ]
             return Group(*shown.renderables, *(escape(words) for words in said if words))
         known = study_names(connection)
         estimator = estimator_of(connection, known)

@@ -17,15 +17,15 @@ from typing import Any
 
 from sweeps import leave_out, row_labels
 from sweeps.overrides import format_override, format_value, merge
-from sweeps.search_space import DEFAULT_ROW, SearchSpec, is_trial, merge_search, parse_search
-from sweeps.seed_rule import SeedRule, first_seeds, further_seeds, parse_rule
+from sweeps.search_space import DEFAULT_ROW, SearchSpec, first_and_further, is_trial, merge_search, parse_search
+from sweeps.seed_rule import SeedRule, parse_rule
 from sweeps.study_checks import FORMULAS, Checks
 from sweeps.study_files import StudyError, close_matches, load_document, names, plain_name
 
 __all__ = [
     "DEFAULT_SCALE", "FORMULAS", "RANDOM_INIT", "SCALES", "Cell", "Level", "Printed", "SearchSpec", "SeedRule",
-    "Study", "StudyError", "close_matches", "format_override", "further_seeds", "instance_name", "is_trial", "merge",
-    "names", "parse", "read",
+    "Study", "StudyError", "close_matches", "format_override", "instance_name", "is_trial", "merge", "names", "parse",
+    "read",
 ]  # fmt: skip
 
 LONGEST = 120  # letters that a table's name has beside the study's: names of files have limits
@@ -121,8 +121,11 @@ class Study:
     notes: str
 
     def seeds(self, scale: str = DEFAULT_SCALE) -> list[int]:
-        """The seeds that every row gets; a rule may give some rows more."""
-        return first_seeds(self.seeds_spec(scale))
+        """The seeds that every row gets; a rule or a search may give some rows more."""
+        return first_and_further(self.seeds_spec(scale), self.search(scale))[0]
+
+    def further_seeds(self, scale: str = DEFAULT_SCALE) -> list[int]:
+        return first_and_further(self.seeds_spec(scale), self.search(scale))[1]
 
     def seeds_spec(self, scale: str = DEFAULT_SCALE) -> Any:
         """`seeds` as the file has it: a list or a rule."""
@@ -418,10 +421,9 @@ class _Reader(Checks):
                 raise
             except ValueError as error:
                 raise self.error(f"{where}{error}") from None
-        for scale in ("", *spec["scales"]):
-            seeds = spec["scales"].get(scale, {}).get("seeds", spec["seeds"])
+        for seeds in (spec["seeds"], *(s["seeds"] for s in spec["scales"].values() if "seeds" in s)):
             if not isinstance(seeds, list) or len(seeds) != 1:
-                raise self.error(f"seeds: a search trains every trial with one seed, such as [0], got {seeds!r}")
+                raise self.error(f"seeds: a search counts its seeds from one, such as [0], got {seeds!r}; search.seeds")
 
     def seeds(self, value: Any, where: str) -> None:
         if isinstance(value, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,9 +18,9 @@ RunKey = tuple[str, int]  # config hash, seed
 
 
 class Trials(NamedTuple):
-    """A search so far, and how many trials of its budget are left."""
+    """A search so far, and how many runs it will ask for further, at most."""
 
-    steps: dict[RunKey, int]  # of the trials that there are
+    steps: dict[RunKey, int]  # of the runs that there are
     num_left: int
 
 
@@ -32,17 +33,37 @@ def trials(connection: Connection | None, request: Request, configs: Mapping[str
     cells = [] if connection is None or row is None else _cells(connection, row)
     default = next((cell for cell in cells if cell.row_key == DEFAULT_ROW), None)
     if row is None or default is None or default.hash not in configs:
-        return Trials({}, wanted.budget)
+        return Trials({}, wanted.num_runs)
     section = row.spec["search"]
     spec = parse_search(section)
-    if (spec.space, spec.direction) != (wanted.space, wanted.direction):
-        return Trials({}, wanted.budget)
+    per_trial = spec.seeds.per_trial
+    if (spec.space, spec.direction, per_trial) != (wanted.space, wanted.direction, wanted.seeds.per_trial):
+        return Trials({}, wanted.num_runs)
+    spec = dataclasses.replace(spec, seeds=wanted.seeds)
     seed = request.wanted_seeds[0]
     name = search_name(request.instance, default.json, seed, section, spec)
     mine = [c for c in cells if c.row_key.startswith(TRIAL) and c.display["trial"]["study"] == name]
     num_charged = sum(not cell.display["trial"]["is_cached"] for cell in mine)
-    steps = {(cell.hash, seed): int(cell.json.get("optim.steps", 0)) for cell in mine}
-    return Trials(steps, max(0, wanted.budget - num_charged))
+    num_left = max(0, wanted.budget - num_charged) * spec.seeds.per_trial
+    assert connection is not None
+    # As above: a search is compared with scipy.
+    from sweeps import search_rounds
+
+    rounds = search_rounds.read(connection, row.id, name, spec, seed)
+    known = {cell.config_id: (cell.hash, int(cell.json.get("optim.steps", 0))) for cell in (*mine, default)}
+    runs = {run for run in rounds.states() if run[0] != default.config_id}
+    lacking = rounds.lacking()
+    if num_left or lacking:
+        further = spec.seeds.num_further
+    else:
+        asked = rounds.wanted()
+        runs |= {run for run in asked if run in rounds.states()}
+        is_judging_to_come = rounds.is_promoting() and spec.seeds.judging
+        further = sum(run not in rounds.states() for run in asked) + (
+            2 * spec.seeds.judging if is_judging_to_come else 0
+        )
+    steps = {(known[config][0], seed): known[config][1] for config, seed in runs}
+    return Trials(steps, num_left + len(lacking) + further)
 
 
 def further_runs(connection: Connection | None, request: Request, configs: Mapping[str, int]) -> set[RunKey]:

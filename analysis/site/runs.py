@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, select
 
 from analysis.site.curves import Curve, Panel, panels
 from analysis.site.html import shown
-from sweeps import series
+from sweeps import plateau, series
 from sweeps.collapse import shown_facts
 from sweeps.db import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow
 from sweeps.edited import Shown, label_of
@@ -85,6 +85,7 @@ class Run:
     files: tuple[File, ...]
     curves: tuple[Panel, ...] = field(repr=False)
     num_more_curves: int = 0
+    plateau: str = ""  # of its loss: "loss 0.66, left at step 188 of 500"
 
     @property
     def label(self) -> str:
@@ -150,7 +151,7 @@ def read(connection: Connection, run_ids: Sequence[int]) -> list[Run]:
         _results(connection, run_ids),
         _files(connection, run_ids),
     )
-    curves = _curves(connection, run_ids, attempts)
+    curves, plateaus = _curves(connection, run_ids, attempts), plateau.read(connection, list(rows))
     return [
         Run(
             run_id=run_id,
@@ -163,6 +164,7 @@ def read(connection: Connection, run_ids: Sequence[int]) -> list[Run]:
             cpu_seconds=row.cpu_seconds,
             gpu_seconds=row.gpu_seconds,
             places=places.get(row.config_id, ()),
+            plateau=plateau.described(plateaus[run_id]) if run_id in plateaus else "",
             results=tuple(results.get(run_id, ())),
             attempts=tuple(_try(attempt) for attempt in attempts.get(run_id, ())),
             files=tuple(files.get(run_id, ())),

@@ -158,7 +158,7 @@ def _of_file(stem: str, per_kind: Mapping[str, tuple[float, int]], place: Place)
     further = ""
     if (search := study.search(DEFAULT_SCALE)) is not None:
         # Trials are of the same method; some are stopped early.
-        left, num_runs = left * (1 + search.budget / num_runs), num_runs + search.budget
+        left, num_runs = left * (1 + search.num_runs / num_runs), num_runs + search.num_runs
     elif (rule := study.seed_rule(DEFAULT_SCALE)) is not None:
         further = f"; its rule may ask for {len(kinds) * rule.maximum - num_runs} runs more"
     is_known = all(cost is not None for cost in costs)

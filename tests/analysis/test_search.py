@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from analysis import landscape, search
+from analysis import importances, landscape, search
 from analysis.frame import load
 from analysis.report import contents
 from sweeps.db import CellRow, Config, Result, RunRow, StudyRow, open_database, upgrade
@@ -124,3 +124,30 @@ def test_the_report_of_a_search_has_the_same_bytes_twice(engine: Engine) -> None
     first = contents(engine, ["search"])
     assert contents(engine, ["search"]) == first
     assert {"tables/search.md", "figures/search-importance.svg", "figures/search-contour.png"} <= set(first)
+
+
+def test_an_importance_has_an_interval_that_holds_it(engine: Engine) -> None:
+    plot = search.plot(load(engine, "search"), SPEC["figures"][0])
+    assert len(plot.intervals) == len(plot.bars)
+    assert all(
+        0 <= low <= share <= high <= 1 for (_, share), (low, high) in zip(plot.bars, plot.intervals, strict=True)
+    )
+    assert "resamples of trials (of one seed: its noise is not in it)" in plot.note
+
+
+def test_importances_are_in_the_figure_s_csv_and_in_a_note_of_the_table(engine: Engine) -> None:
+    frame = load(engine, "search")
+    plot = search.plot(frame, SPEC["figures"][0])
+    lines = landscape.images(plot)["csv"].decode().splitlines()
+    assert lines[0] == "option,share,low,high"
+    assert [line.split(",")[0] for line in lines[1:]] == [key for key, _ in plot.bars]
+    (key, share), (low, high) = plot.bars[0], plot.intervals[0]
+    assert any(f"{key} {share:.2f} [{low:.2f}, {high:.2f}]" in note for note in search.table(frame).notes)
+
+
+def test_noise_of_seeds_widens_the_intervals_of_importances(engine: Engine) -> None:
+    spec = search.spec_of(load(engine, "search"))
+    done = search.trials(load(engine, "search"), MAIN).dropna(subset="value").assign(num_seeds=2)
+    quiet = importances.share_intervals(done.assign(sd=0.1), spec, ["mask.ratio"])
+    noisy = importances.share_intervals(done.assign(sd=30.0), spec, ["mask.ratio"])
+    assert noisy[0][0] < quiet[0][0]

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
     """Two studies of the project in folders as theirs."""
     (tmp_path / "beyond").mkdir()
     shutil.copy(STUDIES / "masking_ratio.yaml", tmp_path)
-    shutil.copy(STUDIES / "beyond/search_masking.yaml", tmp_path / "beyond")
+    shutil.copy(STUDIES / "beyond/search_multiblock.yaml", tmp_path / "beyond")
     return tmp_path
 
 
@@ -35,16 +35,22 @@ def test_a_line_gives_rows_cells_and_runs_at_every_scale(folder: Path) -> None:
 
 
 def test_a_search_counts_its_trials(folder: Path) -> None:
-    study = read(folder / "beyond/search_masking.yaml")
+    study = read(folder / "beyond/search_multiblock.yaml")
     num_cells = len(study.cells("smoke"))
-    line = next(line for line in contents(folder).decode().splitlines() if "search_masking.yaml" in line)
+    line = next(line for line in contents(folder).decode().splitlines() if "search_multiblock.yaml" in line)
     assert f"| search | 1 | ridge/{{label}}\\_top1 | {num_cells + 4} |" in line
+
+
+def test_a_search_of_several_seeds_counts_them_its_promotion_and_its_judging() -> None:
+    line = next(line for line in contents(STUDIES).decode().splitlines() if "(beyond/search_masking.yaml)" in line)
+    # 2 rows and 4 trials on 2 seeds, 4 trials on 2 more, 2 rows on 5 at scale smoke; 14 trials at scale cpu.
+    assert f"| {(2 + 4) * 2 + 8 + 10} | {(2 + 14) * 2 + 8 + 10} |" in line
 
 
 def test_check_says_which_command_brings_the_list_up_to_date(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"folder={folder}"]) == 0
     assert main([f"folder={folder}", "check=true"]) == 0
-    (folder / "beyond/search_masking.yaml").unlink()
+    (folder / "beyond/search_multiblock.yaml").unlink()
     capsys.readouterr()
     assert main([f"folder={folder}", "check=true"]) == 1
     assert capsys.readouterr().out == (

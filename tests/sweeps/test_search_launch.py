@@ -90,6 +90,27 @@ def test_a_search_whose_launcher_and_workers_are_killed_keeps_to_its_budget(fold
     assert (charged, runs, ended) == (6, 8, 8)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_search_of_several_seeds_trains_no_run_twice_and_judges_its_best(folder):
+    """Killed among its trials, and among what follows them."""
+    search = {**TINY["search"], "pruner": "none", "budget": 3, "seeds": 2}
+    rounds = {"promote": {"trials": 2, "seeds": 3}, "judge": {"seeds": 2}}
+    (folder / "studies" / "tiny_search.yaml").write_text(yaml.safe_dump({**TINY, "search": {**search, **rounds}}))
+    command = [sys.executable, "-m", "sweeps.launch", *WORDS, "workers=2", "lease_s=5"]
+    for least in (5, 11):
+        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+        try:
+            wait_for(lambda least=least: has_ended(folder, least), process)
+        finally:
+            with_signal(process)
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=280).returncode == 0
+    # Three trials, the default and the random initialisation on two seeds; two on one more; two judged on two.
+    charged, runs, ended = counted(folder)
+    assert (charged, runs, ended) == (3, 10 + 2 + 4, 10 + 2 + 4)
+    assert "best_judged" in (folder / "results" / "tables" / "tiny_search@smoke.csv").read_text()
+
+
 def has_ended(folder, least: int) -> bool:
     return (folder / "results" / "ablations.sqlite").exists() and counted_or_none(folder) >= least
 

@@ -23,7 +23,7 @@ def space(**distribution):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"search": {**SEARCH, "budgett": 3}}, "unknown key search.budgett (did you mean budget?)"),
+        ({"search": {**SEARCH, "budgett": 3}}, "unknown key search.budgett (did you mean budget"),
         ({"search": {"space": SEARCH["space"]}}, "search.budget must be a whole number of at least 1, got None"),
         ({"search": {"budget": 3}}, "search.space: name at least one option"),
         ({"search": [1]}, "search must be a mapping of names to values, got [1]"),
@@ -41,7 +41,15 @@ def space(**distribution):
         (space(categorical=[1]), "must be a list of two or more values, got [1]"),
         (space(categorical=[1, 2], log=True), "unknown key search.space.mask.ratio.log"),
         ({"rows": [{"key": "a"}]}, "rows: a study has rows or a search:, not both"),
-        ({"seeds": [0, 1]}, "seeds: a search trains every trial with one seed, such as [0], got [0, 1]"),
+        ({"seeds": [0, 1]}, "seeds: a search counts its seeds from one, such as [0], got [0, 1]"),
+        ({"search": {**SEARCH, "seeds": 0}}, "search.seeds must be a whole number of at least 1, got 0"),
+        ({"search": {**SEARCH, "promote": 4}}, "search.promote must be a mapping of names to values, got 4"),
+        ({"search": {**SEARCH, "promote": {"trial": 4}}}, "unknown key search.promote.trial (did you mean trials?)"),
+        (
+            {"search": {**SEARCH, "seeds": 4, "promote": {"seeds": 4}}},
+            "search.promote.seeds must be above search.seeds",
+        ),
+        ({"search": {**SEARCH, "judge": {"seeds": 1}}}, "search.judge.seeds must be at least 2"),
         ({"scales": {"smoke": {"search": {"budget": 0}}}}, "scales.smoke: search.budget must be a whole number"),
     ],
 )
@@ -95,10 +103,35 @@ def test_a_seed_rule_begins_with_its_first_seeds():
     assert found.seed_rule().half_width == 1.0
 
 
-def test_the_shipped_search_varies_masking_predictor_and_target_at_every_scale():
+def test_the_shipped_search_varies_masking_decoder_target_and_crop_at_every_scale():
     found = read("search_masking")
+    for scale in ("smoke", "cpu", "gpu", "paper"):
+        assert set(found.search(scale).space) == {
+            "mask.ratio", "predictor.depth", "predictor.width", "target.norm", "augment.scale_min",
+        }  # fmt: skip
+
+
+def test_the_shipped_search_of_i_jepa_varies_masking_predictor_and_target_at_every_scale():
+    found = read("search_multiblock")
     for scale in ("smoke", "cpu", "gpu", "paper"):
         assert set(found.search(scale).space) == {
             "mask.num_targets", "mask.target_scale_min", "mask.target_scale_max", "mask.context_scale_min",
             "predictor.depth", "predictor.width", "target.decay_start",
         }  # fmt: skip
+
+
+def test_two_seeds_a_trial_bring_promotion_and_judging_on_seeds_of_their_own():
+    seeds = study(**searched(seeds=2)).search().seeds
+    assert seeds.of_trials(3) == [3, 4]
+    assert (seeds.num_promoted, seeds.of_promoted(3)) == (4, [3, 4, 5, 6])
+    assert seeds.of_judging(3) == [7, 8, 9, 10, 11]
+    assert seeds.further(3) == [5, 6, 7, 8, 9, 10, 11]
+
+
+def test_a_search_that_says_nothing_of_seeds_has_one_and_nothing_is_judged():
+    found = study(**searched())
+    assert found.seeds() == [0] and found.further_seeds() == []
+
+
+def searched(**changes) -> dict:
+    return {"search": {"space": {"mask.ratio": {"float": [0.1, 0.9]}}, "budget": 3, **changes}}

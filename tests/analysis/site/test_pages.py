@@ -153,8 +153,10 @@ def test_a_study_that_nobody_has_run_says_what_its_estimate_stands_on(laboratory
     assert found["ijepa_context_scale"].cost_basis == "rough: as 1 runs of ijepa"
     assert found["ijepa_context_scale"].cost_left == pytest.approx(12 * 60)
     assert found["ijepa_compute"].cost_basis == "very rough: as 1 runs of ijepa; mae as any method"
-    assert found["search_masking"].num_wanted == 1 + 24  # the printed setting and the budget
-    assert found["search_masking"].cost_left == pytest.approx((1 + 24) * 60)
+    # The printed setting and 14 trials on two seeds, four of them on two more, the best and that setting on five.
+    assert found["search_masking"].num_wanted == 2 + 14 * 2 + 4 * 2 + 2 * 5
+    assert found["search_masking"].cost_left == pytest.approx((2 + 14 * 2 + 4 * 2 + 2 * 5) * 60)
+    assert found["search_multiblock"].num_wanted == 1 + 24  # one seed a trial: the printed setting and the budget
     assert found["seeds"].cost_basis.endswith("; its rule may ask for 18 runs more")
     assert found["ijepa_masks"].cost_basis == "very rough: no steps as any method"
 
