@@ -40,7 +40,7 @@ def save(folder: Path, step: int, state: Mapping[str, Any], config: Mapping[str,
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
         with temporary.open("wb") as file:
-            torch.save({"step": step, "config": json.dumps(config, sort_keys=True), **state}, file)
+            torch.save(own({"step": step, "config": json.dumps(config, sort_keys=True), **state}), file)
             file.flush()
             os.fsync(file.fileno())  # a node that dies after the rename must not leave an empty file behind it
         temporary.replace(path)
@@ -58,6 +58,17 @@ def save(folder: Path, step: int, state: Mapping[str, Any], config: Mapping[str,
     for old in checkpoints(folder)[keep:]:
         old.unlink(missing_ok=True)
     return path
+
+
+def own(state: Any) -> Any:
+    """`state` with copies in place of tensors that are parts of larger ones, which would be saved whole."""
+    if isinstance(state, Mapping):
+        return {key: own(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(own(value) for value in state)
+    if isinstance(state, torch.Tensor) and state.untyped_storage().nbytes() > state.nbytes:
+        return state.clone()
+    return state
 
 
 def load_latest(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -265,6 +265,14 @@ def check_device(name: str) -> None:
         raise ConfigError("runtime.device=cuda: torch sees no CUDA device here; use runtime.device=cpu or auto")
 
 
+def choose_device(name: str) -> torch.device:
+    """The device that `runtime.device` stands for here."""
+    check_device(name)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
 def fingerprints(
     run: Run, known: dict[str, str | None] | None = None, *, groups: Collection[str] = DATA_GROUPS
 ) -> dict[str, str]:

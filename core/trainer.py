@@ -6,9 +6,9 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from core.data.augment import normalise
 from core.data.left_out import data_facts
 from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
 from core.evals.features import FrozenFeatures
-from core.fitting import check_device, fingerprints, load_split, wrong_labels
+from core.fitting import choose_device as choose_device
+from core.fitting import fingerprints, load_split, wrong_labels
 from core.judging import collapse, cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
@@ -29,9 +30,9 @@ from core.models.cpu_block import has_kernels
 from core.optim import make_optimizer
 from core.phases import Costs, cpu_seconds, peak_memory
 from core.pictures import pictures
-from core.stepping import Batches, make_stepper
+from core.stepping import Batches, Stepper, make_stepper
 from core.tuning import Bench
-from core.types import Dataset, DataSpec, Grid, Learner, Parts, Recorder, Stopped, generator_for
+from core.types import Batch, Dataset, DataSpec, Grid, Learner, Parts, Recorder, Stopped, generator_for
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,40 @@ def train(run: Run, record: Recorder) -> None:
 
 
 def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> None:
+    going = steps_of(run, record, device, where)
+    wanted = next(going, None)
+    while wanted is not None:
+        row = wanted.stepper.step(wanted.step, wanted.batch, wanted.pairs)
+        try:
+            wanted = going.send(Taken(row))
+        except StopIteration:
+            return
+
+
+class Wanted(NamedTuple):
+    """A step that a run is to take next."""
+
+    stepper: Stepper
+    step: int
+    batch: Batch
+    pairs: Batch | None
+
+
+class Taken(NamedTuple):
+    """What a step logs; and the run's share of its seconds and processor seconds, where it took them with others."""
+
+    row: dict[str, Tensor | float]
+    share: tuple[float, float] | None = None
+
+
+def steps_of(
+    run: Run,
+    record: Recorder,
+    device: torch.device,
+    where: World,
+    load_split: Callable[..., Dataset] = load_split,
+) -> Generator[Wanted, Taken, None]:
+    """All of a run but its steps, which whoever iterates takes for it, alone or with those of other runs."""
     # ---- what to train, on what ------------------------------------------------------------------------------
     start = time.perf_counter()
     check(run)
@@ -97,8 +132,9 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     # ---- steps -------------------------------------------------------------------------------------------------
     for step, batch, pairs in batches:
         window.waited += window.tick()
-        window.rows.append((step, stepper.step(step, batch, pairs)))
-        window.tick()
+        taken = yield Wanted(stepper, step, batch, pairs)
+        window.rows.append((step, taken.row))
+        window.tick() if taken.share is None else window.take(*taken.share)
         stopping = any_rank(record.should_stop(), where)
         ending = step == run.optim.steps
         saving = step % run.runtime.checkpoint_every == 0 or stopping or ending
@@ -247,13 +283,6 @@ def start_from_weights(run: Run, learner: Learner, spec: DataSpec) -> None:
         raise ConfigError(str(error)) from error
 
 
-def choose_device(name: str) -> torch.device:
-    check_device(name)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def choose_precision(wanted: Precision, device: torch.device) -> torch.dtype | None:
     """bf16 where asked for or fast: on the CPU that takes AMX or AVX512-BF16 (ten times float32 on AMX, see docs)."""
     if wanted is Precision.auto:
@@ -365,6 +394,12 @@ class Window:
     def skip(self) -> None:
         """What passed since the last tick was not training (an evaluation in between)."""
         self.clock, self.cpu_clock = time.perf_counter(), cpu_seconds()
+
+    def take(self, seconds: float, cpu: float) -> None:
+        """Count these as training time, in place of what passed since the last tick."""
+        self.skip()
+        self.spent += seconds
+        self.cpu += cpu
 
     def costs(self, device: torch.device) -> Costs:
         """Of all steps so far; peaks are this process's."""

@@ -54,6 +54,7 @@ class Job:
     seeds: Sequence[int] | None = None
     lease_s: float = LEASE_S
     runtime: Mapping[str, Any] = field(default_factory=dict)  # runtime.* of every run, without `dir`
+    stack: int = 1  # the most runs of one shape that a worker trains together; 0: as many as its device takes
     # `build` and `train` of sweeps.worker.work in place of core's; importable functions, as processes are sent them.
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     preload: Sequence[str] = ("sweeps.worker", "timm")  # imported once, before the first worker process is forked
@@ -295,8 +296,9 @@ def threads_per_worker(num_workers: int) -> int:
 
 def work_of(worker: Any, job: Job, *, wait: bool) -> Any:
     return worker.Work(
-        job.results_dir, study=job.study, seeds=job.seeds, lease_s=job.lease_s, wait=wait, runtime=job.runtime
-    )
+        job.results_dir, study=job.study, seeds=job.seeds, lease_s=job.lease_s, wait=wait, runtime=job.runtime,
+        stack=job.stack,
+    )  # fmt: skip
 
 
 EXECUTORS: dict[str, Executor] = {"inline": inline, "local": local}

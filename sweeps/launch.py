@@ -45,6 +45,8 @@ Safe to run again, also while it runs elsewhere: it goes on where it stopped, an
   db=sqlite:///results/ablations.sqlite     or postgresql://user@host/name
   results_dir=results  tables/, figures/ and runs/ (checkpoints, TensorBoard events) are written in it
   seeds=[0,1,2]        instead of the study's own; or a rule: seeds="{start: 3, until: decided, max: 12}"
+  stack=1              train up to this many runs of one shape together in a worker: a row's seeds, or rows that differ
+                       in values; numbers are then those of runs alone to rounding. auto: as many as the device takes
   priority=0           runs of a larger priority are claimed first, among all studies of the database
   lease_s=300          after this long without a sign of life a run is given to another worker
   retry=true           try failed runs again
@@ -61,6 +63,7 @@ examples:
 
 OPTIONS = (
     "study", "scale", "workers", "executor", "db", "results_dir", "seeds", "lease_s", "retry", "name", "priority",
+    "stack",
 )  # fmt: skip
 NAMED = 3  # runs that failed of one thing
 WAITING = (status.MISSING, "queued", "running", "cancelled")
@@ -101,9 +104,18 @@ def parse(words: Sequence[str]) -> Launch:
         seeds=request.wanted_seeds + request.further_seeds,
         lease_s=arguments.number("lease_s", LEASE_S, above=0),
         runtime=runtime,
+        stack=_stack(arguments.text("stack", "1")),
     )
     priority = arguments.whole("priority", 0, least=0, most=2**31 - 1)
     return Launch(request, job, executor, workers, arguments.flag("retry"), priority, options)
+
+
+def _stack(word: str) -> int:
+    if word == "1":
+        return 1
+    from sweeps import stacks  # imports torch
+
+    return stacks.parse(word)
 
 
 def check_machine(runtime: Mapping[str, Any]) -> None:

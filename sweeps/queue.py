@@ -176,17 +176,21 @@ def claim(
     study: int | None = None,
     seeds: Sequence[int] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    run: int | None = None,
 ) -> Claim | None:
     """The next run for `worker`: highest priority, then oldest; None when nothing can be claimed now.
 
-    Expired leases are queued again first. `study` (an id) restricts it to configs in the cells of that study's
-    current revision, `seeds` to those seeds. `provenance` fills columns of the new `sw_attempt` row
-    (see `sweeps.provenance`). Runs of another code epoch are left to the code they were made for.
+    Expired leases are queued again first. `run` (an id) asks for that run only, `study` (an id) restricts it to configs
+    in the cells of that study's current revision, `seeds` to those seeds. `provenance` fills columns of the new
+    `sw_attempt` row (see `sweeps.provenance`). Runs of another code epoch are left to the code they were made for.
     """
     dialect = connection.dialect
     expire(connection)
-    scope = {f"seed_{i}": seed for i, seed in enumerate(seeds or ())} | ({} if study is None else {"study": study})
-    claiming = statements.claiming(dialect, is_by_study=study is not None, num_seeds=len(seeds or ()))
+    scope = {f"seed_{i}": seed for i, seed in enumerate(seeds or ())}
+    scope |= {name: value for name, value in (("study", study), ("run", run)) if value is not None}
+    claiming = statements.claiming(
+        dialect, is_by_study=study is not None, num_seeds=len(seeds or ()), is_by_run=run is not None
+    )
     told = dict.fromkeys(statements.PROVENANCE) | dict(provenance or {})
     taken = claiming.run(connection, {"worker": worker, "lease_s": float(lease_s), **scope, **told})
     if taken is None:
@@ -425,7 +429,8 @@ def _end(
     connection.execute(
         update(RunRow).where(RunRow.id == run_id).values(state=state, owner=None, lease_until=None, **run)
     )
-    _close(connection, run_id, attempt, outcome, facts=facts, error=error, error_step=error_step)
+    told = {} if facts is None else {"facts": facts}  # without any, what was told at the start stays
+    _close(connection, run_id, attempt, outcome, error=error, error_step=error_step, **told)
 
 
 def _close(

@@ -86,12 +86,15 @@ class DatabaseRecorder:
         stop: threading.Event,
         usage: Callable[[int | None], Usage] = Usage,
         should_prune: Callable[[int, Mapping[str, float]], bool] | None = None,
+        stack: int = 1,
         sync_s: float = SYNC_S,
         patience_s: float = PATIENCE_S,
     ) -> None:
         """`run_folder` is for all attempts of the run; `folder`, for checkpoints, is this attempt's.
 
         `stop` is the wish of whoever asks this process to end; `usage(step)` is what the run has used so far.
+
+        `stack` is how many runs began together in this one's steps.
 
         `should_prune` is asked with everything that is logged; once it says so, the run stops and ends as `pruned`.
         """
@@ -100,6 +103,7 @@ class DatabaseRecorder:
         self.stop, self.fenced, self.closing = stop, threading.Event(), threading.Event()
         self._wake = threading.Event()
         self.should_prune, self.is_pruned = should_prune, False
+        self.stack = stack
         self.outcome: str | None = None
         self.step = claim.checkpoint_step  # last step known to be reached: where an error happened, twice or not
         self.loss: float | None = None  # at that step
@@ -176,7 +180,7 @@ class DatabaseRecorder:
 
     def finish(self, outcome: str, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
         """Write the rest of the points, the results and the ending together; nothing when the lease was lost."""
-        told = _plain(facts)
+        told = _plain(facts) | ({"stack": self.stack} if self.stack > 1 else {})
         if outcome == "preempted" and self.is_pruned:
             outcome = "pruned"
 

@@ -84,10 +84,10 @@ class Taken(NamedTuple):
 class Claiming:
     """What claims a run on one kind of database, within a study and seeds or without."""
 
-    def __init__(self, dialect: Dialect, *, is_by_study: bool, num_seeds: int) -> None:
-        """`num_seeds` is 0 where any seed will do. Parameters of `run`: worker, lease_s, study, seed_0, ...; and what
-        PROVENANCE names."""
-        taking = _taking(is_by_study=is_by_study, num_seeds=num_seeds)
+    def __init__(self, dialect: Dialect, *, is_by_study: bool, num_seeds: int, is_by_run: bool) -> None:
+        """`num_seeds` is 0 where any seed will do. Parameters of `run`: worker, lease_s, study, run, seed_0, ...; and
+        what PROVENANCE names."""
+        taking = _taking(is_by_study=is_by_study, num_seeds=num_seeds, is_by_run=is_by_run)
         told = {name: bindparam(name, type_=getattr(Attempt, name).type) for name in ("worker", *PROVENANCE)}
         now = database_now()
         if dialect.name == "postgresql":  # one round trip to the server instead of three
@@ -121,8 +121,8 @@ class Claiming:
 
 
 @functools.cache  # a dialect is its engine's: a process has one or two
-def claiming(dialect: Dialect, *, is_by_study: bool, num_seeds: int) -> Claiming:
-    return Claiming(dialect, is_by_study=is_by_study, num_seeds=num_seeds)
+def claiming(dialect: Dialect, *, is_by_study: bool, num_seeds: int, is_by_run: bool = False) -> Claiming:
+    return Claiming(dialect, is_by_study=is_by_study, num_seeds=num_seeds, is_by_run=is_by_run)
 
 
 @functools.cache
@@ -131,7 +131,7 @@ def prepared_expiry(dialect: Dialect) -> Prepared:
 
 
 @functools.cache
-def _taking(*, is_by_study: bool, num_seeds: int) -> Update:
+def _taking(*, is_by_study: bool, num_seeds: int, is_by_run: bool) -> Update:
     """The one statement that claims."""
     candidate = aliased(RunRow)
     conditions: list[ColumnElement[bool]] = [candidate.code_epoch == CODE_EPOCH]
@@ -139,6 +139,8 @@ def _taking(*, is_by_study: bool, num_seeds: int) -> Update:
         # EXISTS, not IN: the queue is walked in its order until a run of the study is met, instead of being sorted.
         configs = _cells_configs(bindparam("study"))
         conditions.append(configs.where(CellRow.config_id == candidate.config_id).exists())
+    if is_by_run:
+        conditions.append(candidate.id == bindparam("run"))
     if num_seeds:
         conditions.append(candidate.seed.in_([bindparam(f"seed_{i}") for i in range(num_seeds)]))
     found = (

@@ -24,25 +24,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.config import MOST_THREADS, ConfigError, Run, Runtime, check_device, from_flat
+from core.stacked import train_stacked
 from core.trainer import CheckpointError, train
 from core.types import Recorder
-from sweeps import aliases, cli, queue, shared_disk
+from sweeps import aliases, cli, queue, shared_disk, stacks
 from sweeps.db import Environment as EnvironmentRow
 from sweeps.db import StudyRow, insert_new, upgrade
 from sweeps.identity import canonical_json
 from sweeps.owner import reap, worker_name
 from sweeps.provenance import Meter, attempt_columns, environment
-from sweeps.pruning import find_judge
-from sweeps.queue import LEASE_S, Claim
+from sweeps.pruning import Judge, find_judge
+from sweeps.queue import LEASE_S, Claim, Usage
 from sweeps.recorder import DatabaseRecorder, patiently
 from sweeps.siblings import Siblings
+from sweeps.stacks import SharedMeter, Stacks
 from sweeps.terminal import FULL, blamed
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ Joins a sweep: claims runs from the database one after the other until none can 
   results_dir=results     checkpoints go to results_dir/runs; share it between machines to resume each other's runs
   study=<name>            only this study's runs (default: whatever is queued)
   lease_s=300             after this long without a sign of life a run is given to another worker
+  stack=1                 train up to this many runs of one shape together (auto: as many as the device takes)
   threads=0               CPU threads of torch (0: torch's choice)
   device=auto|cpu|cuda
   wait=false|true         stay while other workers' runs may still come back to the queue"""
@@ -77,6 +80,8 @@ class Work:
     has_time: Callable[[Connection], bool] | None = None  # for one more run: asked before each but the first
     runtime: Mapping[str, Any] = field(default_factory=dict)  # runtime.* of every run, without `dir`
     siblings: Siblings = field(default_factory=Siblings)
+    stack: int = 1  # the most runs of one shape to train together; stacks.AUTO: as many as the device takes
+    stacks: Stacks = field(default_factory=Stacks)
 
 
 def work(
@@ -86,6 +91,7 @@ def work(
     stop: threading.Event,
     build: Callable[..., Run] = from_flat,
     train: Callable[[Run, Recorder], None] = train,
+    train_together: Callable[..., Sequence[Exception | None]] = train_stacked,
 ) -> Counter[str]:
     """Train what can be claimed; returns how many runs ended how (done, failed, preempted, fenced, ...).
 
@@ -104,13 +110,19 @@ def work(
     take = functools.partial(
         queue.claim, worker=worker, lease_s=what.lease_s, study=what.study, seeds=what.seeds, provenance=columns
     )
+    take_more = functools.partial(what.stacks.more, study=what.study, seeds=what.seeds, provenance=columns)
     idle_since = time.monotonic()
     while not stop.is_set():
         if outcomes and what.has_time is not None and not patiently(engine, what.has_time, stop=stop):
             break
         claim = patiently(engine, take, stop=stop)
         if claim is not None:
-            outcomes[attempt(engine, claim, what, stop=stop, build=build, train=train)] += 1
+            claims = [claim]
+            if what.stack != 1 and (size := what.stacks.size(claim, what.stack, build, what.runtime)) > 1:
+                claims = patiently(engine, functools.partial(take_more, first=claim, size=size), stop=stop)
+            outcomes.update(
+                attempt(engine, claims, what, stop=stop, build=build, train=train, train_together=train_together)
+            )
             idle_since = time.monotonic()
             continue
         if patiently(engine, reap, stop=stop):
@@ -134,20 +146,71 @@ def refuse_ranks() -> None:
 
 def attempt(
     engine: Engine,
-    claim: Claim,
+    claims: list[Claim],
     what: Work,
     *,
     stop: threading.Event,
     build: Callable[..., Run] = from_flat,
     train: Callable[[Run, Recorder], None] = train,
-) -> str:
-    """Train one claimed run to whatever its outcome is, and record it."""
-    meter = Meter(str(what.runtime.get("device", "auto")))
+    train_together: Callable[..., Sequence[Exception | None]] = train_stacked,
+) -> list[str]:
+    """Train the claimed runs, of one shape, each to whatever its outcome is, and record it."""
+    opened: list[Opened] = []
+    meter = SharedMeter(
+        Meter(str(what.runtime.get("device", "auto"))),
+        lambda: sum(each.record.outcome is None for each in opened),
+    )
+    try:
+        for claim in claims:
+            opened.append(open_attempt(engine, claim, what, stop=stop, usage=meter.usage, stack=len(claims)))
+    except DiskFull:
+        for claim in claims[: len(opened)] + claims[len(opened) + 1 :]:  # the one between is released already
+            patiently(engine, functools.partial(queue.release, claim=claim), patience_s=10.0, stop=stop)
+        raise
+    full: DiskFull | None = None
+    with contextlib.ExitStack() as recorders:
+        for each in opened:
+            recorders.enter_context(each.record)
+        errors = train_all(opened, what, stop=stop, build=build, train=train, train_together=train_together)
+        for each, error in zip(opened, errors, strict=True):
+            full = settle(each, what, error) or full
+    if any(isinstance(error, torch.OutOfMemoryError) for error in errors) and torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the next run of this process starts with an empty card
+    for each in opened:
+        if each.judge is not None:
+            each.judge.close()
+    if full is not None:
+        raise full
+    return [str(each.record.outcome) for each in opened]
+
+
+class Opened(NamedTuple):
+    """A claimed run that is about to be trained."""
+
+    claim: Claim
+    folder: Path
+    record: DatabaseRecorder
+    judge: Judge | None
+
+    def runtime(self, what: Work) -> dict[str, Any]:
+        every = {"eval_every": self.judge.eval_every} if self.judge else {}
+        return {**every, **what.runtime, "dir": str(self.folder)}
+
+
+def open_attempt(
+    engine: Engine,
+    claim: Claim,
+    what: Work,
+    *,
+    stop: threading.Event,
+    usage: Callable[[int | None], Usage],
+    stack: int,
+) -> Opened:
     judge = patiently(engine, functools.partial(find_judge, engine=engine, claim=claim), stop=stop)
     try:
         folder = run_folder(what.results_dir, claim)
-        recorder = DatabaseRecorder(
-            engine, claim, folder, results_dir=what.results_dir, stop=stop, usage=meter.usage,
+        record = DatabaseRecorder(
+            engine, claim, folder, results_dir=what.results_dir, stop=stop, usage=usage, stack=stack,
             should_prune=judge.should_prune if judge else None,
         )  # fmt: skip
     except OSError as caught:
@@ -155,39 +218,71 @@ def attempt(
             raise
         patiently(engine, functools.partial(queue.release, claim=claim), patience_s=10.0, stop=stop)
         raise disk_full(what, claim, caught, claim.checkpoint_step) from caught
-    runtime = {**({"eval_every": judge.eval_every} if judge else {}), **what.runtime, "dir": str(folder)}
-    with recorder as record:
-        error, is_final = "", False
+    return Opened(claim, folder, record, judge)
+
+
+def train_all(
+    opened: Sequence[Opened],
+    what: Work,
+    *,
+    stop: threading.Event,
+    build: Callable[..., Run],
+    train: Callable[[Run, Recorder], None],
+    train_together: Callable[..., Sequence[Exception | None]],
+) -> list[Exception | None]:
+    """What each run raised. What the database raised at a run's ending is raised: it is no outcome of the run."""
+    errors: list[Exception | None] = [None] * len(opened)
+    runs: dict[int, Run] = {}
+    for i, each in enumerate(opened):
         try:
             adopt = functools.partial(
-                what.siblings.adopt, claim=claim, results_dir=what.results_dir, folder=record.folder
+                what.siblings.adopt, claim=each.claim, results_dir=what.results_dir, folder=each.record.folder
             )
-            if (adopted := patiently(engine, adopt, stop=stop)) is not None:
-                record.checkpointed(*adopted)
-            train(build(claim.config, seed=claim.seed, runtime=runtime), record)
+            if (adopted := patiently(each.record.engine, adopt, stop=stop)) is not None:
+                each.record.checkpointed(*adopted)
+            runs[i] = build(each.claim.config, seed=each.claim.seed, runtime=each.runtime(what))
         except Exception as caught:
-            # What the run raised is its outcome; what the database raised at its ending is not.
-            if record.outcome is not None or isinstance(caught, SQLAlchemyError):
-                raise
-            reason = caught.__cause__ or caught  # the recorder raises its thread's errors anew
-            if isinstance(reason, OSError) and reason.errno in FULL:
-                # No fault of the run, and the next would fare no better: give it back and end.
-                record.patience_s = 10.0  # the database may sit on the same disk
-                record.finish("preempted", {}, {})
-                raise disk_full(what, claim, reason, record.step) from caught
-            error, is_final = describe(caught), isinstance(caught, ConfigError | CheckpointError | cli.UserError)
-            keep_traceback(folder, claim, caught)
-        if error:
-            log.error("run %d, attempt %d: %s (see %s)", claim.run_id, claim.attempt, error, folder / "errors.txt")
-            record.fail(error, is_final=is_final)
-        elif record.outcome is None:
+            errors[i] = caught
+    is_together = len(runs) > 1
+    if is_together:
+        try:
+            found = train_together(list(runs.values()), [opened[i].record for i in runs])
+            errors = [dict(zip(runs, found, strict=True)).get(i, error) for i, error in enumerate(errors)]
+        except ConfigError as refusal:  # before any of them trained
+            log.info("%s", refusal)
+            is_together = False
+    if not is_together:
+        for i, run in runs.items():
+            try:
+                train(run, opened[i].record)
+            except Exception as caught:
+                errors[i] = caught
+    return errors
+
+
+def settle(each: Opened, what: Work, caught: Exception | None) -> DiskFull | None:
+    """Record what a run raised as its outcome; returns the full disk that it was, which ends this worker."""
+    claim, record = each.claim, each.record
+    if caught is None:
+        if record.outcome is None:
             record.fail("RuntimeError: the trainer returned without an outcome", is_final=True)
-    if error.startswith("out_of_memory") and torch.cuda.is_available():
-        torch.cuda.empty_cache()  # the next run of this process starts with an empty card
-    if judge is not None:
-        judge.close()
-    assert record.outcome is not None
-    return record.outcome
+        return None
+    # What the run raised is its outcome; what the database raised at its ending is not.
+    if record.outcome is not None or isinstance(caught, SQLAlchemyError):
+        raise caught
+    reason = caught.__cause__ or caught  # the recorder raises its thread's errors anew
+    if isinstance(reason, OSError) and reason.errno in FULL:
+        # No fault of the run, and the next would fare no better: give it back and end.
+        record.patience_s = 10.0  # the database may sit on the same disk
+        record.finish("preempted", {}, {})
+        full = disk_full(what, claim, reason, record.step)
+        full.__cause__ = caught
+        return full
+    error, is_final = describe(caught), isinstance(caught, ConfigError | CheckpointError | cli.UserError)
+    keep_traceback(each.folder, claim, caught)
+    log.error("run %d, attempt %d: %s (see %s)", claim.run_id, claim.attempt, error, each.folder / "errors.txt")
+    record.fail(error, is_final=is_final)
+    return None
 
 
 def disk_full(what: Work, claim: Claim, error: OSError, step: int | None) -> DiskFull:
@@ -258,7 +353,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 def main(words: Sequence[str]) -> int:
-    options = cli.parse(words, ("db", "results_dir", "study", "seeds", "lease_s", "threads", "device", "wait"))
+    options = cli.parse(words, ("db", "results_dir", "study", "seeds", "lease_s", "threads", "device", "wait", "stack"))
     lease_s = options.number("lease_s", LEASE_S, above=0)
     threads = options.whole("threads", 0, least=0, most=MOST_THREADS)
     device = options.choice("device", ("auto", "cpu", "cuda"), "auto")
@@ -281,6 +376,7 @@ def main(words: Sequence[str]) -> int:
         lease_s=lease_s,
         wait=options.flag("wait"),
         runtime={"threads": threads, "device": device},
+        stack=stacks.parse(options.text("stack", "1")),
     )
     with stop_on_signals() as stop:
         outcomes = work(engine, what, stop=stop)

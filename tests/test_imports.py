@@ -65,7 +65,10 @@ def is_allowed(name: str, target: str) -> bool:
         return kind == "core"
     if package == "sweeps":
         # The worker runs the trainer and gives it the recorder that core.types declares.
-        is_worker = name == "sweeps.worker" and target in ("core.trainer", "core.types")
+        is_worker = (name, target) in (
+            *(("sweeps.worker", trained) for trained in ("core.trainer", "core.stacked", "core.types")),
+            ("sweeps.stacks", "core.stacking"),
+        )
         # What a config computes is counted by building it.
         is_worker |= name == "sweeps.work" and target == "core.operations"
         # So does whatever evaluates a trained run: it opens its checkpoint and asks core to judge it.

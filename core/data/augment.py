@@ -91,8 +91,19 @@ def augment(
 
     Resizing is bilinear, with a filter as wide as the shrinkage (antialiasing), as torchvision's `resized_crop` does.
     """
-    draws = torch.rand(len(clips) * world_size, _NUM_DRAWS, generator=generator)
-    draws = draws[rank * len(clips) : (rank + 1) * len(clips)]
+    draws = draw(len(clips) * world_size, generator)[rank * len(clips) : (rank + 1) * len(clips)]
+    return changed(clips, draws, options, spec, device=device)
+
+
+def draw(num: int, generator: Generator) -> Tensor:
+    """The numbers that decide how each of `num` samples is changed, a row for each."""
+    return torch.rand(num, _NUM_DRAWS, generator=generator)
+
+
+def changed(
+    clips: Tensor, draws: Tensor, options: Augment, spec: DataSpec, *, device: torch.device | str | None = None
+) -> Tensor:
+    """`augment` with numbers that were drawn before; each sample depends on its own row of `draws` only."""
     clips = moved(clips, device) if device is not None else clips
 
     # Few numbers a sample are made on the host, where they are drawn; what is made of them is made on the device.

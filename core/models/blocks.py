@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from core.models import cpu_block
+from core.models import cpu_block, stacked_block
 from core.models.attention import Attention
 from core.models.positions import Rotation
 from core.types import moved, truncated_normal_
@@ -85,7 +85,8 @@ class Blocks(nn.ModuleList):
         On a CPU in bfloat16 all of them go through each layer together: half as many products, each twice as large.
         """
         skips = [0] * len(sequences) if skips is None else skips
-        if len(sequences) == 1 or not all(cpu_block.fits(block, sequences[0], None) for block in self):
+        is_stacked = stacked_block.fits(self[0], sequences[0])
+        if len(sequences) == 1 or is_stacked or not all(cpu_block.fits(block, sequences[0], None) for block in self):
             return [self(x, skip=skip) for x, skip in zip(sequences, skips, strict=True)]
         width, last = sequences[0].shape[-1], len(self) - 1
         flat = torch.cat([x.reshape(-1, width) for x in sequences])
@@ -112,6 +113,8 @@ def apply_block(
     block: Any, x: Tensor, attn_mask: Tensor | None, skip: int = 0, rotation: Rotation | None = None
 ) -> Tensor:
     """What timm's Block.forward does, for the tokens after the first `skip` only."""
+    if stacked_block.fits(block, x):
+        return stacked_block.apply(block, x, attn_mask, skip, rotation)
     if rotation is None and cpu_block.fits(block, x, attn_mask):
         return cpu_block.apply(block, x, skip)
     mixed: Tensor = block.attn(block.norm1(x), attn_mask, skip=skip, rotation=rotation)

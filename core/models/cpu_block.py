@@ -169,15 +169,19 @@ def _norm_linear_backward(
     return grad_x.bfloat16(), grad_norm, grad_shift, grad_weight.float(), grad_bias
 
 
-def _mix(qkv: Tensor, skip: int) -> tuple[Tensor, Tensor]:
-    """Attention over packed [3, B, H, N, d]: mixed values [B, H, N - skip, d] and the weights that mixed them."""
+def _mix(qkv: Tensor, skip: int, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attention over packed [3, B, H, N, d]: mixed values [B, H, N - skip, d] and the weights that mixed them.
+
+    `mask` [B, 1, 1, N], bfloat16, is added to the scores.
+    """
     _, b, heads, n, d = qkv.shape
     q, k, v = qkv.flatten(1, 2)
     q = q[:, skip:]
     mixed, weights = torch.empty_like(q), q.new_empty(b * heads, n - skip, n)
-    nothing = q.new_empty(1, 1, 1)
+    added = q.new_empty(1, 1, 1) if mask is None else mask.expand(b, heads, 1, n).reshape(b * heads, 1, n)
     for part in _parts(weights):
-        scores = torch.baddbmm(nothing, q[part], k[part].transpose(1, 2), beta=0, alpha=d**-0.5)
+        row, beta = (added, 0) if mask is None else (added[part], 1)
+        scores = torch.baddbmm(row, q[part], k[part].transpose(1, 2), beta=beta, alpha=d**-0.5)
         if n % VECTOR and VECTOR // 2 <= n < 4 * VECTOR:
             weights[part] = scores.softmax(-1, dtype=torch.float32)
         else:

@@ -133,7 +133,7 @@ class VisionTransformer(EncoderModule):
         x = self.embed(patchify(clips, self.grid, keep))
         if hidden is not None:
             assert keep is None and self.mask_token is not None
-            is_hidden = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device).scatter_(1, hidden, True)
+            is_hidden = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device).scatter(1, hidden, True)
             x = torch.where(is_hidden[..., None], self.mask_token.to(x.dtype), x)
         x = x + self.positions(keep, x.dtype)
         if self.class_token is not None:

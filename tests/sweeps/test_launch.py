@@ -44,6 +44,7 @@ def folder(tmp_path, monkeypatch):
         (["study=tiny", "executor=slrm"], "executor must be one of inline, local"),
         (["study=tiny", "seeds=[0,0]"], "seeds must be a list of different whole numbers"),
         (["study=tiny", "lease_s=-1"], "lease_s must be a number above 0, got '-1'"),
+        (["study=tiny", "stack=0"], "stack must be auto or a whole number in [1, 64], got '0'"),
         (["study=tiny", "retry=yes"], "retry must be one of true, false"),
         (["study=tiny", "results_dir=/proc/none"], "results_dir=/proc/none: /proc cannot be written to"),
         (["study=tiny", "results_dir=studies/tiny.yaml"], "tiny.yaml is a file; give a folder"),
@@ -248,3 +249,12 @@ def test_what_is_wrong_with_every_run_is_said_once(engine, capsys):
     assert launch.verdict(launch.read_status(engine, "ratio"), ["study=ratio"]) == INCOMPLETE
     error = capsys.readouterr().err
     assert error.count("have no train sample") == 1 and "(so did 3 more: " in error
+
+
+def test_a_launched_study_trains_the_seeds_of_a_row_together_when_asked_to(folder):
+    words = ["study=tiny", "scale=smoke", "executor=inline", "seeds=[0,1]", "stack=4", "runtime.threads=1"]
+    assert launch.main(words) == OK
+    with open_database("sqlite:///results/ablations.sqlite").begin() as connection:
+        facts = connection.scalars(select(Attempt.facts)).all()
+    # The rows differ in their mask, another shape; the runs without training cannot be stacked.
+    assert sorted(each.get("stack", 1) for each in facts) == [1, 1, 2, 2, 2, 2]
