@@ -81,7 +81,7 @@ def _step(run: Run, learner: Learner, spec: DataSpec, rows: int, step: int) -> f
         of_pairs = spec_of_pairs(run)
         num = max(2, round(num_pairs * rows / run.optim.batch_size))
         pairs = torch.empty(num, of_pairs.channels, 2, of_pairs.height, of_pairs.width)
-    learner.seed_step(lambda purpose: generator_for(0, purpose, step), step, run.optim.steps)
+    learner.seed_step(lambda purpose: generator_for(0, purpose, step), step, run.optim.steps, clips)
     learner.encoder.seed_drop_path(generator_for(0, "drop_path", step, 0))
     return count_flops(learner, clips, labels, views, contextlib.nullcontext(), pairs).total / 1e9
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -90,6 +90,15 @@ class Batches:
             yield step, batch, pairs
 
 
+class Inputs(NamedTuple):
+    """What a learner's `forward` is given."""
+
+    clips: Tensor
+    labels: dict[str, Tensor]
+    views: list[View]
+    pairs: Tensor | None
+
+
 class Stepper(NamedTuple):
     """All that one optimiser step needs."""
 
@@ -103,14 +112,17 @@ class Stepper(NamedTuple):
     where: World
     pair_size: tuple[int, int] | None = None  # height and width of a pair's frames; None: as they are stored
     masks: Ahead[list[View]] | None = None  # drawn ahead; None: in the step
+    varying: tuple[str, ...] = ()  # of a view's tensors: what is compiled must take other lengths too
     halves: Halves | None = None  # `learner` with its weights cast at once; None: `model` as autocast runs it
 
     def step(self, step: int, batch: Batch, pairs: Batch | None = None) -> dict[str, Tensor | float]:
         """Forward, backward, update."""
         run = self.run
         inputs = self.inputs(step, batch, pairs)
+        if self.varying:
+            inputs = inputs._replace(views=of_any_length(inputs.views, self.varying))
         schedule = set_schedule(self.optimizer, run.optim, step)
-        self.seed(step)
+        self.seed(step, inputs)
         with autocast(self.device, self.precision):
             losses = (self.halves or self.model)(*inputs)
         losses["loss"].backward()
@@ -122,16 +134,16 @@ class Stepper(NamedTuple):
         extra = self.learner.after_step(step, run.optim.steps)
         return {name: value.detach() for name, value in losses.items()} | schedule | extra
 
-    def seed(self, step: int) -> None:
-        """Give the learner the generators of this step."""
+    def seed(self, step: int, inputs: Inputs) -> None:
+        """Give the learner what is random in this step beside its inputs."""
         seed, rank = self.run.seed, self.where.rank
-        self.learner.seed_step(lambda purpose: generator_for(seed, purpose, step), step, self.run.optim.steps)
+        clips, _, views, pairs = inputs
+        self.learner.seed_step(lambda purpose: generator_for(seed, purpose, step), step, self.run.optim.steps, clips)
         # Each rank drops paths of its own samples: the rank is part of the purpose.
-        self.learner.encoder.seed_drop_path(generator_for(seed, "drop_path", step, rank))
+        generator, calls = generator_for(seed, "drop_path", step, rank), self.learner.encoded(clips, views, pairs)
+        self.learner.encoder.seed_drop_path(generator, calls, self.device)
 
-    def inputs(
-        self, step: int, batch: Batch, pairs: Batch | None
-    ) -> tuple[Tensor, dict[str, Tensor], list[View], Tensor | None]:
+    def inputs(self, step: int, batch: Batch, pairs: Batch | None) -> Inputs:
         """This rank's augmented clips, labels that are read, views and pairs; all is drawn for the whole batch on every
         rank."""
         run = self.run
@@ -149,7 +161,7 @@ class Stepper(NamedTuple):
         labels = moved_together(self.device, *(batch.labels[name] for name in names))
         views = draw_views(run, self.learner.encoder.grid, step, rows, self.device, self.masks)
         frames = None if pairs is None else self.frames(step, pairs.clips)
-        return clips, dict(zip(names, labels, strict=True)), views, frames
+        return Inputs(clips, dict(zip(names, labels, strict=True)), views, frames)
 
     def frames(self, step: int, clips: Tensor) -> Tensor:
         """Two frames in a row of each of this rank's clips [P, C, T, h, w], from a drawn place: [P, C, 2, h, w].
@@ -165,8 +177,8 @@ class Stepper(NamedTuple):
 
     def flops(self, step: int, batch: Batch, pairs: Batch | None = None) -> Flops:
         """What step `step` computes on all ranks together; it trains nothing."""
-        self.seed(step)
-        clips, labels, views, frames = self.inputs(step, batch, pairs)
+        inputs = clips, labels, views, frames = self.inputs(step, batch, pairs)
+        self.seed(step, inputs)
         mine = count_flops(self.learner, clips, labels, views, autocast(self.device, self.precision), frames)
         return Flops(*(self.where.size * count for count in mine))
 
@@ -184,12 +196,27 @@ def make_stepper(
 ) -> Stepper:
     """A step as it is fastest on `device`; the numbers are the same."""
     masks = halves = None
+    is_varying = run.runtime.compile and run.mask is not None
+    varying = run.mask.varying(learner.encoder.grid) if is_varying else ()
     if device.type == "cuda":
         if run.mask is not None:  # the GPU would wait for them: V-JEPA's of 256 clips take 13 ms
             masks = Ahead(mask_draws(run, learner.encoder.grid), run.optim.steps)
         if precision is not None and where.size == 1 and not run.runtime.compile:
             halves = Halves(learner, precision)
-    return Stepper(run, spec, learner, model, optimizer, precision, device, where, pair_size, masks, halves)
+    return Stepper(run, spec, learner, model, optimizer, precision, device, where, pair_size, masks, varying, halves)
+
+
+def of_any_length(views: Sequence[View], names: Sequence[str]) -> list[View]:
+    """Tell torch.compile that these tensors will have other lengths, before it has seen one and compiles again.
+
+    They are copied, as it would hold to their places in a common memory too; views that share a context still do.
+    """
+    tensors = {id(tensor): tensor for view in views for name in names if (tensor := getattr(view, name)) is not None}
+    copies = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    for copy in copies.values():
+        torch._dynamo.maybe_mark_dynamic(copy, 1)
+    replaced: list[dict[str, Any]] = [{name: copies.get(id(getattr(view, name))) for name in names} for view in views]
+    return [view._replace(**parts) for view, parts in zip(views, replaced, strict=True)]
 
 
 def mask_draws(run: Run, grid: Grid) -> Callable[[int], list[View]]:

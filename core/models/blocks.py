@@ -34,19 +34,36 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x)
 
 
+class Drops:
+    """Where all DropPaths of an encoder draw from, one after the other: a generator, or what was drawn from it before.
+
+    torch.compile takes tensors into its graph, and no generator.
+    """
+
+    def __init__(self, generator: Generator, drawn: Tensor | None = None) -> None:
+        self.generator, self.drawn, self.at = generator, drawn, 0
+
+    def next(self, num: int) -> Tensor:
+        """Uniform in [0, 1): [num]."""
+        if self.drawn is None:
+            return torch.rand(num, generator=self.generator)
+        self.at += num
+        return self.drawn[self.at - num : self.at]
+
+
 class DropPath(nn.Module):
-    """Drop a residual branch for a random part of the batch, drawn from `generator` and never the global one."""
+    """Drop a residual branch for a random part of the batch, drawn from `drops` and never the global generator."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.generator: Generator | None = None
+        self.drops: Drops | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        assert self.generator is not None, "drop_path needs seed_drop_path(generator) before a training step"
-        kept = torch.rand(x.shape[0], generator=self.generator) >= self.rate
+        assert self.drops is not None, "drop_path needs seed_drop_path(generator) before a training step"
+        kept = self.drops.next(x.shape[0]) >= self.rate
         return x * moved((kept / (1 - self.rate)).to(x.dtype), x.device).view(-1, *(1,) * (x.ndim - 1))
 
 
@@ -119,11 +136,22 @@ def apply_block(
     return x
 
 
-def seed_drop_path(module: nn.Module, generator: Generator) -> None:
-    """Give every DropPath under `module` the generator it draws from."""
-    for child in module.modules():
-        if isinstance(child, DropPath):
-            child.generator = generator
+def seed_drop_path(
+    module: nn.Module, generator: Generator, calls: Sequence[int] | None = None, device: torch.device | None = None
+) -> None:
+    """Give every DropPath under `module` what it draws from.
+
+    With `calls`, the batch size of each time that `module` will be called, all is drawn now and moved to `device`.
+    """
+    paths = [child for child in module.modules() if isinstance(child, DropPath)]
+    if not paths:
+        return
+    drawn = None
+    if calls is not None:
+        drawn = moved(torch.rand(len(paths) * sum(calls), generator=generator), device or generator.device)
+    drops = Drops(generator, drawn)
+    for path in paths:
+        path.drops = drops
 
 
 def make_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:

@@ -126,8 +126,10 @@ class PyramidModule(EncoderModule):
         frames = self._frames(clips)
         return [*self.maps(frames).levels[::-1], frames][: self.num_levels]
 
-    def seed_drop_path(self, generator: Generator) -> None:
-        seed_drop_path(self, generator)
+    def seed_drop_path(
+        self, generator: Generator, calls: Sequence[torch.Size] | None = None, device: torch.device | None = None
+    ) -> None:
+        seed_drop_path(self, generator, None if calls is None else [shape[0] * shape[2] for shape in calls], device)
 
     def _frames(self, clips: Tensor) -> Tensor:
         check_size(2**self.num_halvings, self.num_halvings, *clips.shape[-2:])

@@ -96,8 +96,10 @@ class VisionTransformer(EncoderModule):
     def add_mask_token(self, generator: Generator) -> None:
         self.mask_token = nn.Parameter(torch.empty(self.width).normal_(std=0.02, generator=generator))
 
-    def seed_drop_path(self, generator: Generator) -> None:
-        seed_drop_path(self, generator)
+    def seed_drop_path(
+        self, generator: Generator, calls: Sequence[torch.Size] | None = None, device: torch.device | None = None
+    ) -> None:
+        seed_drop_path(self, generator, None if calls is None else [shape[0] for shape in calls], device)
 
     def forward(
         self,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Size, Tensor, device, nn
 
 from core.types.data import DataSpec, Grid
 
@@ -34,6 +34,12 @@ class Mask:
 
     def check(self, grid: Grid) -> None:
         """Raise ValueError naming the grid and the bound when this mask cannot be drawn on `grid`."""
+
+    def varying(self, grid: Grid) -> tuple[str, ...]:
+        """Which of a view's tensors have another length [B, n] in another batch: those that `ragged` leaves so."""
+        ragged = getattr(self, "ragged", None)
+        is_fixed = ragged is None or ragged.value == "fixed"
+        return () if is_fixed else ("context", "target", "context_valid", "target_valid")
 
     def sample(self, grid: Grid, batch_size: int, generator: Generator) -> list[View]:
         """Draw every sample's views; a pure function of the arguments and the generator's state (on CPU)."""
@@ -83,8 +89,14 @@ class EncoderModule(nn.Module):
         """Make `forward(hidden=...)` possible; called by a predictor whose encoder also sees mask tokens."""
         raise NotImplementedError
 
-    def seed_drop_path(self, generator: Generator) -> None:
-        """Where drop path draws from until the next call; needed before each training step if the encoder has any."""
+    def seed_drop_path(
+        self, generator: Generator, calls: Sequence[Size] | None = None, device: device | None = None
+    ) -> None:
+        """Where drop path draws from until the next call; needed before each training step if the encoder has any.
+
+        With `calls`, the shapes of the clips [B, C, T, H, W] that it will be given in turn, the same numbers are drawn
+        at once and wait on `device`.
+        """
         raise NotImplementedError
 
 
@@ -234,11 +246,16 @@ class Learner(nn.Module):
         """
         raise NotImplementedError
 
-    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int) -> None:
-        """Called before training step `step` (from 1): `draw(purpose)` is its generator for that purpose.
+    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int, clips: Tensor) -> None:
+        """Called before training step `step` (from 1), on `clips`: `draw(purpose)` is its generator for that purpose.
 
-        It is the same on every process: what differs between samples is drawn for the whole batch.
+        It is the same on every process: what differs between samples is drawn for the whole batch. All that `forward`
+        needs of it is drawn here and put where the clips are, as torch.compile takes no generator into its graph.
         """
+
+    def encoded(self, clips: Tensor, views: Sequence[View], pairs: Tensor | None) -> list[Size]:
+        """The shapes of what `forward` gives the trained encoder in training mode in this step, call by call."""
+        return [clips.shape]
 
     def paces(self) -> Mapping[str, Pace]:
         """Parts that are not trained as `optim` says, by the name of the submodule: {"estimator": Pace(0.3)}."""
