@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -217,6 +218,13 @@ def of_any_length(views: Sequence[View], names: Sequence[str]) -> list[View]:
         torch._dynamo.maybe_mark_dynamic(copy, 1)
     replaced: list[dict[str, Any]] = [{name: copies.get(id(getattr(view, name))) for name in names} for view in views]
     return [view._replace(**parts) for view, parts in zip(views, replaced, strict=True)]
+
+
+def compile_step(model: nn.Module, mode: str | None = None) -> None:
+    """Under torch.compile from now on, `mode` being torch's."""
+    # What the compiler deprecates in itself, or would like its authors to be told, is nothing that a user can act on.
+    warnings.filterwarnings("ignore", module=r"torch\._inductor\.")
+    model.compile(mode=mode)
 
 
 def mask_draws(run: Run, grid: Grid) -> Callable[[int], list[View]]:

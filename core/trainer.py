@@ -28,7 +28,7 @@ from core.models.cpu_block import has_kernels
 from core.optim import make_optimizer
 from core.phases import Costs, cpu_seconds, peak_memory
 from core.pictures import pictures
-from core.stepping import Batches, make_stepper
+from core.stepping import Batches, compile_step, make_stepper
 from core.tuning import Bench
 from core.types import Dataset, DataSpec, Grid, Learner, Parts, Recorder, Stopped, generator_for
 
@@ -83,7 +83,7 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
     precision = choose_precision(run.precision, device)
     model = wrap(learner, where, device)
     if run.runtime.compile:
-        model.compile()
+        compile_step(model)
     batches = Batches(run, train_set, pair_set, step, where, device)
     stepper = make_stepper(run, spec, learner, model, optimizer, precision, device, where, batches.pair_size)
     window.skip()

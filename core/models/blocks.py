@@ -48,6 +48,7 @@ class Drops:
         if self.drawn is None:
             return torch.rand(num, generator=self.generator)
         self.at += num
+        assert self.at <= len(self.drawn), "the encoder was called more often than the step said: Learner.encoded"
         return self.drawn[self.at - num : self.at]
 
 
