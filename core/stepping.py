@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from core.ahead import Ahead
-from core.config import Run
+from core.config import ConfigError, Run
 from core.cost import Flops, count_flops
 from core.data.augment import augment, normalise
 from core.data.loader import StepLoader
 from core.distributed import World
 from core.halves import Halves
 from core.optim import clip_gradients, set_schedule
-from core.types import Batch, Dataset, DataSpec, Grid, Learner, View, generator_for
+from core.types import Batch, Calls, Dataset, DataSpec, Grid, Learner, View, generator_for
 from core.types.transfer import moved_together, pinned
 
 
@@ -99,6 +100,14 @@ class Inputs(NamedTuple):
     views: list[View]
     pairs: Tensor | None
 
+    def part(self, number: int, num_parts: int) -> Inputs:
+        """Part `number` of `num_parts` of the samples; views that share a context still do."""
+        assert self.pairs is None, "core.fitting refuses parts of what learns from pairs"
+        share = len(self.clips) // num_parts
+        rows = slice(number * share, (number + 1) * share)
+        labels = {name: values[rows] for name, values in self.labels.items()}
+        return Inputs(self.clips[rows], labels, of_rows(self.views, rows), None)
+
 
 class Stepper(NamedTuple):
     """All that one optimiser step needs."""
@@ -120,29 +129,52 @@ class Stepper(NamedTuple):
         """Forward, backward, update."""
         run = self.run
         inputs = self.inputs(step, batch, pairs)
-        if self.varying:
-            inputs = inputs._replace(views=of_any_length(inputs.views, self.varying))
         schedule = set_schedule(self.optimizer, run.optim, step)
-        self.seed(step, inputs)
-        with autocast(self.device, self.precision):
-            losses = (self.halves or self.model)(*inputs)
-        losses["loss"].backward()
+        losses = self.gradients(step, inputs)
         if math.isfinite(self.learner.loss_limit):
             losses["grad_norm"] = gradient_norm(self.learner)
         clip_gradients(self.learner.parameters(), run.optim, step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         extra = self.learner.after_step(step, run.optim.steps)
-        return {name: value.detach() for name, value in losses.items()} | schedule | extra
+        return losses | schedule | extra
 
-    def seed(self, step: int, inputs: Inputs) -> None:
-        """Give the learner what is random in this step beside its inputs."""
+    def gradients(self, step: int, inputs: Inputs) -> dict[str, Tensor | float]:
+        """Those of the batch's loss, added to what parameters have; returns the loss and its parts.
+
+        With `runtime.accumulate` parts one after the other, the mean of whose losses is the batch's.
+        """
+        num_parts = self.run.runtime.accumulate
+        total: dict[str, Tensor | float] = {}
+        for part in range(num_parts):
+            self.seed(step, inputs, part)
+            given = inputs if num_parts == 1 else inputs.part(part, num_parts)
+            if self.varying:
+                given = given._replace(views=of_any_length(given.views, self.varying))
+            with self.exchange(part == num_parts - 1):
+                with autocast(self.device, self.precision):
+                    losses = (self.halves or self.model)(*given)
+                (losses["loss"] if num_parts == 1 else losses["loss"] / num_parts).backward()
+            for name, value in losses.items():
+                total[name] = total.get(name, 0.0) + (value.detach() if num_parts == 1 else value.detach() / num_parts)
+        return total
+
+    def exchange(self, is_last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are averaged over processes once a step, in its last part."""
+        model = self.model
+        return (
+            model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else contextlib.nullcontext()
+        )
+
+    def seed(self, step: int, inputs: Inputs, part: int = 0) -> None:
+        """Give the learner what is random in this step beside its inputs, which are those of the whole batch."""
         seed, rank = self.run.seed, self.where.rank
         clips, _, views, pairs = inputs
         self.learner.seed_step(lambda purpose: generator_for(seed, purpose, step), step, self.run.optim.steps, clips)
         # Each rank drops paths of its own samples: the rank is part of the purpose.
-        generator, calls = generator_for(seed, "drop_path", step, rank), self.learner.encoded(clips, views, pairs)
-        self.learner.encoder.seed_drop_path(generator, calls, self.device)
+        shapes = self.learner.encoded(clips, views, pairs)
+        calls = Calls(shapes, self.device, part, self.run.runtime.accumulate)
+        self.learner.encoder.seed_drop_path(generator_for(seed, "drop_path", step, rank), calls)
 
     def inputs(self, step: int, batch: Batch, pairs: Batch | None) -> Inputs:
         """This rank's augmented clips, labels that are read, views and pairs; all is drawn for the whole batch on every
@@ -178,10 +210,11 @@ class Stepper(NamedTuple):
 
     def flops(self, step: int, batch: Batch, pairs: Batch | None = None) -> Flops:
         """What step `step` computes on all ranks together; it trains nothing."""
-        inputs = clips, labels, views, frames = self.inputs(step, batch, pairs)
-        self.seed(step, inputs)
+        whole, num_parts = self.inputs(step, batch, pairs), self.run.runtime.accumulate
+        self.seed(step, whole)
+        clips, labels, views, frames = whole if num_parts == 1 else whole.part(0, num_parts)  # as large as the others
         mine = count_flops(self.learner, clips, labels, views, autocast(self.device, self.precision), frames)
-        return Flops(*(self.where.size * count for count in mine))
+        return Flops(*(self.where.size * num_parts * count for count in mine))
 
 
 def make_stepper(
@@ -196,13 +229,21 @@ def make_stepper(
     pair_size: tuple[int, int] | None,
 ) -> Stepper:
     """A step as it is fastest on `device`; the numbers are the same."""
+    share = len(range(run.optim.batch_size)[where.rows(run.optim.batch_size)])
+    if share % run.runtime.accumulate:
+        raise ConfigError(
+            f"runtime.accumulate must divide a process's share of optim.batch_size, got {run.runtime.accumulate} and "
+            f"{share} of {run.optim.batch_size}"
+        )
     masks = halves = None
     is_varying = run.runtime.compile and run.mask is not None
     varying = run.mask.varying(learner.encoder.grid) if is_varying else ()
     if device.type == "cuda":
         if run.mask is not None:  # the GPU would wait for them: V-JEPA's of 256 clips take 13 ms
             masks = Ahead(mask_draws(run, learner.encoder.grid), run.optim.steps)
-        if precision is not None and where.size == 1 and not run.runtime.compile:
+        # Blocks that are computed again would be so with the weights as they are stored.
+        is_plain = not run.runtime.compile and not run.runtime.checkpoint_blocks
+        if precision is not None and where.size == 1 and is_plain:
             halves = Halves(learner, precision)
     return Stepper(run, spec, learner, model, optimizer, precision, device, where, pair_size, masks, varying, halves)
 
@@ -239,8 +280,14 @@ def draw_views(
     if run.mask is None:
         return []
     drawn = mask_draws(run, grid)(step) if masks is None else masks.at(step)
-    tensors = {id(value): value[rows] for view in drawn for value in view if isinstance(value, Tensor)}
-    there = dict(zip(tensors, moved_together(device, *tensors.values()), strict=True))
+    return of_rows(drawn, rows, device)
+
+
+def of_rows(views: Sequence[View], rows: slice, device: torch.device | None = None) -> list[View]:
+    """These samples' views, on `device` where one is given; views that share a context still do."""
+    tensors = {id(value): value[rows] for view in views for value in view if isinstance(value, Tensor)}
+    moved = tensors.values() if device is None else moved_together(device, *tensors.values())
+    there = dict(zip(tensors, moved, strict=True))
     return [
         view._replace(
             context=there[id(view.context)],
@@ -248,7 +295,7 @@ def draw_views(
             context_valid=there.get(id(view.context_valid)),
             target_valid=there.get(id(view.target_valid)),
         )
-        for view in drawn
+        for view in views
     ]
 
 

@@ -169,8 +169,9 @@ def command(arguments: Sequence[str]) -> int:
 def out_of_memory(run: Run, error: OutOfMemoryError) -> str:
     asked = str(error).splitlines()[0].partition(". GPU")[0].rstrip(".")
     return (
-        f"out of memory on the GPU: {asked}; set a smaller optim.batch_size than {run.optim.batch_size}, a smaller "
-        "encoder, or share the batch out to more processes (torchrun). Checkpoints are intact"
+        f"out of memory on the GPU: {asked}; take a step's batch in parts (runtime.accumulate=2), compute blocks again "
+        f"(runtime.checkpoint_blocks=true), set a smaller optim.batch_size than {run.optim.batch_size}, or share the "
+        "batch out to more processes (torchrun). Checkpoints are intact"
     )
 
 

@@ -24,6 +24,7 @@ from core.fitting import check_device, fingerprints, load_split
 from core.judging import collapse, cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
+from core.models.blocks import checkpoint_blocks
 from core.models.cpu_block import has_kernels
 from core.optim import make_optimizer
 from core.phases import Costs, cpu_seconds, peak_memory
@@ -224,6 +225,8 @@ def build_learner(run: Run, spec: DataSpec) -> Learner:
     """The run's objective with its parts, every parameter a function of `run.seed`."""
     parts = Parts(run.encoder, run.mask, located(run).target, run.predictor, run.loss)
     learner: Learner = run.objective.build(parts, spec, run.seed)
+    if run.runtime.checkpoint_blocks:
+        checkpoint_blocks(learner)
     return learner
 
 

@@ -51,6 +51,8 @@ class FlowOptions:
     Source: MC-JEPA (Bardes et al., 2023, arXiv:2307.12698), section 3.1, Tables 3, 6 and 8.
     """
 
+    over_batch: ClassVar[str] = "variance, covariance and means of the pixels that are seen"
+
     flow_batch: int = 8  # pairs of frames a step, over all processes
     estimator_factor: float = 2.0  # C: filters of the estimator in units of PWC-Net's
     estimator_norm: bool = True  # LayerNorm after every convolution of the estimator but the last

@@ -48,6 +48,7 @@ class ContentOptions(ViewOptions):
     """
 
     least_batch: ClassVar[int] = 2  # the variance and batch norm are over the batch
+    over_batch: ClassVar[str] = "variance, covariance and batch norm"
 
     sim_coeff: float = 25.0  # lambda, of the invariance
     std_coeff: float = 25.0  # mu, of the variance

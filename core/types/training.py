@@ -46,6 +46,19 @@ class Mask:
         raise NotImplementedError
 
 
+class Calls(NamedTuple):
+    """How an encoder will be called in a step, or in one of the parts that its batch is taken in."""
+
+    shapes: Sequence[Size]  # of the clips [B, C, T, H, W] of the whole batch, call by call
+    device: device
+    part: int = 0
+    num_parts: int = 1
+
+    def rows(self, num: int) -> slice:
+        """This part's of `num` rows."""
+        return slice(num * self.part // self.num_parts, num * (self.part + 1) // self.num_parts)
+
+
 class EncoderModule(nn.Module):
     """A built encoder.
 
@@ -89,13 +102,10 @@ class EncoderModule(nn.Module):
         """Make `forward(hidden=...)` possible; called by a predictor whose encoder also sees mask tokens."""
         raise NotImplementedError
 
-    def seed_drop_path(
-        self, generator: Generator, calls: Sequence[Size] | None = None, device: device | None = None
-    ) -> None:
+    def seed_drop_path(self, generator: Generator, calls: Calls | None = None) -> None:
         """Where drop path draws from until the next call; needed before each training step if the encoder has any.
 
-        With `calls`, the shapes of the clips [B, C, T, H, W] that it will be given in turn, the same numbers are drawn
-        at once and wait on `device`.
+        With `calls` the same numbers are drawn at once, and wait on the device.
         """
         raise NotImplementedError
 
@@ -104,6 +114,7 @@ class EncoderModule(nn.Module):
 class Encoder:
     """An encoder's options. `build` initialises every parameter from `generator` and nothing else."""
 
+    over_batch: ClassVar[str] = ""  # what it makes of all samples together; "" where each is encoded by itself
     has_pyramid: ClassVar[bool] = False  # EncoderModule.pyramid; such encoders see whole frames, not kept patches
 
     def token_width(self) -> int:
@@ -187,6 +198,11 @@ class Target:
     """A kind of target and its options."""
 
     gives_classes: ClassVar[bool] = False  # int64 in [0, out_dim), for a loss that takes them
+
+    @property
+    def over_batch(self) -> str:
+        """What it makes of all samples together; "" where each one's target is its own."""
+        return ""
 
     def build(self, encoder: EncoderModule, spec: DataSpec) -> TargetModule:
         raise NotImplementedError
@@ -290,6 +306,7 @@ class Objective:
     gives: ClassVar[tuple[str, ...]] = ()  # beside an encoder: "flow", an estimate of motion (`Learner.flow`)
     least_batch: ClassVar[int] = 1  # samples that a step must have
     learns: ClassVar[bool] = True  # whether it can take a step at all
+    over_batch: ClassVar[str] = ""  # what its loss has of all samples together; "" where it is the mean of theirs
 
     def num_pairs(self) -> int:
         """How many pairs of frames a step takes, over all processes: the option `flow_batch`, where it has one."""

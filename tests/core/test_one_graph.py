@@ -57,6 +57,8 @@ OPTIONS = [
     "mae mask=multiblock",
     "ijepa target.norm=batch target.mask=input",
     "ijepa mask.ragged=truncate",
+    "vjepa runtime.checkpoint_blocks=true encoder.drop_path=0.5",
+    "ijepa runtime.accumulate=2",
     "vjepa encoder.position=rope",
 ]
 
