@@ -142,7 +142,8 @@ def command(arguments: Sequence[str]) -> int:
         recorder = ConsoleRecorder(run, console, is_main=is_main)
     except OSError as error:
         return refused(blamed(error, places) or error)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # SIGUSR2 is what clusters are asked to send before they stop a job (#SBATCH --signal).
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, recorder.ask_to_stop)
     try:
         with recorder.progress:

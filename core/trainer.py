@@ -18,7 +18,7 @@ from core.config import ConfigError, Precision, Run, check, flatten, identity, l
 from core.cost import cost_metrics, encoding_flops
 from core.data.augment import normalise
 from core.data.left_out import data_facts
-from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
+from core.distributed import World, any_rank, mean_over_ranks, same_on_all, wait, world, wrap
 from core.evals.features import FrozenFeatures
 from core.fitting import check_device, fingerprints, load_split
 from core.judging import collapse, cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
@@ -79,6 +79,11 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
         wait(where)
     optimizer = make_optimizer(learner, run.optim)
     step, window = resume(record.folder, config, data, learner, optimizer)
+    if not same_on_all(step, where):
+        raise CheckpointError(
+            f"runtime.dir={run.runtime.dir}: the processes found different checkpoints there (this one step {step}); "
+            "give all of them one folder, on a disk that they share"
+        )
     if step == 0:
         start_from_weights(run, learner, spec)
     precision = choose_precision(run.precision, device)
@@ -117,8 +122,10 @@ def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> 
                 record.finish("preempted", {}, {"step": step, "train_seconds": window.spent} | data_facts(splits))
             return
         window.tick()
-        if run.runtime.eval_every and step % run.runtime.eval_every == 0 and not ending and where.is_main:
-            record.log(step, results_of(evaluate(run, features())))
+        if run.runtime.eval_every and step % run.runtime.eval_every == 0 and not ending:
+            if where.is_main:
+                record.log(step, results_of(evaluate(run, features())))
+            wait(where)  # not in the next step's exchange of gradients, which gives up after minutes
             window.skip()
 
     # ---- end ---------------------------------------------------------------------------------------------------
