@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo.utils
 
 from benchmarks.lines import ROOT, show
 from core.config import PRESETS, Run, load
@@ -36,7 +37,7 @@ from core.fitting import load_split
 from core.judging import frozen_features, judge
 from core.operations import operations
 from core.optim import make_optimizer
-from core.stepping import Batches, Stepper, make_stepper
+from core.stepping import Batches, Stepper, compile_step, make_stepper
 from core.trainer import build_learner, choose_device, choose_precision
 from core.types import Dataset, Learner
 
@@ -68,16 +69,16 @@ class Prepared:
         self.stepper.inputs(self.number, *self.batches.at(self.number))
 
 
-def prepared(method: str, scale: str, device: torch.device, cache: Path, *, compiled: bool) -> Prepared:
+def prepared(method: str, scale: str, device: torch.device, cache: Path, *, compiled: str | None) -> Prepared:
     sizes = [f"{key}={value}" for key, value in NUM_CLIPS.items()] if scale != "smoke" else []
     words = [f"method={method}", f"scale={scale}", *sizes, f"runtime.cache={cache}"]
-    run = load([*words, f"runtime.compile={str(compiled).lower()}"])
+    run = load([*words, f"runtime.compile={str(compiled is not None).lower()}"])
     train_set, test_set = load_split(run, "train"), load_split(run, "test")
     spec = train_set.spec
     learner = build_learner(run, spec).to(device)
     learner.prepare(lambda i: normalise(train_set.fetch(i).clips, spec), len(train_set), cache, run.seed)
-    if compiled:
-        learner.compile()
+    if compiled is not None:
+        compile_step(learner, compiled)
     batches = Batches(run, train_set, train_set if run.objective.num_pairs() else None, 0, World(), device)
     optimizer, precision = make_optimizer(learner, run.optim), choose_precision(run.precision, device)
     stepper = make_stepper(run, spec, learner, learner, optimizer, precision, device, World(), batches.pair_size)
@@ -192,22 +193,36 @@ def waits(one: Prepared) -> Iterator[str]:
     yield f"  blocking {places.total()} a step" + "".join(f"\n       {n} x {at}" for at, n in places.most_common())
 
 
-def lines(methods: Sequence[str], scale: str, device: torch.device, most: float, *, compiled: bool) -> Iterator[str]:
-    yield headline(device) + f", scale {scale}" + (", compiled" if compiled else "")
+def lines(
+    methods: Sequence[str], scale: str, device: torch.device, most: float, *, compiled: str | None
+) -> Iterator[str]:
+    yield headline(device) + f", scale {scale}" + (f", compiled: {compiled}" if compiled else "")
     with tempfile.TemporaryDirectory(prefix="gpu-") as cache:
         for method in methods:
             start = time.perf_counter()
+            torch._dynamo.reset()
+            torch._dynamo.utils.counters.clear()
             try:
                 one = prepared(method, scale, device, Path(cache), compiled=compiled)
                 number = sum(p.numel() for p in one.learner.parameters()) / 1e6
                 yield f"{method}: batch {one.run.optim.batch_size}, {number:.1f} M parameters, {precision_of(one)}"
                 yield from measure(one, most)
+                if compiled is not None:
+                    yield graphs()
             # Whatever one method fails of, the others' numbers are worth their time on a card; the report says so.
             except Exception:
                 yield f"{method}: FAILED\n" + traceback.format_exc().rstrip()
             yield f"  in all {time.perf_counter() - start:.1f} s"
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def graphs() -> str:
+    """How many graphs were compiled for a method's steps, and why one ended before the loss did."""
+    counters = torch._dynamo.utils.counters
+    breaks = "".join(f"\n       {n} x {why.splitlines()[0]}" for why, n in counters["graph_break"].items())
+    num_breaks = sum(counters["graph_break"].values())
+    return f"  compiled {counters['stats']['unique_graphs']} graphs, {num_breaks} breaks{breaks}"
 
 
 def precision_of(one: Prepared) -> str:
@@ -232,7 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scale", default="gpu")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--seconds", type=float, default=25.0, help="that a method takes, about")
-    parser.add_argument("--compile", action="store_true", help="under torch.compile (runtime.compile=true)")
+    parser.add_argument(
+        "--compile", nargs="?", const="default", metavar="MODE", help="under torch.compile (runtime.compile=true)"
+    )
     parser.add_argument(
         "--write", type=Path, nargs="?", const=OUTPUT, help=f"also into a file (default {OUTPUT.relative_to(ROOT)})"
     )

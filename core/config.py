@@ -101,12 +101,12 @@ PRESETS = Path(__file__).parent / "presets"
 # ---- from overrides to a run ------------------------------------------------------------------------------------
 
 
-def load(overrides: Sequence[str]) -> Run:
+def load(overrides: Sequence[str], *, checked: bool = True) -> Run:
     """The run that ``key=value`` strings ask for, on top of its method's and its scale's presets.
 
-    Raises ConfigError naming key, value and what is allowed.
+    Raises ConfigError naming key, value and what is allowed. Not `checked`, it need not fit its data, nor that be here.
     """
-    return build(layered(parse(overrides)))
+    return build(layered(parse(overrides)), checked=checked)
 
 
 def from_flat(
@@ -213,7 +213,7 @@ def read_preset(kind: str, name: str, folder: Path) -> dict[str, Any]:
     return yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
 
 
-def build(settings: Mapping[str, Any], *, is_trained: bool = False) -> Run:
+def build(settings: Mapping[str, Any], *, checked: bool = True, is_trained: bool = False) -> Run:
     """The run of a complete flat config. What is wrong with its keys is named all at once.
 
     One that `is_trained` fitted its parts and its data then, and has its weights in its checkpoint.
@@ -249,6 +249,8 @@ def build(settings: Mapping[str, Any], *, is_trained: bool = False) -> Run:
         refuse(refused_options(config))
         raise ConfigError(first_line(error)) from error
     assert isinstance(run, Run)
+    if not checked:
+        return run
     if not (is_trained and run.optim.steps):
         run = with_content(run)
     if not is_trained:

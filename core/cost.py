@@ -106,8 +106,13 @@ def encoding_flops(encoder: EncoderModule, spec: DataSpec) -> float:
     device = next(encoder.parameters()).device
     clip = torch.zeros(1, spec.channels, spec.frames, spec.height, spec.width, device=device)
     counter = FlopCounterMode(display=False, custom_mapping=_ONEDNN)
-    with torch.no_grad(), counter:
-        encoder.intermediate(clip, 1)
+    was_training = encoder.training
+    encoder.eval()  # in training it would drop paths, and batch norms would learn from an empty clip
+    try:
+        with torch.no_grad(), counter:
+            encoder.intermediate(clip, 1)
+    finally:
+        encoder.train(was_training)
     return counter.get_total_flops()
 
 

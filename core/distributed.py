@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from datetime import timedelta
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from core.types import Learner
 
+PATIENCE = timedelta(days=7)  # of those that wait while the main process loads or evaluates
+
 
 class World(NamedTuple):
     """This process among all."""
@@ -21,6 +24,8 @@ class World(NamedTuple):
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    # On the host, for waiting and votes: NCCL ends processes that wait ten minutes, and a vote by it waits for the GPU.
+    patient: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -50,7 +55,8 @@ def world(device_type: str) -> Iterator[World]:
         torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), local_rank)
+        patient = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
+        yield World(dist.get_rank(), dist.get_world_size(), local_rank, patient)
     finally:
         dist.destroy_process_group()
 
@@ -69,9 +75,18 @@ def any_rank(flag: bool, where: World) -> bool:
     """True on every rank as soon as one rank says so: all stop after the same step, or none does."""
     if where.size == 1:
         return flag
-    votes = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(votes)
+    votes = torch.tensor(float(flag))
+    dist.all_reduce(votes, group=where.patient)
     return bool(votes > 0)
+
+
+def same_on_all(number: int, where: World) -> bool:
+    """Whether every rank has the same number."""
+    if where.size == 1:
+        return True
+    ends = torch.tensor([number, -number])
+    dist.all_reduce(ends, dist.ReduceOp.MAX, group=where.patient)
+    return int(ends[0]) == -int(ends[1])
 
 
 def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
@@ -84,4 +99,4 @@ def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
 def wait(where: World) -> None:
     """Hold until every rank is here."""
     if where.size > 1:
-        dist.barrier()
+        dist.barrier(group=where.patient)

@@ -58,6 +58,7 @@ def check(run: Run) -> DataSpec:
             f"optim.batch_size must be at least {run.objective.least_batch} for objective={chosen}, which compares the "
             f"samples of a batch, got {run.optim.batch_size}"
         )
+    check_parts(run)
     if run.optim.steps and not run.objective.learns:
         raise ConfigError(
             f"optim.steps={run.optim.steps}: objective={chosen} trains nothing; set optim.steps=0, or choose objective="
@@ -121,6 +122,32 @@ def check_judged(run: Run, spec: DataSpec) -> None:
     check_needs(run, judged_on)
     for evaluation in run.evals.values():
         evaluation.check(run.encoder, spec, judged_on)
+
+
+def check_parts(run: Run) -> None:
+    """Whether a step's batch may be taken in parts, and blocks be computed again."""
+    parts, batch_size = run.runtime.accumulate, run.optim.batch_size
+    if run.runtime.checkpoint_blocks and run.encoder.has_pyramid:
+        raise ConfigError(
+            f"runtime.checkpoint_blocks=true: encoder={name_of('encoder', run.encoder)} has no transformer blocks; set "
+            "it to false"
+        )
+    if parts == 1 or not run.optim.steps:
+        return
+    if batch_size % parts:
+        raise ConfigError(f"runtime.accumulate must divide optim.batch_size, got {parts} and {batch_size}")
+    for group in ("objective", "encoder", "target"):
+        component = getattr(run, group)
+        if component is not None and component.over_batch:
+            raise ConfigError(
+                f"runtime.accumulate={parts}: {group}={name_of(group, component)} has {component.over_batch} of all "
+                "samples of a batch together, which its parts do not give; set runtime.accumulate=1"
+            )
+    if getattr(getattr(run.mask, "ragged", None), "value", "") == "pad":
+        raise ConfigError(
+            f"runtime.accumulate={parts}: mask.ragged=pad averages over as many places as the whole batch has; set "
+            "runtime.accumulate=1, or mask.ragged=fixed"
+        )
 
 
 def check_needs(run: Run, judged_on: DataSpec) -> None:

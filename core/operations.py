@@ -18,7 +18,7 @@ from torch import Generator
 from core.config import ConfigError, Run, from_flat
 from core.cost import count_flops, encoding_flops
 from core.fitting import judged, spec_of, spec_of_pairs
-from core.stepping import draw_views
+from core.stepping import Inputs, draw_views
 from core.trainer import build_learner
 from core.types import DataSpec, Grid, Learner, Mask, Tuning, View, generator_for
 
@@ -52,7 +52,7 @@ def operations(run: Run) -> Operations:
     spec = spec_of(run)
     rows = min(run.optim.batch_size, MOST_ROWS)
     with META:
-        learner = build_learner(_with_drawn_masks(run), spec).to(META)
+        learner = build_learner(with_drawn_masks(run), spec).to(META)
         clip = encoding_flops(learner.judged_encoder, spec) / 1e9
         training = 0.0
         if run.optim.steps:
@@ -73,21 +73,29 @@ def operations(run: Run) -> Operations:
 
 def _step(run: Run, learner: Learner, spec: DataSpec, rows: int, step: int) -> float:
     """1e9 operations of a step on `rows` clips."""
+    of_pairs = spec_of_pairs(run) if run.objective.num_pairs() else None
+    clips, labels, views, pairs = counted_inputs(run, learner, spec, of_pairs, rows, step)
+    return count_flops(learner, clips, labels, views, contextlib.nullcontext(), pairs).total / 1e9
+
+
+def counted_inputs(
+    run: Run, learner: Learner, spec: DataSpec, of_pairs: DataSpec | None, rows: int, step: int
+) -> Inputs:
+    """What a step on `rows` clips is given, and the learner made ready for it; within the meta device."""
     views = draw_views(_of_rows(run, rows), learner.encoder.grid, step, slice(0, rows), META)
     clips = torch.empty(rows, spec.channels, spec.frames, spec.height, spec.width)
     labels = {name: torch.zeros(rows, dtype=torch.int64) for name in spec.classes}
     pairs = None
-    if num_pairs := run.objective.num_pairs():
-        of_pairs = spec_of_pairs(run)
-        num = max(2, round(num_pairs * rows / run.optim.batch_size))
+    if of_pairs is not None:
+        num = max(2, round(run.objective.num_pairs() * rows / run.optim.batch_size))
         pairs = torch.empty(num, of_pairs.channels, 2, of_pairs.height, of_pairs.width)
-    learner.seed_step(lambda purpose: generator_for(0, purpose, step), step, run.optim.steps)
+    learner.seed_step(lambda purpose: generator_for(0, purpose, step), step, run.optim.steps, clips)
     learner.encoder.seed_drop_path(generator_for(0, "drop_path", step, 0))
-    return count_flops(learner, clips, labels, views, contextlib.nullcontext(), pairs).total / 1e9
+    return Inputs(clips, labels, views, pairs)
 
 
 def _of_rows(run: Run, rows: int) -> Run:
-    drawn = _with_drawn_masks(run)
+    drawn = with_drawn_masks(run)
     return dataclasses.replace(drawn, optim=dataclasses.replace(run.optim, batch_size=rows))
 
 
@@ -110,5 +118,5 @@ class _Drawn:
         return getattr(self._mask, name)
 
 
-def _with_drawn_masks(run: Run) -> Run:
+def with_drawn_masks(run: Run) -> Run:
     return run if run.mask is None else dataclasses.replace(run, mask=cast(Mask, _Drawn(run.mask)))

@@ -69,6 +69,8 @@ class Runtime:
     keep_checkpoints: int = 2
     eval_every: int = 0  # steps; 0 evaluates at the end only, as what trains the encoder further always does
     compile: bool = False
+    accumulate: int = 1  # parts that a step's batch goes through the model in, for a smaller memory
+    checkpoint_blocks: bool = False  # keep only each transformer block's input, and compute the rest again: memory
     tensorboard: bool = True
     tokens_gib: float = 8.0  # memory that an evaluation on patch tokens may take for a split's
     same_data: list[str] = field(default_factory=list)  # NOW-BEFORE: files of fingerprint NOW count as those of BEFORE
@@ -79,7 +81,7 @@ class Runtime:
             if not getattr(self, name).strip():  # as a path it would be the folder that one stands in
                 raise ValueError(f"runtime.{name} must name a folder, got {getattr(self, name)!r}; '.' is this one")
         self.dir, self.cache = (str(Path(place).expanduser()) for place in (self.dir, self.cache))
-        for name in ("log_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("log_every", "checkpoint_every", "keep_checkpoints", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"runtime.{name} must be at least 1, got {getattr(self, name)}")
         if self.tokens_gib <= 0:

@@ -31,7 +31,7 @@ VALUES = {
         f"optim.{name}"
         for name in ("lr_peak", "lr_start", "lr_end", "warmup_share", "weight_decay", "weight_decay_end")
     ),
-    *(f"optim.{name}" for name in ("beta1", "beta2", "eps", "clip", "clip_after_warmup", "horizon", "steps")),
+    *(f"optim.{name}" for name in ("beta1", "beta2", "eps", "clip", "horizon", "steps")),
     *(f"target.{name}" for name in ("decay_start", "decay_end", "shape", "horizon")),
     "seed",
 }
@@ -77,6 +77,10 @@ def why_alone(run: Run) -> str | None:
         return f"encoder={name_of('encoder', run.encoder)} cannot be stacked, encoder=vit can"
     if run.runtime.compile:
         return "runtime.compile=true cannot be stacked, runtime.compile=false can"
+    if run.runtime.accumulate > 1:
+        return f"runtime.accumulate={run.runtime.accumulate} cannot be stacked, runtime.accumulate=1 can"
+    if run.runtime.checkpoint_blocks:
+        return "runtime.checkpoint_blocks=true cannot be stacked, runtime.checkpoint_blocks=false can"
     return why_ragged(run, run.encoder.grid(spec_of(run)))
 
 
@@ -218,11 +222,16 @@ class Stack:
         ]
         if all(limit is None for limit in limits):
             return
-        norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients.values()]).norm(dim=0)
-        bounds = moved(torch.tensor([torch.inf if limit is None else limit for limit in limits]), norms.device)
-        scale = (bounds / (norms + 1e-6)).clamp(max=1.0)
-        for gradient in gradients.values():
-            gradient.mul_(scale.view(-1, *(1,) * (gradient.ndim - 1)))
+        parts: dict[str, list[Tensor]] = {}  # what is clipped by itself
+        for name, gradient in gradients.items():
+            is_own = self.steppers[0].run.optim.clip_after_warmup
+            parts.setdefault(name.partition(".")[0] if is_own else "", []).append(gradient)
+        for part in parts.values():
+            norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in part]).norm(dim=0)
+            bounds = moved(torch.tensor([torch.inf if limit is None else limit for limit in limits]), norms.device)
+            scale = (bounds / (norms + 1e-6)).clamp(max=1.0)
+            for gradient in part:
+                gradient.mul_(scale.view(-1, *(1,) * (gradient.ndim - 1)))
 
     def _update(self, gradients: Mapping[str, Tensor], steps: Sequence[int]) -> None:
         """AdamW: of all runs together where they agree on its values and on the step, else one by one."""

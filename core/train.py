@@ -150,7 +150,8 @@ def command(arguments: Sequence[str]) -> int:
         recorder = ConsoleRecorder(run, console, is_main=is_main)
     except OSError as error:
         return refused(blamed(error, places) or error)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # SIGUSR2 is what clusters are asked to send before they stop a job (#SBATCH --signal).
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, recorder.ask_to_stop)
     try:
         with recorder.progress:
@@ -177,8 +178,9 @@ def command(arguments: Sequence[str]) -> int:
 def out_of_memory(run: Run, error: OutOfMemoryError) -> str:
     asked = str(error).splitlines()[0].partition(". GPU")[0].rstrip(".")
     return (
-        f"out of memory on the GPU: {asked}; set a smaller optim.batch_size than {run.optim.batch_size}, a smaller "
-        "encoder, or share the batch out to more processes (torchrun). Checkpoints are intact"
+        f"out of memory on the GPU: {asked}; take a step's batch in parts (runtime.accumulate=2), compute blocks again "
+        f"(runtime.checkpoint_blocks=true), set a smaller optim.batch_size than {run.optim.batch_size}, or share the "
+        "batch out to more processes (torchrun). Checkpoints are intact"
     )
 
 

@@ -19,18 +19,19 @@ from core.config import ConfigError, Precision, Run, check, flatten, identity, l
 from core.cost import cost_metrics, encoding_flops
 from core.data.augment import normalise
 from core.data.left_out import data_facts
-from core.distributed import World, any_rank, mean_over_ranks, wait, world, wrap
+from core.distributed import World, any_rank, mean_over_ranks, same_on_all, wait, world, wrap
 from core.evals.features import FrozenFeatures
 from core.fitting import choose_device as choose_device
 from core.fitting import fingerprints, load_split, wrong_labels
 from core.judging import collapse, cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
+from core.models.blocks import checkpoint_blocks
 from core.models.cpu_block import has_kernels
 from core.optim import make_optimizer
 from core.phases import Costs, cpu_seconds, peak_memory
 from core.pictures import pictures
-from core.stepping import Batches, Stepper, make_stepper
+from core.stepping import Batches, Stepper, compile_step, make_stepper
 from core.tuning import Bench
 from core.types import Batch, Dataset, DataSpec, Grid, Learner, Parts, Recorder, Stopped, generator_for
 
@@ -114,12 +115,17 @@ def steps_of(
         wait(where)
     optimizer = make_optimizer(learner, run.optim)
     step, window = resume(record.folder, config, data, learner, optimizer)
+    if not same_on_all(step, where):
+        raise CheckpointError(
+            f"runtime.dir={run.runtime.dir}: the processes found different checkpoints there (this one step {step}); "
+            "give all of them one folder, on a disk that they share"
+        )
     if step == 0:
         start_from_weights(run, learner, spec)
     precision = choose_precision(run.precision, device)
     model = wrap(learner, where, device)
     if run.runtime.compile:
-        model.compile()
+        compile_step(model)
     batches = Batches(run, train_set, pair_set, step, where, device)
     stepper = make_stepper(run, spec, learner, model, optimizer, precision, device, where, batches.pair_size)
     window.skip()
@@ -153,8 +159,10 @@ def steps_of(
                 record.finish("preempted", {}, {"step": step, "train_seconds": window.spent} | data_facts(splits))
             return
         window.tick()
-        if run.runtime.eval_every and step % run.runtime.eval_every == 0 and not ending and where.is_main:
-            record.log(step, results_of(evaluate(run, features())))
+        if run.runtime.eval_every and step % run.runtime.eval_every == 0 and not ending:
+            if where.is_main:
+                record.log(step, results_of(evaluate(run, features())))
+            wait(where)  # not in the next step's exchange of gradients, which gives up after minutes
             window.skip()
 
     # ---- end ---------------------------------------------------------------------------------------------------
@@ -261,6 +269,8 @@ def build_learner(run: Run, spec: DataSpec) -> Learner:
     """The run's objective with its parts, every parameter a function of `run.seed`."""
     parts = Parts(run.encoder, run.mask, located(run).target, run.predictor, run.loss)
     learner: Learner = run.objective.build(parts, spec, run.seed)
+    if run.runtime.checkpoint_blocks:
+        checkpoint_blocks(learner)
     return learner
 
 

@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 from sqlalchemy import Connection, Engine
 
-from sweeps import cli, expansion_cache, fair_rows, untrained, work
+from sweeps import cli, expansion_cache, fair_rows, room, untrained, work
 from sweeps.cli import UserError
 from sweeps.db import FINAL_STATES
 from sweeps.estimate import Cost, Estimator, Recorded, RunKey, recorded
@@ -35,6 +35,10 @@ from sweeps.to_come import by_rule, further_runs, trials
 
 USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
                              [db=sqlite:///results/ablations.sqlite] [results_dir=results]
+                             [gpus=1] [gpu_memory=80]
+
+With gpus= or gpu_memory= (GiB of each) it says instead whether a training step of each study's cells fits, and which of
+runtime.accumulate, runtime.checkpoint_blocks or more GPUs to set if not; data need not be here.
 
 Nothing is trained or registered. A study that is named is checked as a launch would check it, and every option in
 which a row differs from the baseline is printed. A run that several studies ask for counts once in the total.
@@ -52,7 +56,8 @@ which a row differs from the baseline is printed. A run that several studies ask
 example: python -m sweeps.plan study=all scale=cpu"""
 
 UNFINISHED = ("missing", "queued", "running", "cancelled")
-OPTIONS = ("study", "scale", "seeds", "name", "db", "results_dir")  # the last as launches have it: nothing is written
+# results_dir as launches have it: nothing is written.
+OPTIONS = ("study", "scale", "seeds", "name", "db", "results_dir", "gpus", "gpu_memory")
 WORTH_A_PROCESS = 10  # studies: fewer expand sooner here than a new process imports core
 
 
@@ -273,6 +278,11 @@ def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS, takes_overrides=True)
     stem = arguments.text("study", "all")
     requests = [Request.of(read(name), arguments) for name in (names() if stem == "all" else stem.split(","))]
+    if "gpu_memory" in arguments.values or "gpus" in arguments.values:
+        gpus, memory = arguments.whole("gpus", 1, least=1), arguments.number("gpu_memory", 80.0, above=0)
+        found = list(room.advice(requests, gpus=gpus, gpu_memory=memory))
+        cli.console().print(room.as_table(found, gpus=gpus, gpu_memory=memory))
+        return cli.OK
     core, engine = fingerprint(), None
     if cli.is_absent(arguments.text("db", cli.DEFAULT_DATABASE)):  # then everything is still to do
         expand_ahead(None, requests, core)

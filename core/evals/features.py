@@ -115,6 +115,7 @@ class FrozenFeatures:
         self._resized: dict[tuple[int, int], EncoderModule] = {}
         self._datasets = {"train": train, "test": test}
         self._batch_size = batch_size
+        self._most_clips: int | None = None  # that the encoder takes at once, where that is fewer
         self._autocast_dtype = autocast_dtype
         self._max_gib = max_gib
         lengths = {split: len(dataset) // self.spec.clips_per_video for split, dataset in self._datasets.items()}
@@ -201,7 +202,7 @@ class FrozenFeatures:
             for rows in torch.split(torch.arange(len(videos)), max(1, self._batch_size // len(frames))):
                 pixels = self._fetch(split, videos[rows], self._prepare)[:, :, list(frames)]
                 with torch.inference_mode(), self._autocast():
-                    levels = self._encoder.pyramid(centre(pixels, self._built_for))
+                    levels = self._in_parts(centre(pixels, self._built_for), self._encoder.pyramid)
                 part = level_of(levels, level)  # [B * F, h, w, D]
                 if values is None:
                     shape = (len(videos), len(frames), *part.shape[1:])
@@ -382,9 +383,27 @@ class FrozenFeatures:
                     for cut, view, place in group:
                         with torch.inference_mode(), self._autocast():
                             clip = self._cut(pixels, cut, clips.frames)
-                            layers = encode(self._encoder, clip, self._built_for, sampling, num_layers)
+                            layers = self._in_parts(
+                                clip, lambda part: encode(self._encoder, part, self._built_for, sampling, num_layers)
+                            )
                         self.used = self.used._replace(clips=self.used.clips + len(clip))
                         yield rows, view, place, layers
+
+    def _in_parts(self, clips: Tensor, encoded: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+        """`encoded(clips)`, of as many clips at once as the device's memory has room for: half as many when it is full,
+        from then on."""
+        while True:
+            most = self._most_clips or len(clips)
+            try:
+                parts = [encoded(part) for part in torch.split(clips, most)]
+                return parts[0] if len(parts) == 1 else [torch.cat(layers) for layers in zip(*parts, strict=True)]
+            except torch.OutOfMemoryError:
+                if most == 1:
+                    raise
+                self._most_clips = most // 2
+            # Only now, as the error holds on to what had been made by then.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _changed(self, look: Look) -> Callable[[Tensor, DataSpec], Tensor]:
         """What crops and mirrors as `look` says, one batch after the other."""

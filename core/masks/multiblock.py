@@ -125,6 +125,10 @@ class MultiBlockMask(Mask):
         """Every size the context block can have on `grid` before the targets are cut out, smallest first."""
         return self.context_shape.sizes(grid)
 
+    def varying(self, grid: Grid) -> tuple[str, ...]:
+        one_length = len({size.area for size in self.target_sizes(grid)}) == 1
+        return super().varying(grid) or (() if one_length else ("target",))
+
     def least_context(self, grid: Grid) -> int:
         """Patches of a frame that every sample's context must have before `ragged` is applied."""
         if self.ragged is not Ragged.fixed:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from core.models import cpu_block, stacked_block
 from core.models.attention import Attention
 from core.models.positions import Rotation
-from core.types import moved, truncated_normal_
+from core.types import Calls, moved, truncated_normal_
 
 
 class Init(Enum):
@@ -35,24 +36,55 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x)
 
 
+class Drops:
+    """Where all DropPaths of an encoder draw from, one after the other: a generator, or what was drawn from it before.
+
+    torch.compile takes tensors into its graph, and no generator.
+    """
+
+    def __init__(self, generator: Generator, drawn: Tensor | None = None) -> None:
+        self.generator, self.drawn, self.at = generator, drawn, 0
+
+    def next(self, num: int) -> Tensor:
+        """Uniform in [0, 1): [num]."""
+        if self.drawn is None:
+            return torch.rand(num, generator=self.generator)
+        self.at += num
+        assert self.at <= len(self.drawn), "the encoder was called more often than the step said: Learner.encoded"
+        return self.drawn[self.at - num : self.at]
+
+
 class DropPath(nn.Module):
-    """Drop a residual branch for a random part of the batch, drawn from `generator` and never the global one."""
+    """Drop a residual branch for a random part of the batch, drawn from `drops` and never the global generator."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
-        self.generator: Generator | None = None
+        self.drops: Drops | None = None
+
+    def draw(self, num: int) -> Tensor | None:
+        """What the branch of each of `num` samples is multiplied by: [num] float32; None where nothing is dropped."""
+        if not self.training or self.rate == 0:
+            return None
+        assert self.drops is not None, "drop_path needs seed_drop_path(generator) before a training step"
+        return (self.drops.next(num) >= self.rate) / (1 - self.rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        assert self.generator is not None, "drop_path needs seed_drop_path(generator) before a training step"
-        kept = torch.rand(x.shape[0], generator=self.generator) >= self.rate
-        return x * moved((kept / (1 - self.rate)).to(x.dtype), x.device).view(-1, *(1,) * (x.ndim - 1))
+        return scaled(x, self.draw(x.shape[0]))
+
+
+def scaled(x: Tensor, factor: Tensor | None) -> Tensor:
+    """`x` [B, ...] with each sample times its `factor` [B]."""
+    return x if factor is None else x * moved(factor.to(x.dtype), x.device).view(-1, *(1,) * (x.ndim - 1))
 
 
 class Blocks(nn.ModuleList):
-    """`depth` pre-norm blocks. On the last, tokens before `skip` are only read, not updated, and left out."""
+    """`depth` pre-norm blocks. On the last, tokens before `skip` are only read, not updated, and left out.
+
+    `checkpointed`: of each block only the input is kept, and the backward pass computes the rest again.
+    """
+
+    checkpointed = False
 
     def __init__(self, width: int, depth: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         # timm registers every model it has when imported, 6 s; commands that build no model must not wait for it.
@@ -76,8 +108,18 @@ class Blocks(nn.ModuleList):
         """[B, N, D] -> [B, N - skip, D]."""
         last = len(self) - 1
         for index, block in enumerate(self):
-            x = apply_block(block, x, attn_mask, skip if index == last else 0, rotation)
+            x = self._kept_small(
+                apply_block, block, x, attn_mask, skip if index == last else 0, rotation, drawn(block, x)
+            )
         return x
+
+    def _kept_small(self, apply: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """`apply(*arguments)`, its insides forgotten until they are needed where blocks are checkpointed."""
+        if not (self.checkpointed and torch.is_grad_enabled()):
+            return apply(*arguments)
+        # Nothing in a block is drawn from the global generator, so that its state need not be kept.
+        kept: Tensor = checkpoint(apply, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return kept
 
     def many(self, sequences: Sequence[Tensor], skips: Sequence[int] | None = None) -> list[Tensor]:
         """`forward` of several batches of sequences, each of its own length [B, N, D] and with its own `skip`.
@@ -91,7 +133,8 @@ class Blocks(nn.ModuleList):
         width, last = sequences[0].shape[-1], len(self) - 1
         flat = torch.cat([x.reshape(-1, width) for x in sequences])
         for index, block in enumerate(self):
-            flat = cpu_block.apply_flat(
+            flat = self._kept_small(
+                cpu_block.apply_flat,
                 block,
                 flat,
                 tuple((*x.shape[:2], skip if index == last else 0) for x, skip in zip(sequences, skips, strict=True)),
@@ -100,17 +143,34 @@ class Blocks(nn.ModuleList):
         parts = torch.split(flat, [len(x) * length for x, length in zip(sequences, lengths, strict=True)])
         return [part.view(len(x), -1, width) for part, x in zip(parts, sequences, strict=True)]
 
-    def every(self, x: Tensor, attn_mask: Tensor | None = None, rotation: Rotation | None = None) -> list[Tensor]:
-        """The output of each block."""
-        outputs = []
-        for block in self:
-            x = apply_block(block, x, attn_mask, rotation=rotation)
-            outputs.append(x)
-        return outputs
+    def last(
+        self, num: int, x: Tensor, attn_mask: Tensor | None = None, rotation: Rotation | None = None
+    ) -> Iterator[Tensor]:
+        """The output of each of the last `num` blocks; those before are not kept."""
+        for index, block in enumerate(self):
+            x = apply_block(block, x, attn_mask, 0, rotation, drawn(block, x))
+            if index >= len(self) - num:
+                yield x
+
+
+Factors = tuple[Tensor | None, Tensor | None]  # of a block's two branches
+
+
+def drawn(block: Any, x: Tensor) -> Factors:
+    """What the block's paths draw for the samples `x`; before it is applied, which may happen twice."""
+    one, other = (
+        path.draw(x.shape[0]) if isinstance(path, DropPath) else None for path in (block.drop_path1, block.drop_path2)
+    )
+    return one, other
 
 
 def apply_block(
-    block: Any, x: Tensor, attn_mask: Tensor | None, skip: int = 0, rotation: Rotation | None = None
+    block: Any,
+    x: Tensor,
+    attn_mask: Tensor | None,
+    skip: int = 0,
+    rotation: Rotation | None = None,
+    factors: Factors = (None, None),
 ) -> Tensor:
     """What timm's Block.forward does, for the tokens after the first `skip` only."""
     if stacked_block.fits(block, x):
@@ -118,16 +178,33 @@ def apply_block(
     if rotation is None and cpu_block.fits(block, x, attn_mask):
         return cpu_block.apply(block, x, skip)
     mixed: Tensor = block.attn(block.norm1(x), attn_mask, skip=skip, rotation=rotation)
-    x = x[:, skip:] + block.drop_path1(mixed)
-    x = x + block.drop_path2(block.mlp(block.norm2(x)))
+    x = x[:, skip:] + scaled(mixed, factors[0])
+    x = x + scaled(block.mlp(block.norm2(x)), factors[1])
     return x
 
 
-def seed_drop_path(module: nn.Module, generator: Generator) -> None:
-    """Give every DropPath under `module` the generator it draws from."""
+def checkpoint_blocks(module: nn.Module) -> None:
+    """Keep only the inputs of all transformer blocks under `module`."""
     for child in module.modules():
-        if isinstance(child, DropPath):
-            child.generator = generator
+        if isinstance(child, Blocks):
+            child.checkpointed = True
+
+
+def seed_drop_path(module: nn.Module, generator: Generator, calls: Calls | None, batch_sizes: Sequence[int]) -> None:
+    """Give every DropPath under `module` what it draws from.
+
+    With `calls`, in each of which a path sees one of `batch_sizes`, all is drawn now, and this part's moved there.
+    """
+    paths = [child for child in module.modules() if isinstance(child, DropPath)]
+    if not paths:
+        return
+    found = None
+    if calls is not None:
+        each = (torch.rand(len(paths), num, generator=generator)[:, calls.rows(num)] for num in batch_sizes)
+        found = moved(torch.cat([draws.flatten() for draws in each]), calls.device)
+    drops = Drops(generator, found)
+    for path in paths:
+        path.drops = drops
 
 
 def make_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:

@@ -235,8 +235,9 @@ class _Block(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         segments: Segments = ctx.segments
-        affine1, affine2 = ctx.saved_tensors[:3], ctx.saved_tensors[3:6]
-        x, *rest = ctx.saved_tensors[6:]
+        saved = ctx.saved_tensors  # read once: a checkpointed block makes them when they are read
+        affine1, affine2 = saved[:3], saved[3:6]
+        x, *rest = saved[6:]
         saved1, (mixed, w_proj, x1), rest = rest[:4], rest[4:7], rest[7:]
         saved2, (hidden, active, w_fc2), kept = rest[:4], rest[4:7], rest[7:]
         fold = _is_long(x)

@@ -102,7 +102,10 @@ class TokenDecoder(PredictorModule):
             # Unused places repeat an index that is used, so they need no special care here.
             is_other.scatter_(1, index, False)
         counts = is_other.sum(1)
-        most = int(counts.max())
+        if view.context_valid is None and view.target_valid is None:
+            most = self.grid.num_patches - num_named  # known without looking at values, which a GPU is waited for
+        else:
+            most = int(counts.max())
         others = is_other.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         other_valid = torch.arange(most, device=others.device) < counts[:, None]
         parts = [torch.ones_like(index, dtype=torch.bool) if valid is None else valid for index, valid in sets]

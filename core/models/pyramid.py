@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from core.models.blocks import LayerNorm, seed_drop_path
-from core.types import DataSpec, Encoder, EncoderModule, Grid
+from core.types import Calls, DataSpec, Encoder, EncoderModule, Grid
 
 
 class Maps(NamedTuple):
@@ -126,8 +126,9 @@ class PyramidModule(EncoderModule):
         frames = self._frames(clips)
         return [*self.maps(frames).levels[::-1], frames][: self.num_levels]
 
-    def seed_drop_path(self, generator: Generator) -> None:
-        seed_drop_path(self, generator)
+    def seed_drop_path(self, generator: Generator, calls: Calls | None = None) -> None:
+        frames = [] if calls is None else [shape[0] * shape[2] for shape in calls.shapes]
+        seed_drop_path(self, generator, calls, frames)
 
     def _frames(self, clips: Tensor) -> Tensor:
         check_size(2**self.num_halvings, self.num_halvings, *clips.shape[-2:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,6 +22,8 @@ class ResNet(StagedEncoder):
     Source: He et al., 2015, arXiv:1512.03385, table 1; the stride is on the 3x3 convolution of a bottleneck, as in
     torchvision, whose initialisation this is too.
     """
+
+    over_batch: ClassVar[str] = "batch norm"
 
     widths: list[int] = field(default_factory=lambda: [64, 128, 256, 512])  # of the stages; a bottleneck gives 4 times
     depths: list[int] = field(default_factory=lambda: [3, 4, 6, 3])

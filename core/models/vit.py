@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from core.models.attention import key_mask
 from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear, seed_drop_path
 from core.models.positions import Position, Positions
-from core.types import DataSpec, Encoder, EncoderModule, Grid
+from core.types import Calls, DataSpec, Encoder, EncoderModule, Grid
 
 
 @dataclass
@@ -96,8 +96,8 @@ class VisionTransformer(EncoderModule):
     def add_mask_token(self, generator: Generator) -> None:
         self.mask_token = nn.Parameter(torch.empty(self.width).normal_(std=0.02, generator=generator))
 
-    def seed_drop_path(self, generator: Generator) -> None:
-        seed_drop_path(self, generator)
+    def seed_drop_path(self, generator: Generator, calls: Calls | None = None) -> None:
+        seed_drop_path(self, generator, calls, [] if calls is None else [shape[0] for shape in calls.shapes])
 
     def forward(
         self,
@@ -123,8 +123,8 @@ class VisionTransformer(EncoderModule):
         if not 1 <= num_layers <= len(self.blocks):
             raise ValueError(f"the last {num_layers} layers were asked of an encoder that has {len(self.blocks)}")
         x, _ = self._tokens(clips, keep)
-        layers = self.blocks.every(x, rotation=self.positions.rotation(keep))
-        return [self.norm(layer)[:, self.num_prefix :] for layer in layers[-num_layers:]]
+        layers = self.blocks.last(num_layers, x, rotation=self.positions.rotation(keep))
+        return [self.norm(layer)[:, self.num_prefix :] for layer in layers]
 
     def _tokens(
         self, clips: Tensor, keep: Tensor | None = None, valid: Tensor | None = None, hidden: Tensor | None = None

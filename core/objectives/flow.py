@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,8 @@ class FlowOptions:
 
     Source: MC-JEPA (Bardes et al., 2023, arXiv:2307.12698), section 3.1, Tables 3, 6 and 8.
     """
+
+    over_batch: ClassVar[str] = "variance, covariance and means of the pixels that are seen"
 
     flow_batch: int = 8  # pairs of frames a step, over all processes
     estimator_factor: float = 2.0  # C: filters of the estimator in units of PWC-Net's
@@ -128,6 +130,12 @@ def per_level(name: str, values: Sequence[float], num_levels: int) -> list[float
     return list(values) * (num_levels if len(values) == 1 else 1)
 
 
+class Pyramid(Protocol):
+    """What makes a pyramid of features: an encoder, or how one is looked at."""
+
+    def pyramid(self, clips: Tensor) -> list[Tensor]: ...
+
+
 class FlowTask(nn.Module):
     """The estimator and its losses. The encoder is given with every call, as it may serve another task too.
 
@@ -162,18 +170,19 @@ class FlowTask(nn.Module):
         """How the estimator learns, for `Learner.paces`."""
         return Pace(self.options.flow_lr_scale, self.options.flow_weight_decay)
 
-    def losses(self, encoder: EncoderModule, pairs: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
+    def is_warming_up(self, step: int, num_steps: int) -> bool:
+        """Whether step `step` (from 1) trains variance and covariance alone."""
+        return (step - 1) / max(num_steps, 1) < self.options.var_cov_warmup
+
+    def losses(self, encoder: Pyramid, pairs: Tensor, *, with_flow: bool = True) -> dict[str, Tensor]:
         """What `pairs` [P, C, 2, H, W] cost, float and normalised: scalars in float32.
 
         "flow" is the weighted sum of Equations 2 to 5 and "var_cov" that of Equation 6; the other names are parts
-        without their coefficients. `progress` is the share of the steps that are done: below `var_cov_warmup` there is
-        no "flow".
+        without their coefficients. Without `with_flow`, in the first steps, there is no "flow".
         """
         pyramid = encoder.pyramid(pairs)
         losses = self._var_cov(pyramid)
-        if progress < self.options.var_cov_warmup:
-            return losses
-        return losses | self._flow(pyramid, pairs)
+        return losses | self._flow(pyramid, pairs) if with_flow else losses
 
     def flow(self, encoder: EncoderModule, pairs: Tensor) -> Tensor:
         """Where each pixel of the first frame is in the second: [P, 2, H, W] float32 in pixels (right, down)."""
@@ -286,19 +295,22 @@ class FlowLearner(Learner):
     def __init__(self, encoder: EncoderModule, task: FlowTask) -> None:
         super().__init__()
         self.encoder, self.task = encoder, task
-        self._progress = 1.0
+        self._is_warming_up = False  # not how far it is: torch.compile compiles anew for every number
 
     def paces(self) -> Mapping[str, Pace]:
         return {"task": self.task.pace()}
 
-    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int) -> None:
-        self._progress = (step - 1) / max(num_steps, 1)
+    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int, clips: Tensor) -> None:
+        self._is_warming_up = self.task.is_warming_up(step, num_steps)
+
+    def encoded(self, clips: Tensor, views: Sequence[View], pairs: Tensor | None) -> list[torch.Size]:
+        return [] if pairs is None else [pairs.shape]
 
     def forward(
         self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View], pairs: Tensor | None = None
     ) -> dict[str, Tensor]:
         assert pairs is not None, "the trainer gives pairs to objectives that ask for them"
-        losses = self.task.losses(self.encoder, pairs, self._progress)
+        losses = self.task.losses(self.encoder, pairs, with_flow=not self._is_warming_up)
         loss = losses["var_cov"] + losses["flow"] if "flow" in losses else losses["var_cov"]
         return {"loss": loss} | {name: value.detach() for name, value in losses.items()}
 

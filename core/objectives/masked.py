@@ -87,6 +87,9 @@ class MaskedLearner(Learner):
                 totals[name] = totals[name] + share if name in totals else share
         return totals
 
+    def encoded(self, clips: Tensor, views: Sequence[View], pairs: Tensor | None) -> list[torch.Size]:
+        return [clips.shape] * (len(views) if self.dense else len({id(view.context) for view in views}))
+
     def encode(self, clips: Tensor, views: Sequence[View], groups: Sequence[Sequence[int]]) -> list[Tensor]:
         """Tokens of each view's context, those of a group stacked along the batch.
 
@@ -126,10 +129,20 @@ class MaskedLearner(Learner):
 
 def same_shape_groups(views: Sequence[View]) -> list[list[int]]:
     """Indices of views that one predictor call can serve: same mask type, same lengths."""
-    groups: dict[object, list[int]] = {}
+    groups: list[list[int]] = []
     for i, view in enumerate(views):
-        groups.setdefault((view.kind, view.context.shape, view.target.shape), []).append(i)
-    return list(groups.values())
+        # Compared, not keys of a dict: torch.compile would hold a length for the only one that there is.
+        same = [group for group in groups if has_same_shape(views[group[0]], view)]
+        if same:
+            same[0].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def has_same_shape(one: View, other: View) -> bool:
+    lengths = one.context.shape[1] == other.context.shape[1] and one.target.shape[1] == other.target.shape[1]
+    return one.kind == other.kind and lengths
 
 
 def stack_views(views: Sequence[View]) -> View:

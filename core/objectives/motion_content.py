@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from core.objectives.flow import FlowOptions, FlowTask
-from core.objectives.vicreg import ContentOptions, ContentTask
+from core.objectives.flow import FlowOptions, FlowTask, Pyramid
+from core.objectives.vicreg import ContentDraws, ContentOptions, ContentTask
 from core.types import DataSpec, Encoder, EncoderModule, Learner, Objective, Pace, Parts, View, generator_for
 
 
@@ -33,6 +33,9 @@ class Lesson(Enum):
     motion = "motion"
     motion_on_frozen = "motion_on_frozen"
     both = "both"
+
+
+WITH_CONTENT = (Lesson.content, Lesson.both)
 
 
 @dataclass
@@ -121,55 +124,66 @@ class MotionContentLearner(Learner):
     def __init__(self, options: MotionContent, encoder: EncoderModule, flow: FlowTask, content: ContentTask) -> None:
         super().__init__()
         self.options, self.encoder, self.task, self.content = options, encoder, flow, content
-        self._draw: Callable[[str], Generator] | None = None
-        self._lesson, self._progress = Lesson.both, 1.0
+        self._drawn: ContentDraws | None = None
+        self._lesson, self._is_warming_up = Lesson.both, False
+        self._still = Still(encoder)
 
     def paces(self) -> Mapping[str, Pace]:
         return {"task": self.task.pace()}
 
-    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int) -> None:
-        self._draw, self._progress = draw, (step - 1) / num_steps
-        self._lesson = self.options.lesson(step, num_steps)
+    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int, clips: Tensor) -> None:
+        self._lesson = lesson = self.options.lesson(step, num_steps)
+        self._is_warming_up = self.task.is_warming_up(step, num_steps)
+        self._drawn = self.content.draw(draw, clips) if lesson in WITH_CONTENT else None
+        self.encoder.train(self.training and lesson is not Lesson.motion_on_frozen)
+
+    def encoded(self, clips: Tensor, views: Sequence[View], pairs: Tensor | None) -> list[torch.Size]:
+        shapes = []
+        if self._lesson in WITH_CONTENT:
+            shapes.append(self.content.encoded(clips))
+        if pairs is not None and self._lesson not in (Lesson.content, Lesson.motion_on_frozen):
+            shapes.append(pairs.shape)
+        return shapes
 
     def forward(
         self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View], pairs: Tensor | None = None
     ) -> dict[str, Tensor]:
-        assert self._draw is not None and pairs is not None, "the trainer seeds every step and gives it pairs"
+        assert pairs is not None, "the trainer gives pairs to objectives that ask for them"
         lesson = self._lesson
         total = torch.zeros((), device=clips.device)
         parts: dict[str, Tensor] = {}
-        if lesson in (Lesson.content, Lesson.both):
-            losses = self.content.losses(self.encoder, clips, self._draw)
+        if lesson in WITH_CONTENT:
+            assert self._drawn is not None, "seed_step comes before every step"
+            losses = self.content.losses(self.encoder, clips, self._drawn)
             total = total + losses["loss"]
             parts |= {f"content_{name}": value for name, value in losses.items()}
         if lesson is not Lesson.content:
-            encoder = Still(self.encoder) if lesson is Lesson.motion_on_frozen else self.encoder
-            losses = self.task.losses(encoder, pairs, self._progress)
+            encoder: Pyramid = self._still if lesson is Lesson.motion_on_frozen else self.encoder
+            losses = self.task.losses(encoder, pairs, with_flow=not self._is_warming_up)
             total = total + losses["var_cov"]
             if "flow" in losses:
                 total = total + self.options.balance * losses["flow"]
             parts |= losses
         return {"loss": total} | {name: value.detach() for name, value in parts.items()}
 
+    def after_step(self, step: int, num_steps: int) -> dict[str, float]:
+        self.encoder.train(self.training)
+        return {}
+
     def flow(self, pairs: Tensor) -> Tensor:
         return self.task.flow(self.encoder, pairs)
 
 
-class Still(EncoderModule):
-    """An encoder whose features are only looked at, as evaluations do.
+class Still:
+    """An encoder whose features are only looked at: no gradient goes into it.
 
-    No gradient goes into it, no path is dropped and no batch norm learns what frames are like.
+    In such steps it is not in training mode either, as in evaluations: no path is dropped and no batch norm learns what
+    frames are like.
     """
 
     def __init__(self, encoder: EncoderModule) -> None:
-        super().__init__()
-        self.encoder = encoder
+        self._encoder = encoder
 
     @torch.no_grad()
     def pyramid(self, clips: Tensor) -> list[Tensor]:
-        was_training = self.encoder.training
-        self.encoder.eval()
-        try:
-            return self.encoder.pyramid(clips)
-        finally:
-            self.encoder.train(was_training)
+        return self._encoder.pyramid(clips)

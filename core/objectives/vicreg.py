@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from core.objectives.gathered import gather, num_processes, own_rows
-from core.objectives.views import ViewOptions, two_views
+from core.objectives.views import Changes, ViewOptions, draw_changes, two_views
 from core.types import (
     DataSpec,
     Encoder,
@@ -48,6 +48,7 @@ class ContentOptions(ViewOptions):
     """
 
     least_batch: ClassVar[int] = 2  # the variance and batch norm are over the batch
+    over_batch: ClassVar[str] = "variance, covariance and batch norm"
 
     sim_coeff: float = 25.0  # lambda, of the invariance
     std_coeff: float = 25.0  # mu, of the variance
@@ -120,6 +121,13 @@ def vicreg_loss(
     return {"loss": loss} | {name: value.detach() for name, value in parts.items()}
 
 
+class ContentDraws(NamedTuple):
+    """All that is random in a step."""
+
+    frame: Tensor | None  # [B], which of a clip's frames; None where that is not drawn
+    changes: Changes
+
+
 class ContentTask(nn.Module):
     """Views, expander and loss. The encoder is given with every call, as it may serve another task too."""
 
@@ -132,12 +140,26 @@ class ContentTask(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.mean).view(-1, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(-1, 1, 1, 1), persistent=False)
 
-    def losses(self, encoder: EncoderModule, clips: Tensor, draw: Callable[[str], Generator]) -> dict[str, Tensor]:
+    def draw(self, draw: Callable[[str], Generator], clips: Tensor) -> ContentDraws:
+        """What the views of `clips` will be made with."""
+        generator, num_frames, frame = draw("views"), clips.shape[2], None
+        if num_frames > 1 and self.options.content_frame is ContentFrame.drawn:
+            from_all = torch.rand(len(clips) * num_processes(), generator=generator)
+            frame = moved((own_rows(from_all, len(clips)) * num_frames).long(), clips.device)
+        return ContentDraws(frame, draw_changes(self.options, generator, clips))
+
+    def encoded(self, clips: Tensor) -> torch.Size:
+        """The shape of what the encoder is given: all views."""
+        batch, channels, num_frames, height, width = clips.shape
+        kept = num_frames if self.options.content_frame is ContentFrame.all else 1
+        return torch.Size((2 * batch, channels, kept, height, width))
+
+    def losses(self, encoder: EncoderModule, clips: Tensor, drawn: ContentDraws) -> dict[str, Tensor]:
         """`vicreg_loss` of clips [B, C, T, H, W], float and normalised, over the batches of all processes together.
 
         Averaged patch tokens are gathered before the expander: batch norm and covariance see what one process would.
         """
-        views = self.views(clips, draw)
+        views = self.views(clips, drawn)
         tokens = encoder(views.flatten(0, 1))[:, encoder.num_prefix :]
         pooled = tokens.float().mean(1).unflatten(0, (2, -1))  # [2, B, D]
         one, other = (self.expander(gather(view)) for view in pooled)
@@ -148,23 +170,20 @@ class ContentTask(nn.Module):
             )
 
     @torch.no_grad()
-    def views(self, clips: Tensor, draw: Callable[[str], Generator]) -> Tensor:
+    def views(self, clips: Tensor, drawn: ContentDraws) -> Tensor:
         """Two views of each clip, or of one of its frames (t = 1): [2, B, C, t, H, W], normalised."""
-        generator = draw("views")
         with full_precision(clips):
-            pictures = self._chosen(clips.float(), generator)
+            pictures = self._chosen(clips.float(), drawn.frame)
             pixels = (pictures * self.std + self.mean).clamp_(0, 1)
-            return (two_views(pixels, self.options, generator) - self.mean) / self.std
+            return (two_views(pixels, self.options, drawn.changes) - self.mean) / self.std
 
-    def _chosen(self, clips: Tensor, generator: Generator) -> Tensor:
-        num_frames, frame = clips.shape[2], self.options.content_frame
-        if num_frames == 1 or frame is ContentFrame.all:
+    def _chosen(self, clips: Tensor, frame: Tensor | None) -> Tensor:
+        num_frames = clips.shape[2]
+        if num_frames == 1 or self.options.content_frame is ContentFrame.all:
             return clips
-        if frame is ContentFrame.middle:
+        if frame is None:
             return clips[:, :, num_frames // 2 : num_frames // 2 + 1]
-        from_all = torch.rand(len(clips) * num_processes(), generator=generator)
-        first = moved((own_rows(from_all, len(clips)) * num_frames).long(), clips.device)
-        return clips[torch.arange(len(clips), device=clips.device), :, first][:, :, None]
+        return clips[torch.arange(len(clips), device=clips.device), :, frame][:, :, None]
 
 
 @dataclass
@@ -188,13 +207,16 @@ class VicregLearner(Learner):
     def __init__(self, encoder: EncoderModule, content: ContentTask) -> None:
         super().__init__()
         self.encoder, self.content = encoder, content
-        self._draw: Callable[[str], Generator] | None = None
+        self._drawn: ContentDraws | None = None
 
-    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int) -> None:
-        self._draw = draw
+    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int, clips: Tensor) -> None:
+        self._drawn = self.content.draw(draw, clips)
+
+    def encoded(self, clips: Tensor, views: Sequence[View], pairs: Tensor | None) -> list[torch.Size]:
+        return [self.content.encoded(clips)]
 
     def forward(
         self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View], pairs: Tensor | None = None
     ) -> dict[str, Tensor]:
-        assert self._draw is not None, "seed_step comes before every step"
-        return self.content.losses(self.encoder, clips, self._draw)
+        assert self._drawn is not None, "seed_step comes before every step"
+        return self.content.losses(self.encoder, clips, self._drawn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -63,36 +64,54 @@ class ViewOptions:
                 raise ValueError(f"objective.{name} must be one or two numbers in [0, 1], got {list(shares)}")
 
 
-def two_views(pictures: Tensor, options: ViewOptions, generator: Generator) -> Tensor:
-    """float [B, C, T, H, W] in [0, 1] -> two views of each [2, B, C, T, H, W], the same change for all T frames.
+class Changes(NamedTuple):
+    """What makes the two views of each of B pictures: the first view's of all, then the second's."""
+
+    theta: Tensor  # [2 * B, 2, 3] crop and mirror, as `affine_grid` takes it
+    sigma: Tensor  # [2 * B] pixels of blur, 0 = none
+    inverted: Tensor  # [2 * B] bool: bright pixels are
+    matrix: Tensor  # [2 * B, 3, 3] of the colours
+    share: Tensor  # [2 * B] of the mean luma that is added
+    to_luma: Tensor  # [3] what luma is made of
+
+
+def draw_changes(options: ViewOptions, generator: Generator, pictures: Tensor) -> Changes:
+    """For `pictures` [B, C, T, H, W], on their device.
 
     With several processes, B is this one's share of a batch; the numbers of the whole batch are drawn. They are few,
     and stay on the host until they are what a view is made with; all then go to the device in one copy.
     """
-    num, channels, frames, height, width = pictures.shape
+    num, (height, width) = len(pictures), pictures.shape[-2:]
     draws = own_rows(torch.rand(2, num * num_processes(), NUM_DRAWS + 1, generator=generator), num, dim=1)
     shares = torch.tensor([[_of(options.blur, view), _of(options.solarize, view)] for view in (0, 1)])
     shares = shares[:, None].expand(2, num, 2).flatten(0, 1)  # [2 * B, 2]
     draws = draws.flatten(0, 1)
     low, high = BLUR
     sigma = (low + (high - low) * draws[:, 12]) * (draws[:, 11] < shares[:, 0])
-    theta, sigma, inverted, *colours = moved_together(
-        pictures.device,
-        _crops(options, draws, height, width),
-        sigma * height / 224,
-        draws[:, SOLARIZE] < shares[:, 1],
-        *_colour_changes(options, draws),
+    return Changes(
+        *moved_together(
+            pictures.device,
+            _crops(options, draws, height, width),
+            sigma * height / 224,
+            draws[:, SOLARIZE] < shares[:, 1],
+            *_colour_changes(options, draws),
+        )
     )
+
+
+def two_views(pictures: Tensor, options: ViewOptions, changes: Changes) -> Tensor:
+    """float [B, C, T, H, W] in [0, 1] -> two views of each [2, B, C, T, H, W], the same change for all T frames."""
+    num, channels, frames, _, _ = pictures.shape
     views = pictures.flatten(1, 2).repeat(2, 1, 1, 1)  # [2 * B, C * T, H, W]
     if options.crop_min < 1 or options.flip:
-        views = _cropped(views, theta)
+        views = _cropped(views, changes.theta)
     views = views.view(2 * num, channels, frames, *views.shape[-2:])
     if options.jitter * options.jitter_share > 0 or options.grey > 0:
-        views = _recoloured(views, *colours)
+        views = _recoloured(views, changes.matrix, changes.share, changes.to_luma)
     if max(options.blur) > 0:
-        views = _blurred(views, sigma)
+        views = _blurred(views, changes.sigma)
     if max(options.solarize) > 0:
-        inverted = inverted.view(-1, 1, 1, 1, 1)
+        inverted = changes.inverted.view(-1, 1, 1, 1, 1)
         views = torch.where(inverted & (views >= 0.5), 1 - views, views)
     return views.view(2, num, *views.shape[1:])
 

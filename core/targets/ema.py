@@ -60,6 +60,10 @@ class EmaTarget(Target):
         if self.horizon < 1:
             raise ValueError(f"target.horizon must be at least 1, got {self.horizon}")
 
+    @property
+    def over_batch(self) -> str:
+        return "norm=batch" if self.norm is FeatureNorm.batch else ""
+
     def build(self, encoder: EncoderModule, spec: DataSpec) -> TargetModule:
         return MovingAverage(self, encoder)
 

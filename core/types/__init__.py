@@ -31,6 +31,7 @@ from core.types.judging import (
     Workshop,
 )
 from core.types.training import (
+    Calls,
     Encoder,
     EncoderModule,
     Learner,
@@ -51,6 +52,7 @@ from core.types.transfer import moved, moved_together
 __all__ = [
     "SAMPLE",
     "Batch",
+    "Calls",
     "Data",
     "DataError",
     "DataSpec",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Size, Tensor, device, nn
 
 from core.types.data import DataSpec, Grid
 
@@ -35,9 +35,28 @@ class Mask:
     def check(self, grid: Grid) -> None:
         """Raise ValueError naming the grid and the bound when this mask cannot be drawn on `grid`."""
 
+    def varying(self, grid: Grid) -> tuple[str, ...]:
+        """Which of a view's tensors have another length [B, n] in another batch: those that `ragged` leaves so."""
+        ragged = getattr(self, "ragged", None)
+        is_fixed = ragged is None or ragged.value == "fixed"
+        return () if is_fixed else ("context", "target", "context_valid", "target_valid")
+
     def sample(self, grid: Grid, batch_size: int, generator: Generator) -> list[View]:
         """Draw every sample's views; a pure function of the arguments and the generator's state (on CPU)."""
         raise NotImplementedError
+
+
+class Calls(NamedTuple):
+    """How an encoder will be called in a step, or in one of the parts that its batch is taken in."""
+
+    shapes: Sequence[Size]  # of the clips [B, C, T, H, W] of the whole batch, call by call
+    device: device
+    part: int = 0
+    num_parts: int = 1
+
+    def rows(self, num: int) -> slice:
+        """This part's of `num` rows."""
+        return slice(num * self.part // self.num_parts, num * (self.part + 1) // self.num_parts)
 
 
 class EncoderModule(nn.Module):
@@ -83,8 +102,11 @@ class EncoderModule(nn.Module):
         """Make `forward(hidden=...)` possible; called by a predictor whose encoder also sees mask tokens."""
         raise NotImplementedError
 
-    def seed_drop_path(self, generator: Generator) -> None:
-        """Where drop path draws from until the next call; needed before each training step if the encoder has any."""
+    def seed_drop_path(self, generator: Generator, calls: Calls | None = None) -> None:
+        """Where drop path draws from until the next call; needed before each training step if the encoder has any.
+
+        With `calls` the same numbers are drawn at once, and wait on the device.
+        """
         raise NotImplementedError
 
 
@@ -92,6 +114,7 @@ class EncoderModule(nn.Module):
 class Encoder:
     """An encoder's options. `build` initialises every parameter from `generator` and nothing else."""
 
+    over_batch: ClassVar[str] = ""  # what it makes of all samples together; "" where each is encoded by itself
     has_pyramid: ClassVar[bool] = False  # EncoderModule.pyramid; such encoders see whole frames, not kept patches
 
     def token_width(self) -> int:
@@ -176,6 +199,11 @@ class Target:
 
     gives_classes: ClassVar[bool] = False  # int64 in [0, out_dim), for a loss that takes them
 
+    @property
+    def over_batch(self) -> str:
+        """What it makes of all samples together; "" where each one's target is its own."""
+        return ""
+
     def build(self, encoder: EncoderModule, spec: DataSpec) -> TargetModule:
         raise NotImplementedError
 
@@ -234,11 +262,16 @@ class Learner(nn.Module):
         """
         raise NotImplementedError
 
-    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int) -> None:
-        """Called before training step `step` (from 1): `draw(purpose)` is its generator for that purpose.
+    def seed_step(self, draw: Callable[[str], Generator], step: int, num_steps: int, clips: Tensor) -> None:
+        """Called before training step `step` (from 1), on `clips`: `draw(purpose)` is its generator for that purpose.
 
-        It is the same on every process: what differs between samples is drawn for the whole batch.
+        It is the same on every process: what differs between samples is drawn for the whole batch. All that `forward`
+        needs of it is drawn here and put where the clips are, as torch.compile takes no generator into its graph.
         """
+
+    def encoded(self, clips: Tensor, views: Sequence[View], pairs: Tensor | None) -> list[Size]:
+        """The shapes of what `forward` gives the trained encoder in training mode in this step, call by call."""
+        return [clips.shape]
 
     def paces(self) -> Mapping[str, Pace]:
         """Parts that are not trained as `optim` says, by the name of the submodule: {"estimator": Pace(0.3)}."""
@@ -273,6 +306,7 @@ class Objective:
     gives: ClassVar[tuple[str, ...]] = ()  # beside an encoder: "flow", an estimate of motion (`Learner.flow`)
     least_batch: ClassVar[int] = 1  # samples that a step must have
     learns: ClassVar[bool] = True  # whether it can take a step at all
+    over_batch: ClassVar[str] = ""  # what its loss has of all samples together; "" where it is the mean of theirs
 
     def num_pairs(self) -> int:
         """How many pairs of frames a step takes, over all processes: the option `flow_batch`, where it has one."""

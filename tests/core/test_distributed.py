@@ -63,3 +63,48 @@ def test_a_batch_is_shared_out_in_order_and_without_overlap():
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
     with pytest.raises(ValueError, match=r"optim\.batch_size must be a multiple of the 2 processes, got 7"):
         World(0, 2).rows(7)
+
+
+@pytest.mark.slow
+def test_processes_that_find_different_checkpoints_do_not_go_on(tmp_path):
+    """As where each has a folder of its own: the first process trained there alone before."""
+    run_it(tmp_path / "cache", tmp_path / "0", stop_after=2)
+    (tmp_path / "each.py").write_text(
+        "import os, sys\nfrom tests.core.test_trainer import run_it\nfrom core.checkpoint import CheckpointError\n"
+        "try:\n    run_it(sys.argv[1] + '/cache', __import__('pathlib').Path(sys.argv[1]) / os.environ['RANK'])\n"
+        "except CheckpointError as error:\n    print(error)\n"
+    )
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(tmp_path / "each.py")]
+    said = subprocess.run(
+        [sys.executable, *command, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert said.stdout.count("the processes found different checkpoints there") == 2, said.stderr[-2000:]
+    assert "this one step 2" in said.stdout and "this one step 0" in said.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_that_take_their_shares_in_parts_train_as_one_does(tmp_path):
+    train_both(tmp_path, "method=mae", "encoder.drop_path=0.0", "runtime.accumulate=2")
+
+
+@pytest.mark.slow
+def test_two_processes_that_evaluate_on_the_way_train_as_one_does(tmp_path):
+    train_both(tmp_path, "method=mae", "runtime.eval_every=2")
+
+
+@pytest.mark.slow
+def test_processes_wait_for_the_main_one_for_days(tmp_path):
+    (tmp_path / "each.py").write_text(
+        "from core.distributed import PATIENCE, wait, world\n"
+        "with world('cpu') as where:\n    wait(where)\n"
+        "    print(where.patient._get_backend(__import__('torch').device('cpu')).options._timeout == PATIENCE)\n"
+    )
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(tmp_path / "each.py")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    said = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, timeout=280, env=env)
+    assert said.stdout.split() == ["True", "True"], said.stderr[-2000:]

@@ -27,8 +27,8 @@ def loss_and_gradients(cache, method, *, halves, device=CPU):
     stepper = Stepper(
         run, train_set.spec, learner, learner, make_optimizer(learner, run.optim), None, device, World(), size
     )
-    stepper.seed(1)
     inputs = stepper.inputs(1, *batches.at(1))
+    stepper.seed(1, inputs)
     with autocast(device, torch.bfloat16):
         losses = forward(*inputs)
     losses["loss"].backward()

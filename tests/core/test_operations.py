@@ -27,7 +27,7 @@ def computed(run):
     if num := run.objective.num_pairs():
         of_pairs = spec_of_pairs(run)
         pairs = torch.rand(num, of_pairs.channels, 2, of_pairs.height, of_pairs.width, generator=generator_for(1))
-    learner.seed_step(lambda purpose: generator_for(0, purpose, steps), steps, steps)
+    learner.seed_step(lambda purpose: generator_for(0, purpose, steps), steps, steps, clips)
     learner.encoder.seed_drop_path(generator_for(0, "drop_path", steps, 0))
     labels = {name: torch.zeros(rows, dtype=torch.int64) for name in spec.classes}
     views = draw_views(run, learner.encoder.grid, steps, slice(0, rows), CPU)

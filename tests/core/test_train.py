@@ -1,14 +1,17 @@
 """What `python -m core.train help=...` shows, and that it trains on any machine."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from core.checkpoint import checkpoints
 from core.config import GROUPS, SECTIONS, parse
-from core.train import describe
+from core.train import describe, main
 
 
 @pytest.mark.parametrize("topic", [*GROUPS, *SECTIONS, "evals"])
@@ -32,3 +35,30 @@ def test_a_run_trains_where_onednn_has_no_kernels_for_bfloat16(tmp_path, precisi
     older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=older, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def signals():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_a_run_that_its_cluster_warns_stops_at_a_checkpoint(tmp_path, signals):
+    folder, over = tmp_path / "run", threading.Event()
+
+    def warn():
+        while not over.wait(0.01):
+            if checkpoints(folder):
+                os.kill(os.getpid(), signal.SIGUSR2)
+                return
+
+    warning = threading.Thread(target=warn)
+    warning.start()
+    words = ["scale=smoke", "optim.steps=100000", "evals=[]", "runtime.checkpoint_every=1", "runtime.tensorboard=false"]
+    status = main([*words, f"runtime.dir={folder}", f"runtime.cache={tmp_path / 'cache'}"])
+    over.set()
+    warning.join()
+    assert status == 130 and checkpoints(folder)

@@ -209,3 +209,29 @@ def test_stripes_are_read_from_a_tiny_encoder(name):
         "vissl": {"layers": [1, 2], "optimizer": Optimizer.sgd, "lrs": [0.3], "batch_size": 16},
     }
     assert EVALS[name](**options.get(name, {})).run(features, seed=0)[f"{name}/column_top1"] > 90
+
+
+class Narrow(TinyEncoder):
+    """Has memory for so many clips at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.sizes = room, []
+
+    def intermediate(self, clips, num_layers, keep=None):
+        self.sizes.append(len(clips))
+        if len(clips) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().intermediate(clips, num_layers, keep)
+
+
+def test_a_batch_that_memory_has_no_room_for_is_encoded_in_smaller_parts_from_then_on():
+    encoder = Narrow(room=3)
+    features = frozen(encoder, train=20, test=4, batch_size=8)
+    torch.testing.assert_close(features.pooled("train"), frozen(train=20, test=4).pooled("train"))
+    assert encoder.sizes == [8, 4, *[2] * 10]
+
+
+def test_a_single_clip_that_memory_has_no_room_for_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError):
+        frozen(Narrow(room=0), train=4, test=4, batch_size=4).pooled("train")

@@ -135,9 +135,9 @@ def test_where_the_two_flows_disagree_nothing_is_reconstructed_when_told_so():
 
 def test_the_first_steps_warm_up_variance_and_covariance_alone():
     learner = build(var_cov_warmup=0.5)
-    learner.seed_step(lambda purpose: generator_for(0, purpose), 2, 4)
+    learner.seed_step(lambda purpose: generator_for(0, purpose), 2, 4, torch.empty(0))
     assert "flow" not in losses(learner)
-    learner.seed_step(lambda purpose: generator_for(0, purpose), 3, 4)
+    learner.seed_step(lambda purpose: generator_for(0, purpose), 3, 4, torch.empty(0))
     assert "flow" in losses(learner)
 
 

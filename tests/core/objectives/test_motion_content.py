@@ -19,8 +19,8 @@ def cache(tmp_path_factory):
 def learner_at(step, *overrides, num_steps=10):
     run = load(["method=mc_jepa", "scale=smoke", *overrides])
     learner = build_learner(run, run.data.spec())
-    learner.seed_step(lambda purpose: generator_for(0, purpose), step, num_steps)
     clips = torch.randn(8, 3, run.data.frames, 32, 32, generator=generator_for(1))
+    learner.seed_step(lambda purpose: generator_for(0, purpose), step, num_steps, clips)
     pairs = torch.randn(4, 3, 2, 32, 32, generator=generator_for(2))
     return learner, learner(clips, {}, [], pairs)
 
@@ -138,6 +138,7 @@ def test_flow_on_frozen_features_leaves_batch_norm_as_content_left_it():
         learner, _ = learner_at(2, f"objective.order={order}", "objective.flow_start=0.1", *resnet)
         seen = [int(value) for name, value in learner.encoder.named_buffers() if name.endswith("num_batches_tracked")]
         assert seen and (set(seen) == {0}) == stays
+        learner.after_step(2, 10)
         assert learner.encoder.training
 
 

@@ -7,14 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.objectives.views import ViewOptions, two_views
+from core.objectives.views import ViewOptions, draw_changes, two_views
 from core.types import generator_for
 
 PLAIN = {"crop_min": 1.0, "flip": False, "jitter": 0.0, "grey": 0.0, "blur": [0.0], "solarize": [0.0]}
 
 
 def views(pictures, seed=0, **options):
-    return two_views(pictures, ViewOptions(**PLAIN | options), generator_for(seed))
+    return drawn_views(pictures, ViewOptions(**PLAIN | options), seed)
+
+
+def drawn_views(pictures, options, seed):
+    return two_views(pictures, options, draw_changes(options, generator_for(seed), pictures))
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def test_the_two_views_of_a_picture_differ_and_stay_in_range(pictures, options):
 
 def test_all_frames_of_a_clip_change_alike(pictures):
     still = pictures[:, :, :1].expand_as(pictures)
-    changed = two_views(still, ViewOptions(), generator_for(1))
+    changed = drawn_views(still, ViewOptions(), 1)
     assert torch.allclose(changed[:, :, :, 0], changed[:, :, :, 1], atol=1e-6)
 
 
@@ -93,7 +97,7 @@ def test_the_two_views_have_their_own_shares_of_blur_and_solarisation(pictures):
 
 def test_the_same_generator_gives_the_same_views(pictures):
     options = ViewOptions()
-    first, again, other = (two_views(pictures, options, generator_for(seed)) for seed in (3, 3, 4))
+    first, again, other = (drawn_views(pictures, options, seed) for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
