@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from core.evals.clips import plan
 from core.evals.mixing import dropout, erase, mix, smoothed
+from core.evals.pooling import check_pool
 from core.evals.rand_augment import rand_augment
 from core.evals.recipes import Optimizer, check_recipe, recipe_of, requirement, settings_of
 from core.evals.samples import check_classes, check_test, check_train, draw_per_class, labelled, top1
@@ -21,6 +22,7 @@ from core.types import (
     Encoder,
     EncoderModule,
     Features,
+    Pooling,
     Sampling,
     Tuned,
     Tuning,
@@ -36,11 +38,11 @@ COSTS = ("train_seconds", "seconds_per_step", "tokens_share", "forward_mmac", "v
 class FineTune(Tuning):
     """Top-1 and top-5 after training everything on the labels, for each label by itself.
 
-    The head is linear on the average of the patch tokens. `mask_ratio` hides that share of the patches at the first
-    step and less along a cosine, none at the last. With `intermediate` the encoder is first trained on that label of
-    the data that it was pretrained on. What is trained is the encoder that is judged, that of a moving average where
-    there is one. Test scores are class probabilities averaged over `temporal_views` x `spatial_views` clips of a
-    video, cut as `core.evals.clips.plan` says. Training cuts a clip from a random moment.
+    The head is linear on the average of the patch tokens, or on the class token (`pool`). `mask_ratio` hides that share
+    of the patches at the first step and less along a cosine, none at the last. With `intermediate` the encoder is first
+    trained on that label of the data that it was pretrained on. What is trained is the encoder that is judged, that of
+    a moving average where there is one. Test scores are class probabilities averaged over `temporal_views` x
+    `spatial_views` clips of a video, cut as `core.evals.clips.plan` says. Training cuts a clip from a random moment.
 
     Beside the accuracies it gives what this costs: seconds of training, all labels together, and per step; the share
     of tokens that training encoded, the multiply-adds of one view (in millions), how many views, the encoder's
@@ -88,6 +90,7 @@ class FineTune(Tuning):
     temporal_views: int = 1
     spatial_views: int = 1
     tubelet: int = 2  # frames; of an encoder of images that is inflated for clips
+    pool: Pooling = Pooling.mean  # what the head reads: the average of the patches, or cls, the class token
 
     def __post_init__(self) -> None:
         check_recipe(self, "evals.finetune")
@@ -107,6 +110,8 @@ class FineTune(Tuning):
         require(0 < self.scale_max <= 1, "scale_max", "in (0, 1]")
         require(0 < self.scale_min <= self.scale_max, "scale_min", f"in (0, scale_max = {self.scale_max:g}]")
         require(0 <= self.color <= 2, "color", "in [0, 2]")
+        if self.pool not in (Pooling.mean, Pooling.cls):
+            raise ValueError(f"evals.finetune.pool must be mean or cls, got {self.pool.name}")
 
     @property
     def sampling(self) -> Sampling:
@@ -124,6 +129,7 @@ class FineTune(Tuning):
                 f"evals.finetune.tubelet must divide the {spec.frames} frames of a clip, got {self.tubelet}"
             )
         plan(spec, built_for, self.sampling, "evals.finetune.")
+        check_pool("evals.finetune.pool", self.pool, encoder, built_for, spec)
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
         check_classes(train, test, spec, names=self._labels(spec))
@@ -222,7 +228,7 @@ class FineTune(Tuning):
 
 
 class Classifier(Tuned):
-    """An encoder and a linear head on the average of its patch tokens."""
+    """An encoder and a linear head on the average of its patch tokens, or on its class token."""
 
     def __init__(
         self, encoder: EncoderModule, label: str, spec: DataSpec, options: FineTune, generator: Generator
@@ -239,7 +245,7 @@ class Classifier(Tuned):
 
     def _pooled(self, clips: Tensor, keep: Tensor | None) -> Tensor:
         tokens: Tensor = self.encoder(clips, keep)
-        return tokens[:, self.encoder.num_prefix :].mean(1)
+        return tokens[:, 0] if self.options.pool is Pooling.cls else tokens[:, self.encoder.num_prefix :].mean(1)
 
     def loss(
         self, clips: Tensor, labels: Mapping[str, Tensor], draw: Callable[[str], Generator], progress: float

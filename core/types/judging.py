@@ -16,12 +16,13 @@ from core.types.training import Encoder, EncoderModule
 
 
 class Pooling(Enum):
-    """Over which parts of a clip its tokens are averaged; see `core.evals.pooling`."""
+    """What of a clip's tokens is its feature, the averages over its parts for the most; see `core.evals.pooling`."""
 
     mean = "mean"  # the whole clip
     quadrants = "quadrants"  # the four quarters of the frame, over all of time
     halves = "halves"  # the first and the second half of time, over the whole frame
     octants = "octants"  # the quadrants of each half
+    cls = "cls"  # no average: the class token, of an encoder that has one
 
 
 class Sampling(NamedTuple):
@@ -60,10 +61,11 @@ class Features(Protocol):
     def pooled(self, split: str, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
         """Average-pooled patch tokens of the last `num_layers` blocks, concatenated: [N, num_layers * D] float32.
 
-        Of a `pool` of several parts [N, num_layers * parts * D], part after part of each block.
+        Of a `pool` of several parts [N, num_layers * parts * D], part after part of each block; of `cls` the class
+        tokens instead.
         """
 
-    def augmented(self, look: Look, num_layers: int = 1) -> Tensor:
+    def augmented(self, look: Look, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
         """As `pooled` of the train split, of its pictures as `look` has them."""
 
     def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:

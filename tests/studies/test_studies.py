@@ -466,3 +466,14 @@ def test_every_video_study_runs_and_is_drawn(name, tmp_path):
     assert {path.stem for path in (tmp_path / "figures").glob(f"{name}@*.svg")} == {
         f"{name}@smoke-{figure['name']}" for figure in read(name).figures
     }
+
+
+MAE_BESIDE_I_JEPA = ("linear", "low_shot", "compute", "low_level", "transfer")
+
+
+def test_at_scale_paper_a_class_token_is_judged_where_i_jepa_s_tables_judge_it(data_root):
+    """A.2: the class token of MAE, the average of I-JEPA's patches, in frozen probes and in fine-tuning."""
+    for name in (f"ijepa_{place}" for place in MAE_BESIDE_I_JEPA):
+        for _, config in expand(asked(name, "paper", data_root)).cells:
+            pools = {value for key, value in config.items() if key.startswith("evals.") and key.endswith(".pool")}
+            assert pools == {"cls" if config["target"] == "pixels" else "mean"}, name

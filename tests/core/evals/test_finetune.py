@@ -11,14 +11,14 @@ import torch
 from core.checkpoint import checkpoints
 from core.config import ConfigError, load
 from core.data.augment import normalise
-from core.evals.finetune import FineTune, kept_patches, num_kept, tokens_share, top5
+from core.evals.finetune import Classifier, FineTune, kept_patches, num_kept, tokens_share, top5
 from core.evals.recipes import recipe_of
 from core.models.adapted import adapted
 from core.models.positions import Position
 from core.models.vit import ViT
 from core.trainer import train
 from core.tuning import Bench
-from core.types import DataSpec, Sampling, generator_for
+from core.types import DataSpec, Pooling, Sampling, generator_for
 from tests.core.test_trainer import Notebook
 
 TINY = [
@@ -331,3 +331,18 @@ def test_the_views_of_all_videos_are_given_once(cache, tmp_path):
 
 def test_settings_that_a_checkpoint_holds_are_plain_values():
     json.dumps(recipe_of(FineTune(), 3)._asdict())
+
+
+def test_a_head_reads_the_class_token_where_it_is_told_to():
+    spec = DataSpec(1, frames=1, height=8, width=8, classes={"digit": 4})
+    encoder = ViT(width=12, depth=2, heads=2, patch=4, class_token=True).build(spec, generator_for(3)).eval()
+    clips = torch.randn(2, 1, 1, 8, 8, generator=generator_for(1))
+    tokens = encoder(clips)
+    for pool, read in ((Pooling.mean, tokens[:, 1:].mean(1)), (Pooling.cls, tokens[:, 0])):
+        tuned = Classifier(encoder, "digit", spec, FineTune(pool=pool), generator_for(0))
+        assert torch.allclose(tuned.logits(clips), tuned.head(read), atol=1e-6)
+
+
+def test_a_head_cannot_read_parts_of_a_clip():
+    with pytest.raises(ValueError, match=r"evals\.finetune\.pool must be mean or cls, got quadrants"):
+        FineTune(pool=Pooling.quadrants)
