@@ -244,7 +244,7 @@ class Vissl(Evaluation):
             # Of the most layers, shallow to deep, so that fewer are its last columns.
             most = features.augmented(Look(number, self.crop_min, self.flip), max(self.layers), self.pool)
             width = most.shape[1] // max(self.layers)
-            found.append(most[has_label][given, -num_layers * width :].to(features.device))
+            found.append(most[has_label][given, -num_layers * width :])  # each on the device when its epoch comes
         return found
 
     def _grid(

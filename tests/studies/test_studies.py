@@ -477,3 +477,33 @@ def test_at_scale_paper_a_class_token_is_judged_where_i_jepa_s_tables_judge_it(d
         for _, config in expand(asked(name, "paper", data_root)).cells:
             pools = {value for key, value in config.items() if key.startswith("evals.") and key.endswith(".pool")}
             assert pools == {"cls" if config["target"] == "pixels" else "mean"}, name
+
+
+def test_the_attentive_probes_of_scale_paper_are_those_of_v_jepa_s_table_6(data_root):
+    for name in MEASURED:
+        for _, config in expand(asked(name, "paper", data_root)).cells:
+            if "attentive" in config["evals"]:
+                probe = {
+                    key.split(".")[-1]: value for key, value in config.items() if key.startswith("evals.attentive.")
+                }
+                is_imagenet = (config["eval_data"] or config["data"]) == "image_folder"
+                assert probe["batch_size"] == (512 if is_imagenet else 256), name
+                assert (probe["lrs"], probe["weight_decays"], probe["epochs"]) == ([0.001], [0.01], 20), name
+
+
+def test_linear_heads_of_scale_paper_see_crops_and_flips_but_none_that_cuts_what_is_counted_off(data_root):
+    for name in MEASURED:
+        for _, config in expand(asked(name, "paper", data_root)).cells:
+            if "vissl" in config["evals"]:
+                changed = (config["evals.vissl.looks"] > 0, config["evals.vissl.flip"], config["evals.vissl.crop_min"])
+                assert changed == (True, True, 1.0 if name == "ijepa_low_level" else 0.08), name
+
+
+def test_fine_tuning_on_1_percent_mirrors_pictures_at_scale_paper(data_root):
+    judged = 0
+    for name in MEASURED:
+        for _, config in expand(asked(name, "paper", data_root)).cells:
+            if config.get("evals.finetune.share", 1.0) == 0.01:
+                assert config["evals.finetune.flip"], name
+                judged += 1
+    assert judged >= 4
