@@ -121,6 +121,7 @@ MIGRATIONS: tuple[Migration, ...] = (
             ("finetune", "evals.finetune.lr"),
         )
     ),
+    added("2026-11-27 evals.finetune.size", "evals.finetune.size", None, when={}, beside="evals.finetune.lr"),
     added("2026-11-27 evals.knn.whiten", "evals.knn.whiten", False, when={}, beside="evals.knn.k"),
     added("2026-11-27 evals.vos.stride", "evals.vos.stride", None, when={}, beside="evals.vos.level"),
     added("2026-11-27 mask.spatial_ratio", "mask.spatial_ratio", None, when={"mask": "multiblock3d"}),

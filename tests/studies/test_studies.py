@@ -507,3 +507,11 @@ def test_fine_tuning_on_1_percent_mirrors_pictures_at_scale_paper(data_root):
                 assert config["evals.finetune.flip"], name
                 judged += 1
     assert judged >= 4
+
+
+def test_mae_is_pretrained_at_224_px_and_fine_tuned_at_448_as_in_i_jepa_s_table_15(data_root):
+    cells = {cell.row_key: config for cell, config in expand(asked("ijepa_finetune", "paper", data_root)).cells}
+    sizes = ("data.size", "eval_data.size", "evals.finetune.size")
+    assert [cells["mae"][key] for key in sizes] == [224, 448, 448]
+    assert [cells["ijepa"][key] for key in sizes] == [448, 448, 448]
+    assert [cells[row]["evals.finetune.pool"] for row in ("mae", "ijepa")] == ["cls", "mean"]
