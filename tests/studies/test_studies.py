@@ -515,3 +515,13 @@ def test_mae_is_pretrained_at_224_px_and_fine_tuned_at_448_as_in_i_jepa_s_table_
     assert [cells["mae"][key] for key in sizes] == [224, 448, 448]
     assert [cells["ijepa"][key] for key in sizes] == [448, 448, 448]
     assert [cells[row]["evals.finetune.pool"] for row in ("mae", "ijepa")] == ["cls", "mean"]
+
+
+def test_what_is_fine_tuned_on_videos_at_scale_paper_is_judged_in_the_printed_number_of_views(data_root):
+    """MAE-ST, section 5: 7 x 3 on Kinetics, 1 x 3 on SSv2 (Table 9); V-JEPA, Table 8: 5 x 3."""
+    on_ssv2 = ("mae_st_data", "mae_st_intermediate", "mae_st_ssv2")
+    for name in MEASURED:
+        for _, config in expand(asked(name, "paper", data_root)).cells:
+            if "finetune" in config["evals"] and (config["eval_data"] or config["data"]) == "video_csv":
+                views = tuple(config[f"evals.finetune.{axis}_views"] for axis in ("temporal", "spatial"))
+                assert views == ((1, 3) if name in on_ssv2 else (5, 3) if name == "vjepa_finetune" else (7, 3)), name
