@@ -525,3 +525,15 @@ def test_what_is_fine_tuned_on_videos_at_scale_paper_is_judged_in_the_printed_nu
             if "finetune" in config["evals"] and (config["eval_data"] or config["data"]) == "video_csv":
                 views = tuple(config[f"evals.finetune.{axis}_views"] for axis in ("temporal", "spatial"))
                 assert views == ((1, 3) if name in on_ssv2 else (5, 3) if name == "vjepa_finetune" else (7, 3)), name
+
+
+def test_rows_that_are_trained_on_labels_have_a_recipe_of_their_batch_at_scale_paper(data_root):
+    """MAE's Table 11 on images: 200 epochs at 1e-4 a batch of 256; the rate of MAE-ST's pretraining on clips."""
+    found = {}
+    for name in ("mae_st_data", "mae_st_image", "mae_st_scratch"):
+        for cell, config in expand(asked(name, "paper", data_root)).cells:
+            if config["objective"] == "supervised" and config["optim.steps"]:
+                assert config["optim.lr_peak"] == 0.0016 and config["augment.flip"], name
+                found[name, cell.row_key] = (config["optim.batch_size"], config["optim.steps"])
+    assert found["mae_st_data", "images_supervised"] == found["mae_st_image", "scratch"] == (4096, 62_500)
+    assert found["mae_st_data", "k400_supervised"] == (512, 187_500)
