@@ -72,12 +72,12 @@ class Bench:
 
     # ---- what there is -----------------------------------------------------------------------------------------------
 
-    def spec(self, split: str) -> DataSpec:
-        """The clips' shape as the encoder gets them: cut to its size and length, its mean and std.
+    def spec(self, split: str, size: int | None = None) -> DataSpec:
+        """The clips' shape as the encoder gets them: cut to its size (or `size`) and length, its mean and std.
 
         An encoder of images gets whole clips, one of clips single images as they are: its copy is inflated or deflated.
         """
-        data, built_for = self._splits[split].spec, self._built_for
+        data, built_for = self._splits[split].spec, of_size(self._built_for, size)
         frames = data.frames if 1 in (data.frames, built_for.frames) else built_for.frames
         data = dataclasses.replace(data, mean=built_for.mean, std=built_for.std)
         return dataclasses.replace(data, frames=frames, height=built_for.height, width=built_for.width)
@@ -98,16 +98,18 @@ class Bench:
     def segments(self, split: str, samples: Tensor, frames: Sequence[int]) -> Tensor:
         return read_segments(self._splits[split], split, samples, frames)
 
-    def encoder(self, split: str, *, drop_path: float, start: EncoderModule | None, tubelet: int) -> EncoderModule:
+    def encoder(
+        self, split: str, *, drop_path: float, start: EncoderModule | None, tubelet: int, size: int | None = None
+    ) -> EncoderModule:
         source = self._encoder if start is None else start
-        return adapted(source, self._run.encoder, self.spec(split), drop_path=drop_path, tubelet=tubelet)
+        return adapted(source, self._run.encoder, self.spec(split, size), drop_path=drop_path, tubelet=tubelet)
 
     def autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._precision is None else torch.autocast(self.device.type, self._precision)
 
-    def views(self, sampling: Sampling) -> Iterator[tuple[slice, int, Tensor]]:
-        test, spec = self._splits["test"], self.spec("test")
-        clips = plan(test.spec, self._built_for, sampling)
+    def views(self, sampling: Sampling, size: int | None = None) -> Iterator[tuple[slice, int, Tensor]]:
+        test, spec = self._splits["test"], self.spec("test", size)
+        clips = plan(test.spec, of_size(self._built_for, size), sampling)
         cuts = [(view[0], number) for number, view in enumerate(clips.views)]
         batch_size = max(1, (64 if self.device.type == "cpu" else 256) // spec.frames)
         for start in range(0, len(test), batch_size * test.spec.clips_per_video):
@@ -124,8 +126,8 @@ class Bench:
                     clip = clip[..., cut.top : cut.top + spec.height, cut.left : cut.left + spec.width]
                     yield slice(row, row + len(first)), number, clip.contiguous()
 
-    def forward_mmac(self, encoder: EncoderModule) -> float:
-        return encoding_flops(encoder, self.spec("test")) / 2e6
+    def forward_mmac(self, encoder: EncoderModule, size: int | None = None) -> float:
+        return encoding_flops(encoder, self.spec("test", size)) / 2e6
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -139,7 +141,7 @@ class Bench:
         settings: Mapping[str, Any],
         seed: int,
     ) -> dict[str, float]:
-        spec, folder = self.spec(split), self._record.folder / FOLDER / stage
+        spec, folder = self.spec(split, recipe.size), self._record.folder / FOLDER / stage
         optim, crops = optim_of(recipe), crops_of(recipe)
         tuned.to(self.device).train()
         make = make_sgd if recipe.sgd else make_adamw
@@ -235,6 +237,10 @@ class Bench:
         return (
             run | {"seed": self._run.seed} | {f"finetune.{key}": value for key, value in own.items()} | {"draws": seed}
         )
+
+
+def of_size(spec: DataSpec, size: int | None) -> DataSpec:
+    return spec if size is None else dataclasses.replace(spec, height=size, width=size)
 
 
 class Chosen:

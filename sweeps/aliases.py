@@ -111,6 +111,17 @@ MIGRATIONS: tuple[Migration, ...] = (
         )
     ),
     added("2026-11-27 evals.ridge.pool", "evals.ridge.pool", "mean", when={}, beside="evals.ridge.heldout"),
+    *(
+        added(f"2026-11-27 evals.{evaluation}.pool", f"evals.{evaluation}.pool", "mean", when={}, beside=beside)
+        for evaluation, beside in (
+            ("knn", "evals.knn.k"),
+            ("linear", "evals.linear.lrs"),
+            ("low_shot", "evals.low_shot.share"),
+            ("vissl", "evals.vissl.shots"),
+            ("finetune", "evals.finetune.lr"),
+        )
+    ),
+    added("2026-11-27 evals.finetune.size", "evals.finetune.size", None, when={}, beside="evals.finetune.lr"),
     added("2026-11-27 evals.knn.whiten", "evals.knn.whiten", False, when={}, beside="evals.knn.k"),
     added("2026-11-27 evals.vos.stride", "evals.vos.stride", None, when={}, beside="evals.vos.level"),
     added("2026-11-27 mask.spatial_ratio", "mask.spatial_ratio", None, when={"mask": "multiblock3d"}),

@@ -70,7 +70,7 @@ def is_allowed(name: str, target: str) -> bool:
             ("sweeps.stacks", "core.stacking"),
         )
         # What a config computes is counted by building it.
-        is_worker |= name == "sweeps.work" and target == "core.operations"
+        is_worker |= (name, target) in (("sweeps.work", "core.operations"), ("sweeps.room", "core.room"))
         # So does whatever evaluates a trained run: it opens its checkpoint and asks core to judge it.
         is_judge = name == "sweeps.evaluate" and target in ("core.stored", "core.checkpoint")
         # And whatever decodes its representations.

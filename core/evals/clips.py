@@ -99,29 +99,47 @@ def corners(data: DataSpec, encoder: DataSpec, num_crops: int, key: str = "") ->
 
 
 def encode(
-    encoder: EncoderModule, clips: Tensor, built_for: DataSpec, sampling: Sampling, num_layers: int
+    encoder: EncoderModule,
+    clips: Tensor,
+    built_for: DataSpec,
+    sampling: Sampling,
+    num_layers: int,
+    *,
+    with_prefix: bool = False,
 ) -> list[Tensor]:
     """Patch tokens [B, n, D] of the last `num_layers` blocks, shallow to deep, for `clips` [B, C, T, H, W].
+
+    With `with_prefix` the class tokens come first, [B, P + n, D]: of an image encoder the means of its frames' ones.
 
     Source: V-JEPA (Bardes et al., 2024, arXiv:2404.08471), appendix B.1: image encoders frame by frame, video encoders
     on an image repeated over time; `deflate`: MAE-ST (Feichtenhofer et al., 2022, arXiv:2205.09113), section 5.5.
     """
     batch, frames = clips.shape[0], clips.shape[2]
+    blocks, num_prefix = (encoder.with_prefix, encoder.num_prefix) if with_prefix else (encoder.intermediate, 0)
     if built_for.frames == frames:
-        return encoder.intermediate(clips, num_layers)
+        return blocks(clips, num_layers)
     if built_for.frames == 1:
         images = clips.transpose(1, 2).flatten(0, 1)[:, :, None]  # [B * T, C, 1, H, W]
-        layers = [tokens.view(batch, frames, *tokens.shape[1:]) for tokens in encoder.intermediate(images, num_layers)]
+        layers = [tokens.view(batch, frames, *tokens.shape[1:]) for tokens in blocks(images, num_layers)]
         if sampling.average_frames:
-            return [tokens.mean(dim=1, dtype=torch.float32).to(tokens.dtype) for tokens in layers]
-        return [tokens.flatten(1, 2) for tokens in layers]
+            return [_over_frames(tokens) for tokens in layers]
+        if not num_prefix:
+            return [tokens.flatten(1, 2) for tokens in layers]
+        prefixes = [_over_frames(tokens[:, :, :num_prefix]) for tokens in layers]
+        patches = [tokens[:, :, num_prefix:].flatten(1, 2) for tokens in layers]
+        return [torch.cat(parts, dim=1) for parts in zip(prefixes, patches, strict=True)]
     assert frames == 1, (frames, built_for.frames)
     still = clips.expand(-1, -1, built_for.frames, -1, -1)
     if not sampling.deflate:
-        return encoder.intermediate(still, num_layers)
+        return blocks(still, num_layers)
     # One time slice of equal frames: the patch embedding is linear, so its weights are summed over time.
     keep = torch.arange(encoder.grid.h * encoder.grid.w, device=clips.device).expand(batch, -1)
-    return encoder.intermediate(still, num_layers, keep)
+    return blocks(still, num_layers, keep)
+
+
+def _over_frames(tokens: Tensor) -> Tensor:
+    """[B, T, n, D] -> [B, n, D]."""
+    return tokens.mean(dim=1, dtype=torch.float32).to(tokens.dtype)
 
 
 def num_tokens(encoder: EncoderModule, data: DataSpec, built_for: DataSpec, sampling: Sampling) -> int:

@@ -30,7 +30,7 @@ from core.evals.maps import (
     read_segments,
     resized,
 )
-from core.evals.pooling import means, num_parts
+from core.evals.pooling import num_parts, pooled
 from core.evals.samples import subset
 from core.types import (
     Dataset,
@@ -122,14 +122,14 @@ class FrozenFeatures:
         self._videos = {"train": subset(lengths["train"], max_train), "test": torch.arange(lengths["test"])}
         self._pools = frozenset(pools)
         self._pooled: dict[tuple[str, int, Pooling], Tensor] = {}
-        self._augmented: dict[tuple[Look, int], Tensor] = {}
+        self._augmented: dict[tuple[Look, int, Pooling], Tensor] = {}
         self._tokens: dict[tuple[str, int, Sampling], Tokens] = {}
         self.used = Used()
         self._cache, self._shown_as = cache, shown_as
         self._digests: dict[str, str | None] = {}
 
     def pooled(self, split: str, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
-        """Average-pooled patch tokens (no class token) of the last `num_layers` blocks: [N, num_layers * D] float32.
+        """Average-pooled patch tokens of the last `num_layers` blocks, or class tokens: [N, num_layers * D] float32.
 
         The average is over all clips of a video; a `pool` of several parts gives [N, num_layers * parts * D], the means
         of the same part of each clip. Blocks are concatenated shallow to deep. The tensor is shared between callers: do
@@ -148,18 +148,17 @@ class FrozenFeatures:
                     self._pooled[split, num_layers, pool] = found
         return self._pooled[split, num_layers, pool]
 
-    def augmented(self, look: Look, num_layers: int = 1) -> Tensor:
+    def augmented(self, look: Look, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
         """As `pooled` of the train split, of its pictures as `look` has them: [N, num_layers * D] float32."""
-        if (look, num_layers) not in self._augmented:
+        if (look, num_layers, pool) not in self._augmented:
             with self._counted():
-                key = self._key("augmented", "train", num_layers, look)
+                key = self._key("augmented", "train", num_layers, look, *_named(pool))
                 found = self._from_cache(key)
                 if found is None:
-                    found = self._pool("train", num_layers, {Pooling.mean}, look)[Pooling.mean]
-                    found = _finite(found, "train").cpu()
+                    found = _finite(self._pool("train", num_layers, {pool}, look)[pool], "train").cpu()
                     self._to_cache(key, found)
-                self._augmented[look, num_layers] = found
-        return self._augmented[look, num_layers]
+                self._augmented[look, num_layers, pool] = found
+        return self._augmented[look, num_layers, pool]
 
     def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
         """Patch tokens of the clips that `sampling` says, in half precision; the same tensor for every caller.
@@ -309,23 +308,29 @@ class FrozenFeatures:
         self, split: str, num_layers: int, pools: Collection[Pooling], look: Look | None = None
     ) -> dict[Pooling, Tensor]:
         clips = plan(self.spec, self._built_for, Sampling())
-        pooled = self._no_pooled(split, num_layers, pools)
-        for rows, _, _, layers in self._encoded(split, self._videos[split], num_layers, clips, Sampling(), look):
-            self._add_means(pooled, rows, layers, len(clips.views[0]))
-        return pooled
+        sums, prefix = self._no_pooled(split, num_layers, pools), self._num_prefix(pools)
+        videos = self._videos[split]
+        for rows, _, _, layers in self._encoded(split, videos, num_layers, clips, Sampling(), look, prefix > 0):
+            self._add(sums, rows, layers, len(clips.views[0]), prefix)
+        return sums
 
-    def _add_means(self, pooled: dict[Pooling, Tensor], rows: slice, layers: list[Tensor], num_clips: int) -> None:
-        for pool, values in pooled.items():
-            values[rows] += torch.cat([means(tokens, self.grid, pool) for tokens in layers], dim=1) / num_clips
+    def _num_prefix(self, pools: Collection[Pooling]) -> int:
+        """How many class tokens must be encoded for `pools`."""
+        return self._encoder.num_prefix if Pooling.cls in pools else 0
 
-    def _keep_pooled(self, split: str, num_layers: int, pooled: dict[Pooling, Tensor]) -> None:
-        for pool, values in pooled.items():
+    def _add(
+        self, sums: dict[Pooling, Tensor], rows: slice, layers: list[Tensor], num_clips: int, num_prefix: int
+    ) -> None:
+        for pool, values in sums.items():
+            values[rows] += pooled(layers, self.grid, pool, num_prefix) / num_clips
+
+    def _keep_pooled(self, split: str, num_layers: int, found: dict[Pooling, Tensor]) -> None:
+        for pool, values in found.items():
             self._pooled[split, num_layers, pool] = _finite(values, split).cpu()
             self._to_cache(self._key_of_pooled(split, num_layers, pool), self._pooled[split, num_layers, pool])
 
     def _key_of_pooled(self, split: str, num_layers: int, pool: Pooling) -> str | None:
-        # The mean's name is that of caches from before there was another.
-        return self._key("pooled", split, num_layers, *([] if pool is Pooling.mean else [pool.name]))
+        return self._key("pooled", split, num_layers, *_named(pool))
 
     def _videos_of(self, split: str, sampling: Sampling) -> Tensor:
         videos = self._videos[split]
@@ -338,12 +343,13 @@ class FrozenFeatures:
         shape = (len(videos), len(clips.views), len(clips.views[0]) * per_clip, num_layers * self._encoder.width)
         self._refuse_large(split, shape)
         values = torch.empty(shape, dtype=self._autocast_dtype or torch.float16)
-        pooled = self._no_pooled(split, num_layers, self._pools) if sampling == Sampling() else {}
-        for rows, view, place, layers in self._encoded(split, videos, num_layers, clips, sampling):
-            tokens = torch.cat(layers, dim=-1) if num_layers > 1 else layers[0]
+        sums = self._no_pooled(split, num_layers, self._pools) if sampling == Sampling() else {}
+        prefix = self._num_prefix(sums)
+        for rows, view, place, layers in self._encoded(split, videos, num_layers, clips, sampling, None, prefix > 0):
+            tokens = (torch.cat(layers, dim=-1) if num_layers > 1 else layers[0])[:, prefix:]
             values[rows, view, place * per_clip : (place + 1) * per_clip] = tokens.to(values.dtype).cpu()
-            self._add_means(pooled, rows, layers, len(clips.views[0]))
-        self._keep_pooled(split, num_layers, pooled)  # spares the next evaluation an encoding of its own
+            self._add(sums, rows, layers, len(clips.views[0]), prefix)
+        self._keep_pooled(split, num_layers, sums)  # spares the next evaluation an encoding of its own
         return _finite(values, split)
 
     def _refuse_large(self, split: str, shape: tuple[int, ...]) -> None:
@@ -368,7 +374,8 @@ class FrozenFeatures:
         num_layers: int,
         clips: Plan,
         sampling: Sampling,
-        look: Look | None = None,
+        look: Look | None,
+        with_prefix: bool,
     ) -> Iterator[tuple[slice, int, int, list[Tensor]]]:
         """Rows of `videos`, number of the view, place of the clip in it, and its tokens layer by layer."""
         batch_size = max(1, self._batch_size * self._built_for.frames // max(self.spec.frames, self._built_for.frames))
@@ -384,7 +391,10 @@ class FrozenFeatures:
                         with torch.inference_mode(), self._autocast():
                             clip = self._cut(pixels, cut, clips.frames)
                             layers = self._in_parts(
-                                clip, lambda part: encode(self._encoder, part, self._built_for, sampling, num_layers)
+                                clip,
+                                lambda part: encode(
+                                    self._encoder, part, self._built_for, sampling, num_layers, with_prefix=with_prefix
+                                ),
                             )
                         self.used = self.used._replace(clips=self.used.clips + len(clip))
                         yield rows, view, place, layers
@@ -436,6 +446,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def _named(pool: Pooling) -> list[str]:
+    """What tells a pool in the cache: the mean's name is that of caches from before there was another."""
+    return [] if pool is Pooling.mean else [pool.name]
 
 
 def _finite(values: Tensor, split: str) -> Tensor:

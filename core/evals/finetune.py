@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from core.evals.clips import plan
 from core.evals.mixing import dropout, erase, mix, smoothed
+from core.evals.pooling import check_pool
 from core.evals.rand_augment import rand_augment
 from core.evals.recipes import Optimizer, check_recipe, recipe_of, requirement, settings_of
 from core.evals.samples import check_classes, check_test, check_train, draw_per_class, labelled, top1
@@ -21,6 +23,7 @@ from core.types import (
     Encoder,
     EncoderModule,
     Features,
+    Pooling,
     Sampling,
     Tuned,
     Tuning,
@@ -36,11 +39,12 @@ COSTS = ("train_seconds", "seconds_per_step", "tokens_share", "forward_mmac", "v
 class FineTune(Tuning):
     """Top-1 and top-5 after training everything on the labels, for each label by itself.
 
-    The head is linear on the average of the patch tokens. `mask_ratio` hides that share of the patches at the first
-    step and less along a cosine, none at the last. With `intermediate` the encoder is first trained on that label of
-    the data that it was pretrained on. What is trained is the encoder that is judged, that of a moving average where
-    there is one. Test scores are class probabilities averaged over `temporal_views` x `spatial_views` clips of a
-    video, cut as `core.evals.clips.plan` says. Training cuts a clip from a random moment.
+    The head is linear on the average of the patch tokens, or on the class token (`pool`). `mask_ratio` hides that share
+    of the patches at the first step and less along a cosine, none at the last. With `intermediate` the encoder is first
+    trained on that label of the data that it was pretrained on. What is trained is the encoder that is judged, that of
+    a moving average where there is one. Test scores are class probabilities averaged over `temporal_views` x
+    `spatial_views` clips of a video, cut as `core.evals.clips.plan` says. Training cuts a clip from a random moment.
+    Either is at `size`, for which embeddings of places are enlarged (`core.models.adapted`).
 
     Beside the accuracies it gives what this costs: seconds of training, all labels together, and per step; the share
     of tokens that training encoded, the multiply-adds of one view (in millions), how many views, the encoder's
@@ -87,7 +91,9 @@ class FineTune(Tuning):
     mask_ratio: float = 0.0  # at the first step
     temporal_views: int = 1
     spatial_views: int = 1
+    size: int | None = None  # px that the copy is trained and judged at; null = what the encoder was pretrained at
     tubelet: int = 2  # frames; of an encoder of images that is inflated for clips
+    pool: Pooling = Pooling.mean  # what the head reads: the average of the patches, or cls, the class token
 
     def __post_init__(self) -> None:
         check_recipe(self, "evals.finetune")
@@ -107,6 +113,9 @@ class FineTune(Tuning):
         require(0 < self.scale_max <= 1, "scale_max", "in (0, 1]")
         require(0 < self.scale_min <= self.scale_max, "scale_min", f"in (0, scale_max = {self.scale_max:g}]")
         require(0 <= self.color <= 2, "color", "in [0, 2]")
+        require(self.size is None or 8 <= self.size <= 2048, "size", "in [8, 2048] px, or null")
+        if self.pool not in (Pooling.mean, Pooling.cls):
+            raise ValueError(f"evals.finetune.pool must be mean or cls, got {self.pool.name}")
 
     @property
     def reads_pretraining(self) -> bool:
@@ -127,7 +136,14 @@ class FineTune(Tuning):
             raise ValueError(
                 f"evals.finetune.tubelet must divide the {spec.frames} frames of a clip, got {self.tubelet}"
             )
+        if self.size is not None:
+            built_for = dataclasses.replace(built_for, height=self.size, width=self.size)
+            try:
+                encoder.grid(built_for)
+            except ValueError as error:
+                raise ValueError(f"evals.finetune.size={self.size}: {error}") from error
         plan(spec, built_for, self.sampling, "evals.finetune.")
+        check_pool("evals.finetune.pool", self.pool, encoder, built_for, spec)
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
         check_classes(train, test, spec, names=self._labels(spec))
@@ -140,7 +156,7 @@ class FineTune(Tuning):
         raise ValueError("evals.finetune: frozen features cannot be fine-tuned; it is run by `tune`")
 
     def tune(self, workshop: Workshop, seed: int) -> dict[str, float]:
-        test, start = workshop.spec("test"), None
+        test, start = workshop.spec("test", self.size), None
         if self.intermediate is not None:
             steps = self.intermediate_steps or self.steps
             stage = f"intermediate_{self.intermediate}"
@@ -157,7 +173,7 @@ class FineTune(Tuning):
             "train_seconds": sum(cost["train_seconds"] for cost in costs),
             "seconds_per_step": sum(cost["seconds_per_step"] for cost in costs) / len(costs),
             "tokens_share": tokens_share(self.mask_ratio, self.steps, tuned.encoder.grid.num_patches),
-            "forward_mmac": workshop.forward_mmac(tuned.eval().encoder),
+            "forward_mmac": workshop.forward_mmac(tuned.eval().encoder, self.size),
             "views": self.temporal_views * self.spatial_views,
             "parameters_m": sum(p.numel() for p in tuned.encoder.parameters()) / 1e6,
         }
@@ -185,8 +201,8 @@ class FineTune(Tuning):
         steps: int,
         seed: int,
     ) -> tuple[Classifier, dict[str, float]]:
-        spec = workshop.spec(split)
-        encoder = workshop.encoder(split, drop_path=self.drop_path, start=start, tubelet=self.tubelet)
+        spec = workshop.spec(split, self.size)
+        encoder = workshop.encoder(split, drop_path=self.drop_path, start=start, tubelet=self.tubelet, size=self.size)
         tuned = Classifier(encoder, label, spec, self, generator_for(seed, "head"))
         samples = self._samples(workshop, split, label, seed)
         # An evaluation may be called under inference mode, where nothing can be trained.
@@ -217,7 +233,7 @@ class FineTune(Tuning):
         check_test(labels[label][known], label, workshop.labels("train")[label])
         scores = torch.zeros(len(known), spec.classes[label])
         tuned.eval()
-        for rows, _, clips in workshop.views(self.sampling):
+        for rows, _, clips in workshop.views(self.sampling, self.size):
             with workshop.autocast():
                 scores[rows] += tuned.logits(clips).float().softmax(dim=1).cpu()
         if not scores.isfinite().all():
@@ -226,7 +242,7 @@ class FineTune(Tuning):
 
 
 class Classifier(Tuned):
-    """An encoder and a linear head on the average of its patch tokens."""
+    """An encoder and a linear head on the average of its patch tokens, or on its class token."""
 
     def __init__(
         self, encoder: EncoderModule, label: str, spec: DataSpec, options: FineTune, generator: Generator
@@ -243,7 +259,7 @@ class Classifier(Tuned):
 
     def _pooled(self, clips: Tensor, keep: Tensor | None) -> Tensor:
         tokens: Tensor = self.encoder(clips, keep)
-        return tokens[:, self.encoder.num_prefix :].mean(1)
+        return tokens[:, 0] if self.options.pool is Pooling.cls else tokens[:, self.encoder.num_prefix :].mean(1)
 
     def loss(
         self, clips: Tensor, labels: Mapping[str, Tensor], draw: Callable[[str], Generator], progress: float

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.evals.pooling import check_pool
 from core.evals.samples import Samples, check_classes, check_layers, test_samples, top1, top1_names, train_samples
-from core.types import DataSpec, Encoder, Evaluation, Features
+from core.types import DataSpec, Encoder, Evaluation, Features, Pooling
 
 SMALLEST = 1e-6  # share of the largest component's variance: a float32 or bfloat16 encoder's rounding is below
 
@@ -62,6 +63,7 @@ class Knn(Evaluation):
     temperature: float = 0.07
     num_layers: int = 1  # features of the last n blocks, concatenated
     whiten: bool = False  # decorrelate the features first, by the train split: a cosine follows the few largest else
+    pool: Pooling = Pooling.mean  # features are the means of these parts of a clip, concatenated, or its class token
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -73,10 +75,14 @@ class Knn(Evaluation):
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.knn.num_layers", self.num_layers, encoder)
+        check_pool("evals.knn.pool", self.pool, encoder, built_for, spec)
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
         for label, known in check_classes(train, test, spec).items():
             self._check_k(len(known), label)
+
+    def pools(self) -> frozenset[Pooling]:
+        return frozenset({self.pool})
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("knn", spec)
@@ -91,9 +97,9 @@ class Knn(Evaluation):
     def run(self, features: Features, seed: int) -> dict[str, float]:
         results = {}
         for label, num_classes in features.spec.classes.items():
-            train = train_samples(features, label, self.num_layers)
+            train = train_samples(features, label, self.num_layers, self.pool)
             self._check_k(len(train.labels), label)
-            test = test_samples(features, label, self.num_layers)
+            test = test_samples(features, label, self.num_layers, self.pool)
             if self.whiten:
                 change = whitening(train.features)
                 train, test = (part._replace(features=change(part.features)) for part in (train, test))

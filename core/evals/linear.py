@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.evals.linear_grid import Head, scores_of, train_heads
+from core.evals.pooling import check_pool
 from core.evals.samples import (
     Samples,
     check_classes,
@@ -24,7 +25,7 @@ from core.evals.samples import (
     top1_names,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
+from core.types import DataSpec, Encoder, Evaluation, Features, Pooling, generator_for
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Linear(Evaluation):
     epochs: int = 50
     batch_size: int = 256
     num_layers: int = 1  # features of the last n blocks, concatenated
+    pool: Pooling = Pooling.mean  # features are the means of these parts of a clip, concatenated, or its class token
 
     def __post_init__(self) -> None:
         if not self.lrs or min(self.lrs) <= 0:
@@ -66,9 +68,13 @@ class Linear(Evaluation):
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.linear.num_layers", self.num_layers, encoder)
+        check_pool("evals.linear.pool", self.pool, encoder, built_for, spec)
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
         check_classes(train, test, spec, heldout="evals.linear.heldout")
+
+    def pools(self) -> frozenset[Pooling]:
+        return frozenset({self.pool})
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("linear", spec)
@@ -77,7 +83,7 @@ class Linear(Evaluation):
         results = {}
         for label in features.spec.classes:
             head = self.choose(features, label, seed)
-            test = test_samples(features, label, self.num_layers)
+            test = test_samples(features, label, self.num_layers, self.pool)
             results[f"linear/{label}_top1"] = top1(head(test.features), test.labels)
         return results
 
@@ -86,7 +92,7 @@ class Linear(Evaluation):
 
         Raises ValueError when every head diverged.
         """
-        train = train_samples(features, label, self.num_layers)
+        train = train_samples(features, label, self.num_layers, self.pool)
         generator = generator_for(seed, "linear", label, "heldout")
         fit, heldout = hold_out(train.labels, self.heldout, generator, key="evals.linear.heldout")
         heads = train_heads(

@@ -141,7 +141,8 @@ class Inputs:
     def __init__(self, looks: Sequence[Tensor], labels: Tensor, num_batches: int, *, batch_norm: bool) -> None:
         self._looks, self._labels, self._num_batches, self._batch_norm = looks, labels, num_batches, batch_norm
         num_features = looks[0].shape[1]
-        self._mean, self._variance = looks[0].new_zeros(num_features + 1), looks[0].new_ones(num_features + 1)
+        self._mean = torch.zeros(num_features + 1, dtype=looks[0].dtype, device=labels.device)
+        self._variance = torch.ones_like(self._mean)
         # Without scale and shift, as the head has its own. Only the 0 that features get at their end, and that any norm
         # leaves as it is, is shifted to a 1: adding that behind the norm would copy every batch once more.
         self._last = 0.0 if batch_norm else 1.0
@@ -170,17 +171,21 @@ class Inputs:
         norm.running_mean, norm.running_var = self._mean[:-1].clone(), self._variance[:-1].clone()
         return norm
 
+    def _look(self, epoch: int) -> Tensor:
+        # All looks of a large set might not fit on the device together.
+        return self._looks[epoch % len(self._looks)].to(self._labels.device)
+
     def _widened(self, epoch: int) -> Tensor:
         """The look of this epoch, [N, D + 1]."""
         if len(self._looks) > 1:  # copies of all looks might not fit in memory
-            return _with_last(self._looks[epoch % len(self._looks)], self._last)
+            return _with_last(self._look(epoch), self._last)
         if self._wide is None:
-            self._wide = _with_last(self._looks[0], self._last)
+            self._wide = _with_last(self._look(0), self._last)
         return self._wide
 
     def _all_of(self, epoch: int) -> tuple[Tensor, Tensor]:
         if self._whole is None or len(self._looks) > 1:
-            rows = _with_last(self._looks[epoch % len(self._looks)], self._last)
+            rows = _with_last(self._look(epoch), self._last)
             mean, variance = torch.zeros_like(self._mean), torch.zeros_like(self._variance)
             if self._batch_norm:
                 rows = self._normed(rows, mean, variance, 1.0)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.evals.pooling import check_pool
 from core.evals.ridge import RidgeHead, Standardiser, fit_ridge, standardiser
 from core.evals.samples import (
     Samples,
@@ -27,7 +28,7 @@ from core.evals.samples import (
     top1_names,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Evaluation, Features, generator_for
+from core.types import DataSpec, Encoder, Evaluation, Features, Pooling, generator_for
 
 
 class HeadKind(Enum):
@@ -86,6 +87,7 @@ class LowShot(Evaluation):
     head: HeadKind = HeadKind.ridge
     alpha: float = 100.0  # penalty on squared weights
     num_layers: int = 1  # features of the last n blocks, concatenated
+    pool: Pooling = Pooling.mean  # features are the means of these parts of a clip, concatenated, or its class token
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -98,10 +100,14 @@ class LowShot(Evaluation):
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.low_shot.num_layers", self.num_layers, encoder)
+        check_pool("evals.low_shot.pool", self.pool, encoder, built_for, spec)
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
         for label, known in check_classes(train, test, spec).items():
             self._num_drawn(known, label, spec.classes[label])
+
+    def pools(self) -> frozenset[Pooling]:
+        return frozenset({self.pool})
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("low_shot", spec)
@@ -109,8 +115,8 @@ class LowShot(Evaluation):
     def run(self, features: Features, seed: int) -> dict[str, float]:
         results = {}
         for label, num_classes in features.spec.classes.items():
-            train = train_samples(features, label, self.num_layers)
-            test = test_samples(features, label, self.num_layers)
+            train = train_samples(features, label, self.num_layers, self.pool)
+            test = test_samples(features, label, self.num_layers, self.pool)
             standardise = standardiser(train.features)
             num_drawn = self._num_drawn(train.labels, label, num_classes)
             draws = []

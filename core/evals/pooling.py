@@ -1,4 +1,7 @@
-"""Averages of tokens over parts of a clip: what is small, or moves, is lost in the average of all of them."""
+"""Averages of tokens over parts of a clip: what is small, or moves, is lost in the average of all of them.
+
+Or the class token, which has been made of all of them by attention.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,13 @@ from torch import Tensor
 
 from core.types import DataSpec, Encoder, Grid, Pooling
 
-PARTS = {Pooling.mean: (1, 1, 1), Pooling.quadrants: (1, 2, 2), Pooling.halves: (2, 1, 1), Pooling.octants: (2, 2, 2)}
+PARTS = {
+    Pooling.mean: (1, 1, 1),
+    Pooling.quadrants: (1, 2, 2),
+    Pooling.halves: (2, 1, 1),
+    Pooling.octants: (2, 2, 2),
+    Pooling.cls: (1, 1, 1),
+}
 
 
 def num_parts(pool: Pooling) -> int:
@@ -34,12 +43,26 @@ def means(tokens: Tensor, grid: Grid, pool: Pooling) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def pooled(layers: list[Tensor], grid: Grid, pool: Pooling, num_prefix: int) -> Tensor:
+    """The class token of each layer [B, P + n, D], or `means` of what is behind its `num_prefix` class tokens."""
+    if pool is Pooling.cls:
+        if num_prefix == 0:
+            raise ValueError("pool=cls reads a class token, and this encoder has none")
+        return torch.cat([tokens[:, 0].float() for tokens in layers], dim=1)
+    return torch.cat([means(tokens[:, num_prefix:], grid, pool) for tokens in layers], dim=1)
+
+
 def halves(size: int) -> list[slice]:
     return [slice(0, (size + 1) // 2), slice(size // 2, size)]
 
 
 def check_pool(key: str, pool: Pooling, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
-    """Raise ValueError naming the option `key` when the tokens of data like `spec` have nothing to be halved."""
+    """Raise ValueError naming the option `key` when tokens of data like `spec` cannot be halved, or have no class."""
+    if pool is Pooling.cls and not encoder.has_class_token():
+        raise ValueError(
+            f"{key}=cls reads a class token, and this encoder has none: use mean, or for encoder=vit "
+            "encoder.class_token=true"
+        )
     grid = encoder.grid(built_for)
     slices = spec.frames if built_for.frames == 1 else grid.t
     in_time, in_height, _ = PARTS[pool]

@@ -95,7 +95,7 @@ class Ridge(Evaluation):
     alphas: list[float] = field(default_factory=lambda: [1.0, 10.0, 100.0, 1000.0, 10000.0])
     heldout: float = 0.2  # fraction of train the penalty is chosen by
     num_layers: int = 1  # features of the last n blocks, concatenated
-    pool: Pooling = Pooling.mean  # features are the means of these parts of a clip, concatenated
+    pool: Pooling = Pooling.mean  # features are the means of these parts of a clip, concatenated, or its class token
 
     name: ClassVar[str] = "ridge"  # of its metrics, and in keys
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.evals.linear_grid import Head, Optimizer, scores_of, steps, train_heads
+from core.evals.pooling import check_pool
 from core.evals.samples import (
     Samples,
     check_classes,
@@ -29,7 +30,7 @@ from core.evals.samples import (
     top1,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Evaluation, Features, Look, generator_for
+from core.types import DataSpec, Encoder, Evaluation, Features, Look, Pooling, generator_for
 
 
 class Amount(NamedTuple):
@@ -62,7 +63,8 @@ class Choice(NamedTuple):
 class Vissl(Evaluation):
     """Top-1 of the best of `layers` x `batch_norm` x `lrs` x `weight_decays` linear heads.
 
-    A head is trained on average-pooled patches of the last n blocks, concatenated. The learning rate multiplies a mean
+    A head is trained on average-pooled patches of the last n blocks, concatenated, or with `pool=cls` on their class
+    tokens. The learning rate multiplies a mean
     cross-entropy, is per 256 samples of a batch, and falls to a tenth after each `decay_every` epochs. `shares` and
     `shots` are how many labels of each class are given, one metric each: `vissl/digit_top1` for all of them,
     `vissl/digit_1pct_top1`, `vissl/digit_5shot_top1`; what is less than all is drawn `num_draws` times and averaged.
@@ -96,6 +98,7 @@ class Vissl(Evaluation):
     crop_min: float = 0.08  # of the looks: smallest share of the area of a random crop; 1 = the whole picture
     flip: bool = True  # of the looks: mirror left and right with probability 0.5
     best_on_test: bool = False
+    pool: Pooling = Pooling.mean  # features are the means of these parts of a clip, concatenated, or its class token
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, allowed: str) -> None:
@@ -130,11 +133,15 @@ class Vissl(Evaluation):
 
     def check(self, encoder: Encoder, built_for: DataSpec, spec: DataSpec) -> None:
         check_layers("evals.vissl.layers", max(self.layers), encoder)
+        check_pool("evals.vissl.pool", self.pool, encoder, built_for, spec)
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
         for label, known in check_classes(train, test, spec).items():
             for amount in self.amounts:
                 check_heldout(self._num_given(known, label, spec.classes[label], amount), "evals.vissl.heldout")
+
+    def pools(self) -> frozenset[Pooling]:
+        return frozenset({self.pool})
 
     def metrics(self, spec: DataSpec) -> list[str]:
         names = [f"vissl/{label}_{amount.name}top1" for label in spec.classes for amount in self.amounts]
@@ -160,7 +167,7 @@ class Vissl(Evaluation):
         given = self._given(features, label, amount, draw, seed)
         scores: dict[Choice, float] = {}
         for choices, grid in self._grids(features, label, given, seed, None if self.best_on_test else choice):
-            test = test_samples(features, label, choices[0].num_layers)
+            test = test_samples(features, label, choices[0].num_layers, self.pool)
             found = scores_of(grid, test.features.to(features.device))
             truth = test.labels.to(features.device)
             scores |= {other: top1(of_head, truth) for other, of_head in zip(choices, found, strict=True)}
@@ -172,13 +179,13 @@ class Vissl(Evaluation):
         Raises ValueError when every head diverged.
         """
         given = self._given(features, label, amount, draw, seed)
-        truth = train_samples(features, label, max(self.layers)).labels[given]
+        truth = train_samples(features, label, max(self.layers), self.pool).labels[given]
         generator = generator_for(seed, "vissl", label, amount.name, draw, "heldout")
         fit, heldout = hold_out(truth, self.heldout, generator, key="evals.vissl.heldout")
         truth = truth[heldout].to(features.device)
         quality: dict[Choice, tuple[float, float]] = {}
         for choices, grid in self._grids(features, label, given[fit], seed, None):
-            unseen = train_samples(features, label, choices[0].num_layers).features[given[heldout]]
+            unseen = train_samples(features, label, choices[0].num_layers, self.pool).features[given[heldout]]
             for choice, scores in zip(choices, scores_of(grid, unseen.to(features.device)), strict=True):
                 if scores.isfinite().all():
                     quality[choice] = (top1(scores, truth), -F.cross_entropy(scores, truth).item())
@@ -191,7 +198,10 @@ class Vissl(Evaluation):
     def _given(self, features: Features, label: str, amount: Amount, draw: int, seed: int) -> Tensor:
         """Which train samples' labels are given: indices among those that have `label`."""
         # Of the most layers: whoever asks for fewer afterwards has no clip encoded again.
-        labels, num_classes = train_samples(features, label, max(self.layers)).labels, features.spec.classes[label]
+        labels, num_classes = (
+            train_samples(features, label, max(self.layers), self.pool).labels,
+            features.spec.classes[label],
+        )
         if amount == EVERY:
             return torch.arange(len(labels))
         num_given = self._num_given(labels, label, num_classes, amount)
@@ -219,7 +229,7 @@ class Vissl(Evaluation):
         for num_layers, batch_norm in itertools.product(sorted(self.layers, reverse=True), self.batch_norm):
             if only is not None and (num_layers, batch_norm) != (only.num_layers, only.batch_norm):
                 continue
-            train = train_samples(features, label, num_layers)
+            train = train_samples(features, label, num_layers, self.pool)
             samples = Samples(train.features[given].to(features.device), train.labels[given].to(features.device))
             cells = itertools.product([num_layers], [batch_norm], self.lrs, self.weight_decays)
             choices = [Choice(*cell) for cell in cells] if only is None else [only]
@@ -232,9 +242,9 @@ class Vissl(Evaluation):
         found = []
         for number in range(self.looks):
             # Of the most layers, shallow to deep, so that fewer are its last columns.
-            most = features.augmented(Look(number, self.crop_min, self.flip), max(self.layers))
+            most = features.augmented(Look(number, self.crop_min, self.flip), max(self.layers), self.pool)
             width = most.shape[1] // max(self.layers)
-            found.append(most[has_label][given, -num_layers * width :].to(features.device))
+            found.append(most[has_label][given, -num_layers * width :])  # each on the device when its epoch comes
         return found
 
     def _grid(

@@ -1,15 +1,16 @@
-"""A copy of a vision transformer for clips of another length than it was trained on."""
+"""A copy of a vision transformer for clips of another length or size than it was trained on."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from core.models.positions import Position, Positions
 from core.models.vit import VisionTransformer, ViT
-from core.types import DataSpec, Encoder, EncoderModule, generator_for
+from core.types import DataSpec, Encoder, EncoderModule, Grid, generator_for
 
 
 def adapted(
@@ -21,10 +22,12 @@ def adapted(
     their number, and a learned embedding of time starts at zero (rotations turn with time at once). An encoder of clips
     is deflated for images: its patch embedding is summed over the frames of a tubelet, and every image is at the first
     moment. What is new is zero, so that nothing is drawn. A convolutional encoder sees frames one by one as ever.
+    Embeddings of places are enlarged bicubically for clips of another size; rotations tell distances and go on.
 
-    Raises ValueError when the clips differ in more than their length.
+    Raises ValueError when the clips differ in more than their length and size.
 
-    Source: MAE-ST (Feichtenhofer et al., 2022, arXiv:2205.09113), appendix A (inflation) and section 5.5 (deflation).
+    Source: MAE-ST (Feichtenhofer et al., 2022, arXiv:2205.09113), appendix A (inflation) and section 5.5 (deflation);
+    ViT (Dosovitskiy et al., 2020, arXiv:2010.11929), section 3.2 (size).
     """
     if options.has_pyramid:
         return _rebuilt(encoder, options, spec, drop_path)
@@ -32,9 +35,12 @@ def adapted(
         raise ValueError("evals.finetune: this encoder cannot be copied for fine-tuning")
     frames = encoder.grid.t * encoder.tubelet
     check_length(frames, spec.frames, tubelet)
+    encoder = _of_size(encoder, options, spec)
     options = dataclasses.replace(options, drop_path=drop_path)
     if frames == spec.frames:
-        return _copy(encoder, options, spec, encoder.state_dict())
+        copy = _copy(encoder, options, spec, encoder.state_dict())
+        _take_places(copy, encoder)
+        return copy
     state = {name: value for name, value in encoder.state_dict().items() if not name.startswith("positions.")}
     if frames == 1:
         # A rotation knows time without having learned it.
@@ -88,6 +94,38 @@ def _positions_over_time(positions: Positions, num_slices: int) -> dict[str, Ten
     if prefix is not None:
         state["positions.prefix"] = prefix.detach()
     return state
+
+
+def enlarged(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Embeddings of the places of a grid, [h * w, D], for another grid."""
+    if old == new:
+        return table
+    maps = table.T.reshape(1, -1, *old)
+    return F.interpolate(maps, size=new, mode="bicubic", align_corners=False)[0].flatten(1).T
+
+
+@torch.no_grad()
+def _of_size(encoder: VisionTransformer, options: ViT, spec: DataSpec) -> VisionTransformer:
+    """`encoder` for frames of the size of `spec`: itself where they are of its own."""
+    grid = Grid(encoder.grid.t, spec.height // encoder.patch, spec.width // encoder.patch)
+    if grid == encoder.grid:
+        return encoder
+    own = dataclasses.replace(spec, frames=grid.t * encoder.tubelet)
+    state, old, new = encoder.state_dict(), encoder.grid[1:], grid[1:]
+    if "positions.space" in state:
+        state["positions.space"] = enlarged(state["positions.space"], old, new)
+    copy = _copy(encoder, dataclasses.replace(options, tubelet=encoder.tubelet), own, state)
+    if encoder.positions.kind not in (Position.learned, Position.rope):
+        slices = torch.split(encoder.positions.table, encoder.positions.area)
+        copy.positions.table.copy_(torch.cat([enlarged(places, old, new) for places in slices]))
+    return copy
+
+
+def _take_places(copy: VisionTransformer, encoder: VisionTransformer) -> None:
+    """Fixed embeddings of places: those of an encoder that was resized are not what its options would make."""
+    kind = encoder.positions.kind
+    if copy.positions.kind is kind and kind not in (Position.learned, Position.rope):
+        copy.positions.table.copy_(encoder.positions.table)
 
 
 @torch.no_grad()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from core.models.adapted import adapted
+from core.models.adapted import adapted, enlarged
 from core.models.positions import Position
 from core.models.vit import VisionTransformer, ViT
 from core.types import DataSpec, Encoder, EncoderModule, generator_for
@@ -47,11 +45,3 @@ def for_frames(encoder: EncoderModule, options: Encoder, spec: DataSpec) -> Enco
     for parameter in copy.parameters():
         parameter.requires_grad_(False)
     return copy.to(encoder.norm.weight.device).eval()
-
-
-def enlarged(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Embeddings of the places of a grid, [h * w, D], for another grid."""
-    if old == new:
-        return table
-    maps = table.T.reshape(1, -1, *old)
-    return F.interpolate(maps, size=new, mode="bicubic", align_corners=False)[0].flatten(1).T

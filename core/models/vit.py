@@ -58,6 +58,9 @@ class ViT(Encoder):
     def num_blocks(self) -> int:
         return self.depth
 
+    def has_class_token(self) -> bool:
+        return self.class_token
+
     def grid(self, spec: DataSpec) -> Grid:
         if spec.height % self.patch or spec.width % self.patch:
             raise ValueError(
@@ -120,11 +123,14 @@ class VisionTransformer(EncoderModule):
         return [self.norm(encoded) for encoded in self.blocks.many(sequences)]
 
     def intermediate(self, clips: Tensor, num_layers: int, keep: Tensor | None = None) -> list[Tensor]:
+        return [layer[:, self.num_prefix :] for layer in self.with_prefix(clips, num_layers, keep)]
+
+    def with_prefix(self, clips: Tensor, num_layers: int, keep: Tensor | None = None) -> list[Tensor]:
         if not 1 <= num_layers <= len(self.blocks):
             raise ValueError(f"the last {num_layers} layers were asked of an encoder that has {len(self.blocks)}")
         x, _ = self._tokens(clips, keep)
         layers = self.blocks.last(num_layers, x, rotation=self.positions.rotation(keep))
-        return [self.norm(layer)[:, self.num_prefix :] for layer in layers]
+        return [self.norm(layer) for layer in layers]
 
     def _tokens(
         self, clips: Tensor, keep: Tensor | None = None, valid: Tensor | None = None, hidden: Tensor | None = None

@@ -16,12 +16,13 @@ from core.types.training import Encoder, EncoderModule
 
 
 class Pooling(Enum):
-    """Over which parts of a clip its tokens are averaged; see `core.evals.pooling`."""
+    """What of a clip's tokens is its feature, the averages over its parts for the most; see `core.evals.pooling`."""
 
     mean = "mean"  # the whole clip
     quadrants = "quadrants"  # the four quarters of the frame, over all of time
     halves = "halves"  # the first and the second half of time, over the whole frame
     octants = "octants"  # the quadrants of each half
+    cls = "cls"  # no average: the class token, of an encoder that has one
 
 
 class Sampling(NamedTuple):
@@ -60,10 +61,11 @@ class Features(Protocol):
     def pooled(self, split: str, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
         """Average-pooled patch tokens of the last `num_layers` blocks, concatenated: [N, num_layers * D] float32.
 
-        Of a `pool` of several parts [N, num_layers * parts * D], part after part of each block.
+        Of a `pool` of several parts [N, num_layers * parts * D], part after part of each block; of `cls` the class
+        tokens instead.
         """
 
-    def augmented(self, look: Look, num_layers: int = 1) -> Tensor:
+    def augmented(self, look: Look, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
         """As `pooled` of the train split, of its pictures as `look` has them."""
 
     def tokens(self, split: str, sampling: Sampling | None = None, num_layers: int = 1) -> Tokens:
@@ -157,6 +159,7 @@ class Recipe(NamedTuple):
     scale_max: float = 1.0
     flip: bool = False
     color: float = 0.0
+    size: int | None = None  # px of the clips; None: as the encoder was built for
 
 
 class Tuned(nn.Module):
@@ -183,8 +186,8 @@ class Workshop(Protocol):
 
     device: torch.device
 
-    def spec(self, split: str) -> DataSpec:
-        """Of the clips that a copy of the encoder gets from `split`."""
+    def spec(self, split: str, size: int | None = None) -> DataSpec:
+        """Of the clips that a copy of the encoder gets from `split`, of its own size or of `size` px."""
         ...
 
     def labels(self, split: str) -> dict[str, Tensor]: ...
@@ -199,8 +202,10 @@ class Workshop(Protocol):
         """What each pixel of these frames of some samples shows, [n, F, H, W] int16, of data that knows its classes."""
         ...
 
-    def encoder(self, split: str, *, drop_path: float, start: EncoderModule | None, tubelet: int) -> EncoderModule:
-        """A copy of the judged encoder, or of `start`, for the clips of `split` (see `core.models.adapted`)."""
+    def encoder(
+        self, split: str, *, drop_path: float, start: EncoderModule | None, tubelet: int, size: int | None = None
+    ) -> EncoderModule:
+        """A copy of the judged encoder, or of `start`, for clips `spec(split, size)` (see `core.models.adapted`)."""
         ...
 
     def fit(
@@ -221,11 +226,11 @@ class Workshop(Protocol):
         """
         ...
 
-    def views(self, sampling: Sampling) -> Iterator[tuple[slice, int, Tensor]]:
+    def views(self, sampling: Sampling, size: int | None = None) -> Iterator[tuple[slice, int, Tensor]]:
         """Rows of the test videos, the number of the view, and its clips [B, C, T, H, W], float and normalised."""
         ...
 
-    def forward_mmac(self, encoder: EncoderModule) -> float:
+    def forward_mmac(self, encoder: EncoderModule, size: int | None = None) -> float:
         """1e6 multiply-adds of one test clip's way through `encoder`, a copy."""
         ...
 

@@ -91,6 +91,10 @@ class EncoderModule(nn.Module):
         """
         raise NotImplementedError
 
+    def with_prefix(self, clips: Tensor, num_layers: int, keep: Tensor | None = None) -> list[Tensor]:
+        """As `intermediate` with the class tokens first: [B, P + N, D]. Only of encoders that have one."""
+        raise NotImplementedError
+
     def pyramid(self, clips: Tensor) -> list[Tensor]:
         """Feature maps of every frame, lowest resolution first, each of twice the one before's: [B * T, D_l, h_l, w_l].
 
@@ -124,6 +128,9 @@ class Encoder:
     def num_blocks(self) -> int:
         """How many layers `EncoderModule.intermediate` can give."""
         raise NotImplementedError
+
+    def has_class_token(self) -> bool:
+        return False
 
     def grid(self, spec: DataSpec) -> Grid:
         """The patch grid on clips of this shape; ValueError when the patch size does not divide it."""

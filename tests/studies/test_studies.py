@@ -1,7 +1,6 @@
 """The study files that ship: their structure, and their printed numbers against the papers' own tables."""
 
 import pytest
-from PIL import Image
 
 from core.config import flatten, from_flat, identity, load, spec_of
 from core.masks.realised import expected
@@ -11,7 +10,6 @@ from sweeps.cli import UserError
 from sweeps.expand import Request, expand
 from sweeps.launch import main as launch
 from sweeps.study import SCALES, names, read
-from tests.studies import flow_sets
 
 # Retyped from the papers' tables, in their order: I-JEPA Tables 6 to 14. A typo would have to be made twice.
 IJEPA = {
@@ -223,26 +221,6 @@ def test_every_study_has_a_baseline_a_free_row_and_a_main_metric_at_every_scale(
 def test_the_cells_of_a_study_differ(name, scale):
     overrides = [str(sorted(c.overrides.items(), key=str)) for c in read(name).cells(scale) if not c.is_random_init]
     assert len(set(overrides)) == len(overrides)
-
-
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory):
-    """Folders of two classes of two small pictures, and lists of videos that nobody opens before training."""
-    root = tmp_path_factory.mktemp("data")
-    for split in ("train", "test"):
-        for label in ("cat", "dog"):
-            (root / "imagenet" / split / label).mkdir(parents=True)
-            for i in range(2):
-                Image.new("RGB", (224, 224), (80 * i, 0, 0)).save(root / "imagenet" / split / label / f"{i}.png")
-    for name in ("cifar100", "imagenet22k", "places205", "inat18"):
-        (root / name).symlink_to(root / "imagenet")
-    for name in (
-        *("k400", "k600", "k700", "k710", "videomix2m", "ssv2", "uncurated"),
-        *("ig_curated_240k", "ig_curated_512k", "ig_curated_1m"),
-    ):
-        (root / f"{name}.csv").write_text("a.mp4 0\nb.mp4 0\nc.mp4 1\nd.mp4 1\n")
-    flow_sets.make(root)
-    return root
 
 
 VIDEO_METHODS = ("mae_st", "vjepa")

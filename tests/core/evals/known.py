@@ -26,7 +26,7 @@ class TensorFeatures:
     def pooled(self, split: str, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
         return {"train": self.train, "test": self.test}[split]
 
-    def augmented(self, look: Look, num_layers: int = 1) -> Tensor:
+    def augmented(self, look: Look, num_layers: int = 1, pool: Pooling = Pooling.mean) -> Tensor:
         """Each look adds its number to every feature."""
         return torch.cat([self.pooled("train")] * num_layers, dim=1) + look.number
 

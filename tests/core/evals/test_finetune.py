@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from core.checkpoint import checkpoints
-from core.config import ConfigError, load
+from core.config import ConfigError, check, load
 from core.data.augment import normalise
-from core.evals.finetune import FineTune, kept_patches, num_kept, tokens_share, top5
+from core.evals.finetune import Classifier, FineTune, kept_patches, num_kept, tokens_share, top5
 from core.evals.recipes import recipe_of
 from core.models.adapted import adapted
 from core.models.positions import Position
 from core.models.vit import ViT
 from core.trainer import train
 from core.tuning import Bench
-from core.types import DataSpec, Sampling, generator_for
+from core.types import DataSpec, Pooling, Sampling, generator_for
 from tests.core.test_trainer import Notebook
 
 TINY = [
@@ -331,3 +331,67 @@ def test_the_views_of_all_videos_are_given_once(cache, tmp_path):
 
 def test_settings_that_a_checkpoint_holds_are_plain_values():
     json.dumps(recipe_of(FineTune(), 3)._asdict())
+
+
+def test_a_head_reads_the_class_token_where_it_is_told_to():
+    spec = DataSpec(1, frames=1, height=8, width=8, classes={"digit": 4})
+    encoder = ViT(width=12, depth=2, heads=2, patch=4, class_token=True).build(spec, generator_for(3)).eval()
+    clips = torch.randn(2, 1, 1, 8, 8, generator=generator_for(1))
+    tokens = encoder(clips)
+    for pool, read in ((Pooling.mean, tokens[:, 1:].mean(1)), (Pooling.cls, tokens[:, 0])):
+        tuned = Classifier(encoder, "digit", spec, FineTune(pool=pool), generator_for(0))
+        assert torch.allclose(tuned.logits(clips), tuned.head(read), atol=1e-6)
+
+
+def test_a_head_cannot_read_parts_of_a_clip():
+    with pytest.raises(ValueError, match=r"evals\.finetune\.pool must be mean or cls, got quadrants"):
+        FineTune(pool=Pooling.quadrants)
+
+
+LARGER = ["eval_data=moving_digits", "eval_data.size=48", "eval_data.num_train=96", "eval_data.num_test=8"]
+
+
+def test_a_copy_is_fine_tuned_and_judged_at_another_size_than_it_was_pretrained_at(cache, tmp_path):
+    words = ["method=mae", "optim.steps=1", *LARGER, *options([*PLAIN, "steps=1"])]
+    results = [run_it(cache, tmp_path / str(size), *words, f"evals.finetune.size={size}").results for size in (32, 48)]
+    mmac, parameters = ([found[f"finetune/{name}"] for found in results] for name in ("forward_mmac", "parameters_m"))
+    assert mmac[1] > 2 * mmac[0]  # 144 tokens, not 64
+    assert parameters[0] == parameters[1]
+
+
+@pytest.mark.parametrize("position", [Position.sincos, Position.learned])
+def test_a_copy_for_larger_frames_has_the_weights_of_the_encoder_and_its_places_enlarged(position):
+    spec = DataSpec(1, frames=2, height=8, width=8)
+    own = ViT(width=12, depth=1, heads=2, patch=4, position=position, class_token=True)
+    encoder = own.build(spec, generator_for(3))
+    copy = adapted(encoder, own, dataclasses.replace(spec, height=16, width=16), drop_path=0.0, tubelet=1)
+    old, new = encoder.state_dict(), copy.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old if name != "positions.space")
+    before, after = places_of(encoder.positions), places_of(copy.positions)
+    assert after.shape == (16, 12)
+    assert torch.allclose(after.mean(0), before.mean(0), atol=1e-5)  # bicubic to twice the size keeps the mean
+
+
+def places_of(positions):
+    return positions.space if positions.kind is Position.learned else positions.table[: positions.area]
+
+
+def test_an_image_encoder_is_inflated_at_another_size():
+    spec, own = DataSpec(1, frames=1, height=8, width=8), ViT(width=12, depth=1, heads=2, patch=4)
+    clips = dataclasses.replace(spec, frames=4, height=16, width=16)
+    copy = adapted(own.build(spec, generator_for(3)), own, clips, drop_path=0.0, tubelet=2)
+    assert copy.grid == (2, 4, 4)
+    assert copy(torch.zeros(1, 1, 4, 16, 16)).shape == (1, 32, 12)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (30, r"evals\.finetune\.size=30: encoder\.patch 4 does not divide data size 30x30"),
+        (64, r"eval_data's clips are 48x48 px, smaller than the encoder's 64x64"),
+        (4, r"evals\.finetune\.size must be in \[8, 2048\] px, or null, got 4"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_before_training(size, message):
+    with pytest.raises(ConfigError, match=message):
+        check(load([*TINY, "method=mae", *LARGER, f"evals.finetune.size={size}"]))

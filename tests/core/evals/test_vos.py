@@ -17,8 +17,9 @@ from core.evals.maps import fitting, resized
 from core.evals.propagation import nearest, propagated
 from core.evals.vos import Followed, Vos, answered, objects_of, score
 from core.models import ConvNeXt, ViT
+from core.models.adapted import enlarged
 from core.models.positions import Position
-from core.models.resized import enlarged, for_frames
+from core.models.resized import for_frames
 from core.types import DataSpec, Grid, TrackedVideo, generator_for
 from tests.core.test_trainer import run_it
 
