@@ -85,6 +85,8 @@ def is_allowed(name: str, target: str) -> bool:
         "sweeps.offered", "sweeps.collapse", "sweeps.edited", "sweeps.terminal", "sweeps.comparisons",
         "sweeps.fair_rows",
         "sweeps.verdicts",
+        # What a search and a run's curve say is worked out once, for the terminal and the tables.
+        "sweeps.search_space", "sweeps.search_rounds", "sweeps.plateau",
     )  # fmt: skip
 
 
