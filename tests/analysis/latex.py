@@ -27,7 +27,8 @@ def assert_latex(text: str, *, num_columns: int) -> None:
     rows = [line for line in lines if line.endswith(r" \\")]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {num_columns - 1}
     commands = {"pm", "Delta", "cdot", "to", "textbackslash", "textless", "textgreater", "textasciitilde", "textbar",
-                "textasciicircum", "textasciigrave", "textquotesingle", "texttt", "textcolor", "textbf"}  # fmt: skip
+                "textasciicircum", "textasciigrave", "textquotesingle", "texttt", "textcolor", "textbf", "dag",
+                "ddag"}  # fmt: skip
     layout = {"begin", "end", "centering", "caption", "label", "toprule", "midrule", "bottomrule", "par", "medskip",
               "parbox", "linewidth", "footnotesize", "resizebox", "ifdim", "width", "else", "fi"}  # fmt: skip
     assert set(re.findall(r"\\([A-Za-z]+)", "\n".join(lines[1:]))) <= commands | layout

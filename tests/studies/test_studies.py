@@ -211,7 +211,7 @@ def test_every_study_has_a_baseline_a_free_row_and_a_main_metric_at_every_scale(
     cells = study.cells(scale)
     assert study.baseline in {cell.row_key for cell in cells}
     assert any(cell.is_random_init and cell.overrides["optim.steps"] == 0 for cell in cells)
-    is_of_flow = name.startswith("mc_jepa")
+    is_of_flow = name.startswith(("mc_jepa", "recipe_mc_jepa"))
     assert study.metrics(scale)[0] == "flow/epe" if is_of_flow else "top1" in study.metrics(scale)[0]
     assert study.seeds(scale)
 
@@ -423,9 +423,9 @@ def test_what_is_predicted_has_the_normalisation_that_pixels_learn_with_at_scale
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_training_from_scratch_sees_the_clips_of_pretraining_through_the_same_encoder(scale, data_root):
-    shared = ("encoder", "data", "augment")
+    shared, recipe = ("encoder", "data", "augment"), ("augment.repeats", "encoder.drop_path")
     seen = [
-        {key: value for key, value in config.items() if key.split(".")[0] in shared and key != "augment.repeats"}
+        {key: value for key, value in config.items() if key.split(".")[0] in shared and key not in recipe}
         for cell, config in expand(asked("mae_st_scratch", scale, data_root)).cells
         if not cell.is_random_init
     ]

@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch):
         (["study=tiny", "study=tiny"], "study is given twice: tiny and tiny"),
         (["study=tiny", "mask.ratio=0.5", "mask.ratio=0.7"], "mask.ratio is given twice: 0.5 and 0.7; give one value"),
         (["study=tiny", "db=mysql://root:secret@host/x"], "mysql"),
-        (["study=tiny", "db=postgresql://me:secret@127.0.0.1:1/x"], "db=postgresql://me:***@127.0.0.1:1/x: cannot be"),
+        (["study=tiny", "db=postgresql://me:secret@127.0.0.1:1/x"], "db=postgresql://***@127.0.0.1:1/x: cannot be"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line_and_writes_nothing(folder, capsys, words, message):

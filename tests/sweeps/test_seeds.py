@@ -123,7 +123,7 @@ def test_a_search_has_no_rule_for_seeds():
     search = {"space": {"mask.ratio": {"float": [0.1, 0.9]}}, "budget": 4}
     spec = {key: two_rows().study.spec[key] for key in ("title", "question", "base", "metrics")}
     found = parse({**spec, "search": search}, two_rows().study.path)
-    with pytest.raises(UserError, match="is a search, which trains every trial with one seed"):
+    with pytest.raises(UserError, match="is a search, which counts its seeds from one"):
         Request.of(found, cli.parse(["seeds={until: decided}"], ("seeds",)))
 
 
