@@ -3,7 +3,8 @@
 #   OUT=folder bash benchmarks/card_compile.sh
 # Every part has a limit of its own and leaves what it found so far.
 set -u
-export PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR="${TORCHINDUCTOR_CACHE_DIR:-/tmp/inductor}" OMP_NUM_THREADS=1
+scratch=$(mktemp -d)
+export PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR="${TORCHINDUCTOR_CACHE_DIR:-$scratch/inductor}" OMP_NUM_THREADS=1
 python="${PYTHON:-python3}" methods="mae mae_st ijepa vjepa vicreg m_jepa mc_jepa supervised"
 cd "$(dirname "$0")/.." && mkdir -p "${OUT:?a folder for what is found}"
 
@@ -12,10 +13,10 @@ timeout 135 "$python" -m tests.gpu --match compiled --seconds 110 --most 130 --j
 
 # 150 s: compile all methods at once, so that the measuring below finds their kernels made.
 for method in $methods; do
-  timeout 150 "$python" -m benchmarks.gpu --methods "$method" --seconds 0.1 --compile >"/tmp/warm-$method.txt" 2>&1 &
+  timeout 150 "$python" -m benchmarks.gpu --methods "$method" --seconds 0.1 --compile >"$scratch/warm-$method.txt" 2>&1 &
 done
 wait
-tail -n 30 /tmp/warm-*.txt >"$OUT/warm.txt"
+tail -n 30 "$scratch"/warm-*.txt >"$OUT/warm.txt"
 
 # 220 s: compiled and not, by turns, so that both are there of each method that was reached.
 end=$((SECONDS + 220))

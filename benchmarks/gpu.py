@@ -33,12 +33,12 @@ from core.config import PRESETS, Run, load
 from core.data.augment import normalise
 from core.distributed import World
 from core.evals.ridge import Ridge
-from core.fitting import load_split
+from core.fitting import choose_device, load_split
 from core.judging import frozen_features, judge
 from core.operations import operations
 from core.optim import make_optimizer
 from core.stepping import Batches, Stepper, compile_step, make_stepper
-from core.trainer import build_learner, choose_device, choose_precision
+from core.trainer import build_learner, choose_precision
 from core.types import Dataset, Learner
 
 OUTPUT = ROOT / "benchmarks/results/gpu.txt"

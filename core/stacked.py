@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from core.config import ConfigError, Run
-from core.distributed import World, world
+from core.distributed import World
 from core.fitting import load_split, located
-from core.memory import keep_freed_memory
 from core.phases import cpu_seconds
 from core.stacking import Stack, refuse_alone
-from core.trainer import Taken, Wanted, choose_device, steps_of
+from core.trainer import Taken, Wanted, place_of, steps_of
 from core.types import Dataset, Recorder
 
 
@@ -27,12 +26,7 @@ def train_stacked(runs: Sequence[Run], records: Sequence[Recorder]) -> list[Exce
     Raises ConfigError naming what keeps the runs from being one stack, before any of them trains.
     """
     refuse_alone(runs)
-    device = choose_device(runs[0].runtime.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    if runs[0].runtime.threads:
-        torch.set_num_threads(runs[0].runtime.threads)
-    with world(device.type) as where:
+    with place_of(runs[0]) as (device, where):
         if where.size > 1:
             raise ConfigError(
                 f"stack={len(runs)}: a stack trains in one process, and torchrun has started {where.size}"

@@ -34,10 +34,10 @@ from core.config import (
 from core.cost import encoding_flops
 from core.evals import EVALS
 from core.evals.features import FrozenFeatures
-from core.fitting import check_later, fingerprints, load_split, located, spec_of
+from core.fitting import check_later, choose_device, fingerprints, load_split, located, spec_of
 from core.judging import encoding_costs, frozen_features, judge, pools_of
 from core.phases import Costs
-from core.trainer import build_learner, choose_device, choose_precision, seen, start_from_weights
+from core.trainer import build_learner, choose_precision, seen, start_from_weights
 from core.tuning import Bench
 from core.types import Dataset, DataSpec, EncoderModule, Learner, Tuning
 

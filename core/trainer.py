@@ -6,7 +6,8 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,7 @@ from core.data.augment import normalise
 from core.data.left_out import data_facts
 from core.distributed import World, any_rank, mean_over_ranks, same_on_all, wait, world, wrap
 from core.evals.features import FrozenFeatures
-from core.fitting import choose_device as choose_device
-from core.fitting import fingerprints, load_split, wrong_labels
+from core.fitting import choose_device, fingerprints, load_split, wrong_labels
 from core.judging import collapse, cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.masks.realised import expected
 from core.memory import keep_freed_memory
@@ -44,13 +44,20 @@ def train(run: Run, record: Recorder) -> None:
     Calls ``record.finish`` exactly once, with outcome done, diverged or preempted; anything that keeps the run from
     being built or trained raises instead. On CPU the numbers are bitwise the same however often it was interrupted.
     """
+    with place_of(run) as (device, where):
+        train_in(run, record, device, where)
+
+
+@contextmanager
+def place_of(run: Run) -> Iterator[tuple[torch.device, World]]:
+    """The device that `run` is trained on, made ready, and this process among those that share it."""
     device = choose_device(run.runtime.device)
     if device.type == "cpu":
         keep_freed_memory()
     if run.runtime.threads:
         torch.set_num_threads(run.runtime.threads)
     with world(device.type) as where:
-        train_in(run, record, device, where)
+        yield device, where
 
 
 def train_in(run: Run, record: Recorder, device: torch.device, where: World) -> None:
