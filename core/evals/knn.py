@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.pooling import check_pool
+from core.evals.pooling import PooledEvaluation, check_pool
 from core.evals.samples import Samples, check_classes, check_layers, test_samples, top1, top1_names, train_samples
-from core.types import DataSpec, Encoder, Evaluation, Features, Pooling
+from core.types import DataSpec, Encoder, Features, Pooling
 
 SMALLEST = 1e-6  # share of the largest component's variance: a float32 or bfloat16 encoder's rounding is below
 
@@ -50,7 +50,7 @@ def whitening(features: Tensor) -> Whitening:
 
 
 @dataclass
-class Knn(Evaluation):
+class Knn(PooledEvaluation):
     """Top-1 of the `k` nearest train samples by cosine, weighted by exp(cosine / temperature).
 
     Source: Wu et al., 2018 (arXiv:1805.01978), section 3.4; k = 20 and temperature .07 as in DINO (Caron et al., 2021,
@@ -80,9 +80,6 @@ class Knn(Evaluation):
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
         for label, known in check_classes(train, test, spec).items():
             self._check_k(len(known), label)
-
-    def pools(self) -> frozenset[Pooling]:
-        return frozenset({self.pool})
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("knn", spec)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.evals.linear_grid import Head, scores_of, train_heads
-from core.evals.pooling import check_pool
+from core.evals.pooling import PooledEvaluation, check_pool
 from core.evals.samples import (
     Samples,
     check_classes,
@@ -25,11 +25,11 @@ from core.evals.samples import (
     top1_names,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Evaluation, Features, Pooling, generator_for
+from core.types import DataSpec, Encoder, Features, Pooling, generator_for
 
 
 @dataclass
-class Linear(Evaluation):
+class Linear(PooledEvaluation):
     """Top-1 of the best of a grid of linear heads, best on train samples held out for that.
 
     The learning rates multiply a mean cross-entropy. Ties go to the head with the lower cross-entropy; a head that
@@ -72,9 +72,6 @@ class Linear(Evaluation):
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
         check_classes(train, test, spec, heldout="evals.linear.heldout")
-
-    def pools(self) -> frozenset[Pooling]:
-        return frozenset({self.pool})
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("linear", spec)

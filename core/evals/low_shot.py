@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.pooling import check_pool
+from core.evals.pooling import PooledEvaluation, check_pool
 from core.evals.ridge import RidgeHead, Standardiser, fit_ridge, standardiser
 from core.evals.samples import (
     Samples,
@@ -28,7 +28,7 @@ from core.evals.samples import (
     top1_names,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Evaluation, Features, Pooling, generator_for
+from core.types import DataSpec, Encoder, Features, Pooling, generator_for
 
 
 class HeadKind(Enum):
@@ -69,7 +69,7 @@ def fit_logistic(standardise: Standardiser, samples: Samples, num_classes: int, 
 
 
 @dataclass
-class LowShot(Evaluation):
+class LowShot(PooledEvaluation):
     """Top-1 of a head fitted to `share` of each class's labels, mean over `num_draws` draws of them.
 
     The penalty is given, not chosen: a handful of labels has none to spare for choosing. Features are standardised by
@@ -105,9 +105,6 @@ class LowShot(Evaluation):
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
         for label, known in check_classes(train, test, spec).items():
             self._num_drawn(known, label, spec.classes[label])
-
-    def pools(self) -> frozenset[Pooling]:
-        return frozenset({self.pool})
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names("low_shot", spec)

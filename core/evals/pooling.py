@@ -10,7 +10,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from core.types import DataSpec, Encoder, Grid, Pooling
+from core.types import DataSpec, Encoder, Evaluation, Grid, Pooling
 
 PARTS = {
     Pooling.mean: (1, 1, 1),
@@ -76,3 +76,12 @@ def check_pool(key: str, pool: Pooling, encoder: Encoder, built_for: DataSpec, s
             f"{key}={pool.name} halves height and width, and the encoder's grid is {grid.h}x{grid.w}: use mean, or "
             "smaller patches (encoder.patch)"
         )
+
+
+class PooledEvaluation(Evaluation):
+    """An evaluation of one feature a clip, which its option `pool` chooses."""
+
+    pool: Pooling
+
+    def pools(self) -> frozenset[Pooling]:
+        return frozenset({self.pool})

@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from core.evals.pooling import check_pool
+from core.evals.pooling import PooledEvaluation, check_pool
 from core.evals.samples import (
     Samples,
     check_classes,
@@ -24,7 +24,7 @@ from core.evals.samples import (
     top1_names,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Evaluation, Features, Pooling, generator_for
+from core.types import DataSpec, Encoder, Features, Pooling, generator_for
 
 
 class Standardiser(NamedTuple):
@@ -81,7 +81,7 @@ def fit_ridge(
 
 
 @dataclass
-class Ridge(Evaluation):
+class Ridge(PooledEvaluation):
     """Top-1 of a ridge classifier on standardised features.
 
     The penalty is the one of `alphas` that is most often right on train samples held out for that (ties: the smaller
@@ -113,9 +113,6 @@ class Ridge(Evaluation):
 
     def check_labels(self, train: Mapping[str, Tensor], test: Mapping[str, Tensor], spec: DataSpec) -> None:
         check_classes(train, test, spec, heldout=f"evals.{self.name}.heldout")
-
-    def pools(self) -> frozenset[Pooling]:
-        return frozenset({self.pool})
 
     def metrics(self, spec: DataSpec) -> list[str]:
         return top1_names(self.name, spec)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.evals.linear_grid import Head, Optimizer, scores_of, steps, train_heads
-from core.evals.pooling import check_pool
+from core.evals.pooling import PooledEvaluation, check_pool
 from core.evals.samples import (
     Samples,
     check_classes,
@@ -30,7 +30,7 @@ from core.evals.samples import (
     top1,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Evaluation, Features, Look, Pooling, generator_for
+from core.types import DataSpec, Encoder, Features, Look, Pooling, generator_for
 
 
 class Amount(NamedTuple):
@@ -60,7 +60,7 @@ class Choice(NamedTuple):
 
 
 @dataclass
-class Vissl(Evaluation):
+class Vissl(PooledEvaluation):
     """Top-1 of the best of `layers` x `batch_norm` x `lrs` x `weight_decays` linear heads.
 
     A head is trained on average-pooled patches of the last n blocks, concatenated, or with `pool=cls` on their class
@@ -139,9 +139,6 @@ class Vissl(Evaluation):
         for label, known in check_classes(train, test, spec).items():
             for amount in self.amounts:
                 check_heldout(self._num_given(known, label, spec.classes[label], amount), "evals.vissl.heldout")
-
-    def pools(self) -> frozenset[Pooling]:
-        return frozenset({self.pool})
 
     def metrics(self, spec: DataSpec) -> list[str]:
         names = [f"vissl/{label}_{amount.name}top1" for label in spec.classes for amount in self.amounts]
