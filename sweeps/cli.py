@@ -24,6 +24,7 @@ from sweeps.study_files import StudyError, close_matches
 
 OK, INCOMPLETE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 LARGEST = 2**63 - 1  # that a database holds
+AUTO_STACK, MOST_STACKED = 0, 64  # of stack=
 FOLDERS = ("results_dir", "to", "from", "folder", "runtime.cache", "check_paper", "multirun", "metrics")
 
 
@@ -94,6 +95,15 @@ class Arguments:
                 f"seeds must be a list of different whole numbers in [0, 2**63) such as [0,1,2], got {text!r}"
             )
         return list(seeds)
+
+    def stack(self) -> int:
+        """``stack=``: the most runs of one shape that a worker trains together, AUTO_STACK for as many as fit; or 1."""
+        text = self.text("stack", "1")
+        if text == "auto":
+            return AUTO_STACK
+        if not text.isdecimal() or not 1 <= int(text) <= MOST_STACKED:
+            raise UserError(f"stack must be auto or a whole number in [1, {MOST_STACKED}], got {text!r}")
+        return int(text)
 
     def seed_rule(self) -> dict[str, Any] | None:
         """``seeds={start: 3, until: decided, max: 12}``; None where seeds are a list, or the study says which."""

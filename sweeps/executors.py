@@ -54,7 +54,7 @@ class Job:
     seeds: Sequence[int] | None = None
     lease_s: float = LEASE_S
     runtime: Mapping[str, Any] = field(default_factory=dict)  # runtime.* of every run, without `dir`
-    stack: int = 1  # the most runs of one shape that a worker trains together; 0: as many as its device takes
+    stack: int = 1  # the most runs of one shape that a worker trains together; cli.AUTO_STACK: as many as fit
     # `build` and `train` of sweeps.worker.work in place of core's; importable functions, as processes are sent them.
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     preload: Sequence[str] = ("sweeps.worker", "timm")  # imported once, before the first worker process is forked

@@ -104,18 +104,10 @@ def parse(words: Sequence[str]) -> Launch:
         seeds=request.wanted_seeds + request.further_seeds,
         lease_s=arguments.number("lease_s", LEASE_S, above=0),
         runtime=runtime,
-        stack=_stack(arguments.text("stack", "1")),
+        stack=arguments.stack(),
     )
     priority = arguments.whole("priority", 0, least=0, most=2**31 - 1)
     return Launch(request, job, executor, workers, arguments.flag("retry"), priority, options)
-
-
-def _stack(word: str) -> int:
-    if word == "1":
-        return 1
-    from sweeps import stacks  # imports torch
-
-    return stacks.parse(word)
 
 
 def check_machine(runtime: Mapping[str, Any]) -> None:

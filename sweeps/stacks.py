@@ -16,7 +16,7 @@ from sqlalchemy import Connection, literal_column, select, update
 from core.config import ConfigError, Run
 from core.stacking import auto_size, shape_of, why_alone
 from sweeps import queue
-from sweeps.cli import UserError
+from sweeps.cli import AUTO_STACK
 from sweeps.db import Attempt, Config, RunRow, database_now
 from sweeps.identity import digest
 from sweeps.provenance import Meter
@@ -24,17 +24,6 @@ from sweeps.queue import Claim, Usage
 from sweeps.statements import in_scope
 
 log = logging.getLogger(__name__)
-AUTO = 0  # as many as the device takes
-MOST = 64
-
-
-def parse(word: str) -> int:
-    """`stack=` as typed: a number, or AUTO."""
-    if word == "auto":
-        return AUTO
-    if not word.isdecimal() or not 1 <= int(word) <= MOST:
-        raise UserError(f"stack must be auto or a whole number in [1, {MOST}], got {word!r}")
-    return int(word)
 
 
 class Stacks:
@@ -60,7 +49,7 @@ class Stacks:
         if reason is not None:
             log.info("run %d and others of its shape are trained alone: %s", claim.run_id, reason)
             return 1
-        return auto_size(run) if asked == AUTO else asked
+        return auto_size(run) if asked == AUTO_STACK else asked
 
     def more(
         self,

@@ -34,7 +34,7 @@ from core.config import MOST_THREADS, ConfigError, Run, Runtime, check_device, f
 from core.stacked import train_stacked
 from core.trainer import CheckpointError, train
 from core.types import Recorder
-from sweeps import aliases, cli, queue, shared_disk, stacks
+from sweeps import aliases, cli, queue, shared_disk
 from sweeps.db import Environment as EnvironmentRow
 from sweeps.db import StudyRow, insert_new, upgrade
 from sweeps.identity import canonical_json
@@ -80,7 +80,7 @@ class Work:
     has_time: Callable[[Connection], bool] | None = None  # for one more run: asked before each but the first
     runtime: Mapping[str, Any] = field(default_factory=dict)  # runtime.* of every run, without `dir`
     siblings: Siblings = field(default_factory=Siblings)
-    stack: int = 1  # the most runs of one shape to train together; stacks.AUTO: as many as the device takes
+    stack: int = 1  # the most runs of one shape to train together; cli.AUTO_STACK: as many as the device takes
     stacks: Stacks = field(default_factory=Stacks)
 
 
@@ -376,7 +376,7 @@ def main(words: Sequence[str]) -> int:
         lease_s=lease_s,
         wait=options.flag("wait"),
         runtime={"threads": threads, "device": device},
-        stack=stacks.parse(options.text("stack", "1")),
+        stack=options.stack(),
     )
     with stop_on_signals() as stop:
         outcomes = work(engine, what, stop=stop)

@@ -15,7 +15,7 @@ import torch
 from sqlalchemy import Engine, select, update
 
 from core.config import flatten, from_flat, identity, load
-from sweeps import cli, queue, series, stacks
+from sweeps import cli, queue, series
 from sweeps.db import Attempt, Result, RunRow
 from sweeps.owner import reap, worker_name
 from sweeps.queue import Claim
@@ -95,10 +95,13 @@ def test_two_workers_never_share_a_run(engine: Engine) -> None:
 
 
 def test_a_stack_is_asked_for_by_number_or_auto() -> None:
-    assert stacks.parse("auto") == stacks.AUTO and stacks.parse("8") == 8
+    def parsed(word: str) -> int:
+        return cli.parse([f"stack={word}"], ["stack"]).stack()
+
+    assert parsed("auto") == cli.AUTO_STACK and parsed("8") == 8
     for word in ("0", "-1", "many", "65"):
         with pytest.raises(cli.UserError, match=r"stack must be auto or a whole number in \[1, 64\]"):
-            stacks.parse(word)
+            parsed(word)
 
 
 def test_what_cannot_be_stacked_is_trained_alone_and_said(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
