@@ -57,9 +57,7 @@ def judged(frame: Frame, compared: Mapping[str, Comparison]) -> list[Judged]:
 
 
 def sentence_of(frame: Frame, compared: Mapping[str, Comparison] | None = None) -> str:
-    """The answer to the study's question as far as its runs give one; a search has no rows to compare."""
-    if frame.study.search(frame.scale) is not None:
-        return ""
+    """What the rows of a study answer, as far as their runs give it."""
     metric = frame.metrics[0]
     if compared is None:
         keys = [column.key for column in frame.study.columns] or list(dict.fromkeys(frame.cells["col_key"]))

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pandas as pd
 from sqlalchemy import Connection, Engine, and_, func, select
@@ -23,10 +22,10 @@ from sqlalchemy import Connection, Engine, and_, func, select
 from sweeps import plateau
 from sweeps.cli import UserError
 from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow
-from sweeps.edited import IN_FILE, Shown, shown_row
+from sweeps.edited import Shown, scale_of, shown_row, without_file
 from sweeps.plateau import Curve
 from sweeps.search_space import is_given_later
-from sweeps.study import DEFAULT_SCALE, Study
+from sweeps.study import Study
 from sweeps.study import names as study_files
 
 MISSING = "missing"  # the state of a run that nobody has asked for yet
@@ -147,15 +146,9 @@ def load(engine: Engine, study_name: str) -> Frame:
     return Frame(study_name, study, scale, seeds, metrics, rows, configs, digest, partial(_read_curves, engine))
 
 
-_CURVES: WeakKeyDictionary[Engine, dict[int, Curve]] = WeakKeyDictionary()  # of finished runs, which stay
-
-
 def _read_curves(engine: Engine, run_ids: Sequence[int]) -> dict[int, Curve]:
-    known = _CURVES.setdefault(engine, {})
-    if new := [run_id for run_id in run_ids if run_id not in known]:
-        with engine.connect() as connection:
-            known |= plateau.read(connection, new)
-    return {run_id: known[run_id] for run_id in run_ids if run_id in known}
+    with engine.connect() as connection:
+        return plateau.of_done(connection, run_ids)
 
 
 def figure_metrics(study: Study) -> list[str]:
@@ -168,7 +161,7 @@ def figure_metrics(study: Study) -> list[str]:
 def _instance(words: Shown) -> tuple[Study, str, list[int], list[str]]:
     """What was launched, in the words it is shown with: at one scale, with the launch's seeds."""
     study = words.study
-    scale = str(words.spec.get("scale", DEFAULT_SCALE))
+    scale = scale_of(words.spec)
     return study, scale, study.seeds(scale), study.metrics(scale)
 
 
@@ -267,7 +260,7 @@ def _digest(spec: Mapping[str, Any], rows: pd.DataFrame, configs: pd.DataFrame) 
     content = rows.drop(columns=["run_id", "config_id"])
     # Recorded before attempts were told of these: the digest is the one of then.
     content = content.drop(columns=[name for name in TOLD if content[name].isna().all()])
-    told = {key: value for key, value in spec.items() if key != IN_FILE}
-    text = json.dumps(told, sort_keys=True) + content.to_csv(index=False, lineterminator="\n", float_format="%.17g")
+    text = json.dumps(without_file(spec), sort_keys=True)
+    text += content.to_csv(index=False, lineterminator="\n", float_format="%.17g")
     text += json.dumps(sorted(json.dumps(c, sort_keys=True) for c in configs.to_dict("records")))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.frame import Frame, records
-from sweeps.plateau import MARK, of_seeds
+from sweeps.plateau import of_seeds
 
 
 def of_row(frame: Frame, row_key: str, col_key: str | None = None) -> str:
@@ -18,7 +18,3 @@ def of_row(frame: Frame, row_key: str, col_key: str | None = None) -> str:
         label = next(iter(records(own))).col_label if col_key is None else ""
         parts += [f"{label}: {words}" if label else words] if words else []
     return "; ".join(parts)
-
-
-def note(label: str, told: str) -> str:
-    return f"{MARK} {label}: {told}."

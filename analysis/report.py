@@ -31,7 +31,7 @@ from analysis import (
     search,
     tables,
 )
-from analysis.comparing import sentence_of
+from analysis.answers import answer
 from analysis.frame import Frame, load, names
 from analysis.provenance import ENDED_WITHOUT, hours
 from analysis.site.pages import FOLDER, Content, Site, site_files
@@ -110,7 +110,8 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE) -> dic
             if clash := found.keys() & own.keys():
                 raise UserError(f"study={study}: another study already writes {sorted(clash)[0]}; launch it with name=")
             found |= own
-    return found | {"tables/index.md": index(everything).encode()} | over_all | site
+    answers = {name: made[name].sentence if name in made else answer(frame) for name, frame in frames.items()}
+    return found | {"tables/index.md": index(everything, answers).encode()} | over_all | site
 
 
 def agreement_files(summaries: Sequence[agreement.Summary], images: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -161,7 +162,7 @@ def drawn_ahead(frames: Sequence[Frame]) -> Iterator[Callable[[str], dict[str, d
         yield lambda study: {name: future.result() for name, future in asked[study].items()}
 
 
-def index(frames: Sequence[Frame]) -> str:
+def index(frames: Sequence[Frame], answers: Mapping[str, str]) -> str:
     """A line a study: its question, the answer so far, how much of it is done, and where its table and figures are."""
     lines = [
         "# Tables and figures",
@@ -177,7 +178,7 @@ def index(frames: Sequence[Frame]) -> str:
         cells = [
             f"[{render.escape_markdown(frame.name)}]({frame.name}.md)",
             render.escape_markdown(frame.study.question),
-            render.escape_markdown(sentence_of(frame)) or " ",
+            render.escape_markdown(answers[frame.name]) or " ",
             frame.scale,
             ", ".join([f"{int((runs['state'] == 'done').sum())} of {len(runs)}", *_lost(runs)]),
             hours(runs["cpu_seconds"]),

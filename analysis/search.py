@@ -23,6 +23,7 @@ from analysis.provenance import provenance
 from analysis.stats import mean_interval, shared_differences, sign_flip_p, smallest_p
 from analysis.tables import Cell, Column, Kind, Row, Table
 from sweeps.cli import UserError
+from sweeps.plateau import note as plateau_note
 from sweeps.search_rounds import Judgement, Rounds, Seed, Tried, sentence
 from sweeps.study import SearchSpec, is_trial
 from sweeps.verdicts import margin_of
@@ -121,6 +122,13 @@ def rounds(frame: Frame) -> Rounds:
     return Rounds(spec, frame.seeds[0], list(by_config.values()), tried.get(frame.study.baseline))
 
 
+def sentence_of(frame: Frame) -> str:
+    """What a search answers: its best beside the published setting."""
+    metric = spec_of(frame).metric
+    margin = margin_of(frame.study.spec, frame.scale, metric)
+    return sentence(rounds(frame).judgement(metric, margin), metric, margin)
+
+
 # ---- the table ---------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +182,7 @@ def table(frame: Frame) -> Table:
             *_about_judging(spec, judged, margin),
             *_about_importances(frame, found.dropna(subset="value"), spec),
             *(collapse.note(row.label, row.collapse) for row in rows if row.collapse),
-            *(plateau.note(row.label, row.plateau) for row in rows if row.plateau),
+            *(plateau_note(row.label, row.plateau) for row in rows if row.plateau),
         ),
         provenance=provenance(frame),
         digest=frame.digest,

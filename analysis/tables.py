@@ -25,6 +25,7 @@ from analysis.stats import (
     sign_flip_p,
     smallest_p,
 )
+from sweeps.plateau import note as plateau_note
 from sweeps.verdicts import higher_is_better as higher_is_better
 
 
@@ -410,7 +411,7 @@ def _notes(
         notes.append(f"Printed: {_printed_metric(frame)}, {source}; other data and scale than ours.")
     notes += _about_outcomes(frame)
     notes += [collapse.note(row.label, row.collapse) for row in rows if row.collapse]
-    notes += [plateau.note(row.label, row.plateau) for row in rows if row.plateau]
+    notes += [plateau_note(row.label, row.plateau) for row in rows if row.plateau]
     if any(row.is_printed_only for row in rows):
         notes.append("Rows marked as printed only were not trained here.")
     unaveraged = _unaveraged(frame)

@@ -104,9 +104,9 @@ def answer(connection: Connection, name: str) -> str:
     study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
     if study is None:
         return ""
-    if "search" in study.spec:
-        return search_rounds.answer(connection, study, name)
     words = shown_row(connection, study)
+    if "search" in study.spec:
+        return search_rounds.answer(connection, study, words.spec)
     spec, columns = words.spec, read(connection, study, words=words).columns
     # Of two rows and more the first is the baseline, where the file names none.
     baseline = str(spec.get("baseline") or (columns[0].arms[0].key if columns else ""))

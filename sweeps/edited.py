@@ -23,14 +23,14 @@ from sweeps.db import CellRow, Config, Result, RunRow, StudyRow, mask_url
 from sweeps.edits import LAUNCHED, Edit, scale_of
 from sweeps.expand import LABEL, LABELS, figure_metrics, fill, resolve
 from sweeps.offered import HERE, Place
-from sweeps.seed_rule import IN_FILE
+from sweeps.seed_rule import without_file
 from sweeps.shown import wrong_comparisons, wrong_figures
 from sweeps.study import DEFAULT_SCALE, Cell, Study, instance_name, parse, read
 from sweeps.study_files import StudyError, close_matches, folders
 
 __all__ = [
-    "IN_FILE", "Edited", "Shown", "ShownCell", "digest_of_files", "display_of", "edited", "label_of", "launch_words",
-    "launched", "remember", "scale_of", "shown", "shown_row",
+    "Edited", "Shown", "ShownCell", "digest_of_files", "display_of", "edited", "label_of", "launch_words", "launched",
+    "remember", "scale_of", "shown", "shown_row", "without_file",
 ]  # fmt: skip
 
 _NAMED = 6  # differences that one line names

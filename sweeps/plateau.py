@@ -17,13 +17,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, select
 
 from sweeps import series
 from sweeps.db import CellRow, RunRow, StudyRow
+from sweeps.edited import label_of, shown_row
 from sweeps.identity import CODE_EPOCH
 from sweeps.search_space import first_and_further, stored_search
 
@@ -139,6 +141,16 @@ def read(connection: Connection, run_ids: Sequence[int]) -> dict[int, Curve]:
     return found
 
 
+_DONE: WeakKeyDictionary[Engine, dict[int, Curve]] = WeakKeyDictionary()  # finished runs' curves stay
+
+
+def of_done(connection: Connection, run_ids: Sequence[int]) -> dict[int, Curve]:
+    """`read` of finished runs, each curve of which is read once a process: a page may be asked for again and again."""
+    known = _DONE.setdefault(connection.engine, {})
+    known |= read(connection, [run_id for run_id in run_ids if run_id not in known])
+    return {run_id: known[run_id] for run_id in run_ids if run_id in known}
+
+
 def described(curve: Curve) -> str:
     """Of one run: `loss 0.66, left at step 188 of 500`."""
     if curve.level is None:
@@ -148,13 +160,11 @@ def described(curve: Curve) -> str:
 
 def of_study(connection: Connection, name: str) -> list[str]:
     """A line for each row of a stored study of which something is to be said, column by column."""
-    study = connection.execute(
-        select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == name)
-    ).one_or_none()
+    study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
     if study is None:
         return []
     cells = connection.execute(
-        select(CellRow.config_id, CellRow.display).where(
+        select(CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display).where(
             CellRow.study_id == study.id, CellRow.revision == study.revision
         )
     ).all()
@@ -165,14 +175,17 @@ def of_study(connection: Connection, name: str) -> list[str]:
             RunRow.code_epoch == CODE_EPOCH, RunRow.state == "done",
         )
     ).all()  # fmt: skip
-    curves = read(connection, [run.id for run in runs])
+    curves = of_done(connection, [run.id for run in runs])
     by_config: dict[int, dict[int, Curve]] = {}
     for run in runs:
         if run.id in curves:
             by_config.setdefault(run.config_id, {})[run.seed] = curves[run.id]
-    lines = []
-    for cell in sorted(cells, key=lambda cell: (cell.display["row_order"], cell.display["col_order"])):
-        if words := of_seeds(by_config.get(cell.config_id, {})):
-            label = ", ".join(filter(None, [cell.display["row_label"], cell.display["col_label"]]))
-            lines.append(f"{MARK} {label}: {words}.")
-    return lines
+    words = shown_row(connection, study)
+    placed = [(words.cell(cell).display, cell.config_id) for cell in cells]
+    placed.sort(key=lambda one: (one[0]["row_order"], one[0]["col_order"]))
+    told = [(label_of(display), of_seeds(by_config.get(config_id, {}))) for display, config_id in placed]
+    return [note(label, said) for label, said in told if said]
+
+
+def note(label: str, told: str) -> str:
+    return f"{MARK} {label}: {told}."

@@ -19,7 +19,7 @@ from sweeps.expand import Expansion, Request
 from sweeps.identity import CODE_EPOCH, canonical_json
 from sweeps.queue import register_configs, register_runs, requeue
 from sweeps.search_space import TRIAL, is_trial
-from sweeps.seed_rule import IN_FILE
+from sweeps.seed_rule import without_file
 from sweeps.study import Cell, Study
 
 
@@ -183,8 +183,7 @@ def _cell_values(cell: Cell, config_id: int) -> dict[str, Any]:
 
 def is_other_spec(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether two launches asked otherwise: the seeds that a file had beside those that were asked for do not count."""
-    told = [{key: value for key, value in spec.items() if key != IN_FILE} for spec in (old, new)]
-    return canonical_json(told[0]) != canonical_json(told[1])
+    return canonical_json(without_file(old)) != canonical_json(without_file(new))
 
 
 def _differs(

@@ -227,8 +227,8 @@ def read(connection: Connection, study_id: int, name: str, spec: SearchSpec, fir
     return Rounds(spec, first, trials, None if default is None else tried(default))
 
 
-def of_study(connection: Connection, study: Any, name: str) -> Rounds | None:
-    """Of a stored study, `study` its row of `sw_study` and `name` its own; None for one that is no search."""
+def of_study(connection: Connection, study: Any) -> Rounds | None:
+    """Of a stored study, its row of `sw_study`; None for one that is no search."""
     if "search" not in study.spec:
         return None
     default = connection.scalar(
@@ -242,14 +242,14 @@ def of_study(connection: Connection, study: Any, name: str) -> Rounds | None:
         return None
     section = study.spec["search"]
     spec, first = parse_search(section), int(study.spec["seeds"][0])
-    return read(connection, study.id, search_name(name, default, first, section, spec), spec, first)
+    return read(connection, study.id, search_name(study.name, default, first, section, spec), spec, first)
 
 
-def answer(connection: Connection, study: Any, name: str) -> str:
-    """What a stored search found, in a sentence; "" before its best is chosen."""
-    found = of_study(connection, study, name)
+def answer(connection: Connection, study: Any, words: Mapping[str, Any]) -> str:
+    """What a stored search found, in a sentence; "" before its best is chosen. `words`: the spec it is shown with."""
+    found = of_study(connection, study)
     if found is None:
         return ""
     metric = found.spec.metric
-    margin = margin_of(study.spec, study.spec["scale"], metric)
+    margin = margin_of(words, words["scale"], metric)
     return sentence(found.judgement(metric, margin), metric, margin)

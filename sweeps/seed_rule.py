@@ -24,6 +24,11 @@ KEYS = ("start", "stop_when", "until", "max")
 _STOP_WHEN = re.compile(r"half_width\s*<\s*(\d+(\.\d+)?)")
 
 
+def without_file(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a launch asked, whatever seeds its file had."""
+    return {key: value for key, value in spec.items() if key != IN_FILE}
+
+
 @dataclass(frozen=True)
 class SeedRule:
     """Every row gets seeds 0 to `start` - 1, then more, below `max`, until its comparison is decided or narrow."""

@@ -151,7 +151,8 @@ def read(connection: Connection, run_ids: Sequence[int]) -> list[Run]:
         _results(connection, run_ids),
         _files(connection, run_ids),
     )
-    curves, plateaus = _curves(connection, run_ids, attempts), plateau.read(connection, list(rows))
+    curves, done = _curves(connection, run_ids, attempts), [key for key, row in rows.items() if row.state == "done"]
+    plateaus = plateau.of_done(connection, done) | plateau.read(connection, sorted(rows.keys() - set(done)))
     return [
         Run(
             run_id=run_id,

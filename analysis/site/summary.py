@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.comparing import sentence_of
+from analysis.answers import answer
 from analysis.frame import MISSING, Frame, records
 from sweeps.edited import launch_words
 from sweeps.offered import Place
@@ -80,7 +80,7 @@ def of_frame(frame: Frame, spec: Mapping[str, Any], place: Place) -> Summary:
         cost_left=left,
         cost_basis=basis,
         command=command(frame.name, spec, place),
-        answer=sentence_of(frame),
+        answer=answer(frame),
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import select
 
-from analysis import search
+from analysis import answers, search
 from analysis.frame import load
 from analysis.render import to_csv
 from sweeps.arms import answer
@@ -59,6 +59,12 @@ def test_the_table_says_what_the_terminal_says(searched):
     engine, _ = searched
     with engine.connect() as connection:
         assert search.table(load(engine, "searched")).sentence == answer(connection, "searched") != ""
+
+
+def test_the_indexes_give_a_search_the_sentence_of_its_table(searched):
+    engine, _ = searched
+    frame = load(engine, "searched")
+    assert answers.answer(frame) == search.table(frame).sentence != ""
 
 
 def test_the_csv_of_a_judged_search_has_its_verdict_and_p(searched):

@@ -154,7 +154,7 @@ def test_of_what_was_typed_before_the_files_seeds_were_recorded_nothing_is_said(
 def forget_seeds_in_file(engine: Engine, name: str) -> None:
     with engine.begin() as connection:
         spec = connection.scalar(select(StudyRow.spec).where(StudyRow.name == name))
-        kept = {key: value for key, value in spec.items() if key != edited.IN_FILE}
+        kept = edited.without_file(spec)
         connection.execute(update(StudyRow).where(StudyRow.name == name).values(spec=kept))
 
 

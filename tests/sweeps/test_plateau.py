@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import yaml
 from sqlalchemy import select
 
 from sweeps import plateau, queue, series, status
 from sweeps.db import RunRow
 from sweeps.plateau import Curve, find, of_seeds
 from sweeps.series import Series
-from tests.sweeps.launched import finish_next, register, two_rows
+from tests.sweeps.launched import TWO_ROWS, finish_next, register, two_rows
 
 NUM_STEPS = 600
 
@@ -117,6 +118,18 @@ def test_a_stored_study_names_its_rows_whose_seeds_left_late(engine):
         (line,) = plateau.of_study(connection, "ratio")
     assert line.startswith("‡ half: left the plateau (loss 0.6")
     assert "(seed 1, late) of 600." in line
+
+
+def test_a_row_is_called_as_the_study_s_file_calls_it_today(engine, tmp_path, monkeypatch):
+    stored(engine)
+    (tmp_path / "studies").mkdir()
+    first, *others = TWO_ROWS["rows"]
+    rows = [{**first, "label": "half of a clip"}, *others]
+    (tmp_path / "studies/ratio.yaml").write_text(yaml.safe_dump({**TWO_ROWS, "rows": rows}))
+    monkeypatch.chdir(tmp_path)
+    with engine.connect() as connection:
+        (line,) = plateau.of_study(connection, "ratio")
+    assert line.startswith("‡ half of a clip: left the plateau")
 
 
 def test_status_says_it_of_the_study_and_of_a_run(engine, capsys):
