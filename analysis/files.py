@@ -8,8 +8,10 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from sweeps import cli
-from sweeps.cli import Arguments, UserError
-from sweeps.db import mask_url, revision
+from sweeps.cli import Arguments
+from sweeps.console.errors import UserError
+from sweeps.console.url import mask_url
+from sweeps.database.opening import revision
 
 
 def open_results(arguments: Arguments, *, is_live: bool = False) -> Engine:

@@ -14,14 +14,15 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from analysis import files, gallery_drawing, pictures
-from analysis.motion_sheets import flow_fields, propagation
-from analysis.pictures import DecodedPictures, FlowPictures, Kept, RunPictures, TrackPictures
-from analysis.sheets import Sheet, blocks, decodings, reconstructions, samplings
+from analysis import files
+from analysis.pictures import drawing, kept
+from analysis.pictures.kept import DecodedPictures, FlowPictures, Kept, RunPictures, TrackPictures
+from analysis.pictures.motion_sheets import flow_fields, propagation
+from analysis.pictures.sheets import Sheet, blocks, decodings, reconstructions, samplings
 from sweeps import cli
-from sweeps.cli import Arguments, UserError
-from sweeps.db import mask_url
-from sweeps.study import close_matches
+from sweeps.cli import Arguments
+from sweeps.console.errors import UserError, close_matches
+from sweeps.console.url import mask_url
 
 FOLDER = Path("figures") / "gallery"  # under results_dir: apart from the figures of studies
 
@@ -103,7 +104,7 @@ def contents(engine: Engine, name: str, arguments: Arguments) -> dict[str, bytes
     for clip in clips:
         if clip >= kept:
             raise UserError(f"clips={clip}: these runs kept clips 0 to {kept - 1}")
-    images = gallery_drawing.images(picture.build(name, runs, clips))
+    images = drawing.images(picture.build(name, runs, clips))
     return {str(FOLDER / f"{name}.{suffix}"): content for suffix, content in images.items()}
 
 
@@ -116,9 +117,9 @@ def find(engine: Engine, name: str, arguments: Arguments) -> list[Kept]:
         if run_ids:
             if study or cell:
                 raise UserError(f"run={arguments.text('run', '')}: give run= or study= and cell=, not both")
-            return pictures.of_runs(connection, run_ids, results_dir, kind)
+            return kept.of_runs(connection, run_ids, results_dir, kind)
         cells = cell.split(",") if cell else []
-        return pictures.of_study(
+        return kept.of_study(
             connection, study or name, results_dir, kind, cells=cells, seed=seeds[0] if seeds else None
         )
 

@@ -13,11 +13,13 @@ from statistics import mean, stdev
 from sqlalchemy import Engine
 
 from analysis import files
-from analysis.frame import Frame, load, names, records
-from analysis.render import escape_markdown, format_estimate
-from analysis.stats import mean_interval, paired_interval
+from analysis.numbers.frame import Frame, load, names, records
+from analysis.numbers.stats import mean_interval, paired_interval
+from analysis.tables.render import escape_markdown, format_estimate
 from sweeps import cli
-from sweeps.study import RANDOM_INIT
+from sweeps.answers.verdicts import higher_is_better
+from sweeps.study.metric_words import metric_words
+from sweeps.study.model import RANDOM_INIT
 
 USAGE = """usage: python -m analysis.recipes [key=value ...]
 
@@ -80,7 +82,7 @@ def _section(frame: Frame) -> list[str]:
             fields = [
                 escape_markdown(cell.row_label) if is_first else "",
                 f"`{told}`" if told and is_first else "",
-                escape_markdown(metric),
+                escape_markdown(metric_words(metric)),
                 *_figures(frame, cell.row_key, cell.col_key, metric),
                 _cost(frame, cell.config_id) if is_first else "",
             ]
@@ -101,7 +103,8 @@ def _figures(frame: Frame, row: str, column: str, metric: str) -> list[str]:
     if row == RANDOM_INIT or untrained is None or len(values.keys() & untrained.values.keys()) < 2:
         return [*told, "–", "–"]
     gain = paired_interval(values, untrained.values)
-    ratio = f"{gain.mean / spread:.1f}".replace("-", "−") if spread else "–"
+    better = gain.mean if higher_is_better(metric) is not False else -gain.mean  # an error that falls is a gain
+    ratio = f"{better / spread:.1f}".replace("-", "−") if spread else "–"
     return [*told, format_estimate(gain, digits=digits, signed=True), ratio]
 
 

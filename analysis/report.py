@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -18,65 +19,66 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Engine
 
-from analysis import (
-    agreement,
-    agreement_drawing,
-    agreement_page,
-    drawing,
-    figures,
-    files,
-    landscape,
-    paper_check,
-    render,
-    search,
-    tables,
-)
-from analysis.answers import answer
-from analysis.frame import Frame, load, names
-from analysis.provenance import ENDED_WITHOUT, hours
+from analysis import files
+from analysis.figures import agreement_drawing, drawing, landscape, plotting, search
+from analysis.numbers import agreement, comparing
+from analysis.numbers.frame import Frame, load, names
+from analysis.numbers.provenance import ENDED_WITHOUT, hours
+from analysis.site.answers import answer
 from analysis.site.pages import FOLDER, Content, Site, site_files
-from analysis.tables import Table
+from analysis.tables import agreement_page, building, claims, paper_check, render
+from analysis.tables.claim_check import Checker
+from analysis.tables.parts import Table
 from sweeps import cli
-from sweeps.cli import UserError
-from sweeps.edited import edited
-from sweeps.offered import HERE, Place
+from sweeps.cells.edited import edited
+from sweeps.console.errors import UserError
+from sweeps.console.offered import HERE, Place
+from sweeps.console.tables import counted
 
 USAGE = """usage: python -m analysis.report [key=value ...]
 
-Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG) and the pages of report/index.html from the database.
+Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG, PDF) and the pages of report/index.html from the database.
 
   study=all                               a study, several as a,b or all
   db=sqlite:///results/ablations.sqlite   where the runs are recorded
   results_dir=results                     tables/, figures/ and report/ are written in it
+  notes=short                             below a LaTeX table: one line, full or none
+  plugins=[my_lab.masks]                  taken as other commands take it, and not needed: nothing is built
   check=false                             true: write nothing; exit 1 naming every file that differs, also a study's
-                                          that asks for other runs than were launched or cannot be read
+                                          that asks for other runs than were launched or cannot be read; report/ is
+                                          looked at where there is one
   check_paper=main.tex                    write nothing; compare the numbers that a LaTeX source marks with
-                                          \\abl{study/row/metric}{61.4}; exit 1 naming every one that differs"""
+                                          \\abl{study/row/metric}{61.4}; exit 1 naming every one that differs; of a
+                                          page.md what is marked with 61.4<!-- study: row metric -->"""
 
 WORTH_A_PROCESS = 8  # figures: fewer are drawn sooner here than a new process imports matplotlib
-OPTIONS = ("study", "db", "results_dir", "check", "check_paper")
+OPTIONS = ("study", "db", "results_dir", "check", "check_paper", "notes", "plugins")
 RUN_PAGES = (f"{FOLDER}/runs/*.html", f"{FOLDER}/pictures/*.png")  # under results_dir, named by a run's identity
 PATTERNS = ("tables/*", "figures/*", "report/*", "report/*/*")  # under results_dir: nothing in them is written by hand
 
 
-def write(engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE) -> list[Path]:
+def write(
+    engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE, notes: str = "short"
+) -> list[Path]:
     """Write the tables and figures of these studies and the index of all; the paths, in a fixed order.
 
     When all studies are asked, pages of runs that the database does not have, or has under another identity by now, go.
     """
-    wanted = contents(engine, studies, place)
+    wanted = contents(engine, studies, place, notes)
     paths = files.write(wanted, results_dir)
     if set(studies) == set(names(engine)):
         files.remove_extra(wanted, results_dir, RUN_PAGES)
     return paths
 
 
-def differences(engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE) -> list[str]:
+def differences(
+    engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE, notes: str = "short"
+) -> list[str]:
     """One line a file that is not what the database gives: different, missing or, when all studies are asked, extra.
 
     The site is looked at where there is one: a results folder may keep its tables and figures only.
     """
-    wanted = contents(engine, studies, place)
+    wanted = contents(engine, studies, place, notes)
     if not (results_dir / FOLDER).is_dir():
         wanted = {name: content for name, content in wanted.items() if not name.startswith(f"{FOLDER}/")}
     found = files.differences(wanted, results_dir)
@@ -85,7 +87,7 @@ def differences(engine: Engine, studies: Sequence[str], results_dir: Path, place
     return found
 
 
-def contents(engine: Engine, studies: Sequence[str], place: Place = HERE) -> dict[str, bytes]:
+def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, notes: str = "short") -> dict[str, bytes]:
     """Every file's path under the results folder and its bytes: a pure function of database and study files, and of
     where they are, which the commands on pages name.
 
@@ -102,7 +104,7 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE) -> dic
         pages = [Content(frames[study], table, partial(images, study)) for study, table in made.items()]
         site = site_files(Site(engine, place=place), everything, pages, summaries, drawn)
         for study, table in made.items():
-            own = table_files(table) | {
+            own = table_files(table, notes) | {
                 f"figures/{study}-{name}.{end}": data
                 for name, ends in images(study).items()
                 for end, data in ends.items()
@@ -120,27 +122,27 @@ def agreement_files(summaries: Sequence[agreement.Summary], images: Mapping[str,
 
 
 def table_of(frame: Frame) -> Table:
-    return tables.build(frame) if frame.study.search(frame.scale) is None else search.table(frame)
+    return building.build(frame) if frame.study.search(frame.scale) is None else search.table(frame)
 
 
-def table_files(table: Table) -> dict[str, bytes]:
+def table_files(table: Table, notes: str = "short") -> dict[str, bytes]:
     return {
         f"tables/{table.name}.md": render.markdown(table).encode(),
-        f"tables/{table.name}.tex": render.latex(table).encode(),
+        f"tables/{table.name}.tex": render.latex(table, notes).encode(),
         f"tables/{table.name}.csv": render.to_csv(table).encode(),
     }
 
 
 def pictures(frame: Frame, figure: Mapping[str, Any]) -> dict[str, bytes]:
-    """One figure as svg and png."""
+    """One figure as svg, png and pdf."""
     return draw(plot_of(frame, figure))
 
 
-def plot_of(frame: Frame, figure: Mapping[str, Any]) -> figures.Plot | search.Landscape:
-    return search.plot(frame, figure) if figure.get("kind") in search.KINDS else figures.plot(frame, figure)
+def plot_of(frame: Frame, figure: Mapping[str, Any]) -> plotting.Plot | search.Landscape:
+    return search.plot(frame, figure) if figure.get("kind") in search.KINDS else plotting.plot(frame, figure)
 
 
-def draw(plot: figures.Plot | search.Landscape) -> dict[str, bytes]:
+def draw(plot: plotting.Plot | search.Landscape) -> dict[str, bytes]:
     return landscape.images(plot) if isinstance(plot, search.Landscape) else drawing.images(plot)
 
 
@@ -169,6 +171,8 @@ def index(frames: Sequence[Frame], answers: Mapping[str, str]) -> str:
         "",
         "Written by `python -m analysis.report`; do not edit.",
         "",
+        decided(frames),
+        "",
         "| study | question | answer | scale | runs done | CPU-hours | GPU-hours | figures |",
         "|:--|:--|:--|:--|--:|--:|--:|:--|",
     ]
@@ -189,9 +193,37 @@ def index(frames: Sequence[Frame], answers: Mapping[str, str]) -> str:
     return "\n".join([*lines, ""])
 
 
+def decided(frames: Sequence[Frame]) -> str:
+    """How many rows of all tables are told from their baseline, or found the same."""
+    counts = [comparing.kinds_of(frame) for frame in frames if frame.study.search(frame.scale) is None]
+    kinds = sum(counts, Counter[str]())
+    if not kinds.total():
+        return "No row can be compared with a baseline yet."
+    num_decided = kinds.total() - kinds["undecided"]
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()) if kind != "undecided")
+    return (
+        f"Of all rows beside a baseline ({kinds.total()}, by each study's first metric), {num_decided} are decided"
+        f"{f' ({told})' if told else ''} and {kinds['undecided']} undecided."
+    )
+
+
 def _lost(runs: pd.DataFrame) -> list[str]:
     counts = runs["state"].value_counts()
     return [f"{counts[state]} {state}" for state in ENDED_WITHOUT if state in counts]
+
+
+def paper_checked(path: Path, results_dir: Path) -> Callable[[Engine], tuple[list[str], str]]:
+    """A LaTeX source or a Markdown page, read; what compares it gives what differs, and what to say if nothing does.
+
+    Raises UserError before a database is opened where it cannot be read or has no mark.
+    """
+    if path.suffix == ".md":
+        page = claims.read(path)
+        right = f"{len(page.claims)} claims are what the tables have, {len(page.unchecked)} are not of a table"
+        return lambda engine: (Checker(engine, results_dir / "tables", path).differences(page), right)
+    marks = paper_check.read(path)
+    right = f"{len(marks)} marked numbers are what the database gives"
+    return lambda engine: (paper_check.differences(engine, marks), right)
 
 
 # ---- command line ------------------------------------------------------------------------------------------------
@@ -199,19 +231,22 @@ def _lost(runs: pd.DataFrame) -> list[str]:
 
 def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS)
+    arguments.plugins()  # a word that names no module is refused here too
     is_check, asked = arguments.flag("check"), arguments.text("study", "all")
     results_dir, place = arguments.path("results_dir", "results"), Place.typed(words)
-    paper = arguments.text("check_paper", "")
-    marks = paper_check.read(arguments.path("check_paper")) if paper else []
+    paper, notes = arguments.text("check_paper", ""), arguments.text("notes", "short")
+    if notes not in render.NOTES:
+        raise UserError(f"notes={notes}: allowed are {', '.join(render.NOTES)}; full has all that the Markdown says")
+    check = paper_checked(arguments.path("check_paper"), results_dir) if paper else None
     engine = files.open_results(arguments)
     try:
-        if marks:
-            found = paper_check.differences(engine, marks)
-            print("\n".join(found) or f"{paper}: {len(marks)} marked numbers are what the database gives")
+        if check:
+            found, right = check(engine)
+            print("\n".join(found) or f"{paper}: {right}")
             return cli.INCOMPLETE if found else cli.OK
         studies = names(engine) if asked == "all" else asked.split(",")
-        found = differences(engine, studies, results_dir, place) if is_check else []
-        paths = [] if is_check else write(engine, studies, results_dir, place)
+        found = differences(engine, studies, results_dir, place, notes) if is_check else []
+        paths = [] if is_check else write(engine, studies, results_dir, place, notes)
         with engine.connect() as connection:
             changed = edited(connection, studies, place)
     finally:
@@ -221,7 +256,7 @@ def command(words: Sequence[str]) -> int:
     if is_check:
         # A file that asks for other runs is one more that the database does not give.
         return files.report([*found, *(f"{study.file}: {study.reason}" for study in changed)], results_dir)
-    print(f"{len(paths)} files under {results_dir}: {len(studies)} studies")
+    print(f"{counted(len(paths), 'file')} under {results_dir}: {counted(len(studies), 'study', 'studies')}")
     return cli.OK
 
 

@@ -21,17 +21,19 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from analysis import agreement, agreement_drawing, files
-from analysis.frame import Frame, load, names
+from analysis import files
+from analysis.figures import agreement_drawing
+from analysis.numbers import agreement
+from analysis.numbers.frame import Frame, load, names
 from analysis.report import pictures, table_of
-from analysis.site import runs
+from analysis.site import explorer, runs
 from analysis.site.html import assets
 from analysis.site.pages import Content, Site
 from sweeps import cli
-from sweeps.cli import UserError
-from sweeps.db import Attempt, Event, RunRow, StudyRow
-from sweeps.edited import digest_of_files
-from sweeps.offered import HERE, Place
+from sweeps.cells.edited import digest_of_files
+from sweeps.console.errors import UserError
+from sweeps.console.offered import HERE, Place
+from sweeps.database.tables import Attempt, Event, RunRow, StudyRow
 
 USAGE = """usage: python -m analysis.serve [db=sqlite:///results/ablations.sqlite] [port=8000]
 
@@ -52,7 +54,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-HTML, TEXT = "text/html; charset=utf-8", "text/plain; charset=utf-8"
+HTML, TEXT, SCRIPT = (f"text/{kind}; charset=utf-8" for kind in ("html", "plain", "javascript"))
 
 
 class Answer(NamedTuple):
@@ -115,6 +117,20 @@ class Live:
             if path == "agreement.html":
                 return _page(site.agreement_page(summaries, agreement_drawing.images(summaries)))
             return _page(site.index_page(frames, summaries))
+        if path == "explore.html":
+            return _page(site.explorer_page())
+        if path == "explore/runs.js":
+            with self.engine.connect() as connection:
+                return Answer(HTTPStatus.OK, SCRIPT, explorer.read(connection).script())
+        curves = re.fullmatch(r"curves/([^/]+)\.js", path)
+        if curves:
+            with self.engine.connect() as connection:
+                script = explorer.curve_of(connection, curves.group(1))
+            return (
+                Answer(HTTPStatus.OK, SCRIPT, script)
+                if script
+                else Answer(HTTPStatus.NOT_FOUND, TEXT, b"No such run\n")
+            )
         study = re.fullmatch(r"studies/([^/]+)\.html", path)
         if study and study.group(1) in names(self.engine):
             return _page(self._study(site, study.group(1)))

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from analysis import files
-from analysis.render import escape_markdown
+from analysis.tables.render import escape_markdown
 from sweeps import cli
-from sweeps.study import SCALES, Study, names, read
+from sweeps.console.tables import counted
+from sweeps.study.files import names
+from sweeps.study.model import SCALES, Study
+from sweeps.study.reading import read
 
 USAGE = """usage: python -m analysis.study_index [folder=studies] [check=false]
 
@@ -64,7 +67,7 @@ def contents(folder: Path) -> bytes:
         lines += ["", f"## {HEADINGS.get(key, key)}", ""]
         lines += ["| " + " | ".join(_COLUMNS) + " |", "|:--|:--|:--|--:|--:|:--|" + "--:|" * len(SCALES)]
         lines += [_line(study, folder) for study in sections[key]]
-    return "\n".join([*lines, "", f"{len(studies)} studies.", ""]).encode()
+    return "\n".join([*lines, "", f"{counted(len(studies), 'study', 'studies')}.", ""]).encode()
 
 
 def _line(study: Study, folder: Path) -> str:
@@ -88,6 +91,8 @@ def _printed_as(source: Mapping[str, str]) -> str:
 
 def _num_runs(study: Study, scale: str) -> str:
     """Cells × seeds, and the trials of a search; "15 to 50" where a rule decides on further seeds."""
+    if scale not in study.scales:
+        return "–"
     cells, seeds = len(study.cells(scale)), len(study.seeds(scale))
     search, rule = study.search(scale), study.seed_rule(scale)
     if search is not None:

@@ -8,12 +8,10 @@ process spent is printed too, which a busy machine changes little. Each figure i
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import logging
 import multiprocessing
 import os
-import platform
 import random
 import resource
 import shutil
@@ -26,7 +24,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,15 +31,32 @@ import numpy as np
 import optuna
 from sqlalchemy import Engine, insert, select, update
 
-from analysis.frame import load
-from benchmarks.storm import ROOT, start_server
-from sweeps import queue, series
-from sweeps.db import Config, Result, RunRow, StudyRow, open_database, upgrade
-from sweeps.recorder import DatabaseRecorder
-from sweeps.registry import launch_hash, register_study
+from analysis.numbers.frame import load
+from benchmarks.lines import RESULTS, ROOT, arguments_of, show
+from benchmarks.storm import start_server
+from sweeps.cells.registry import launch_hash, register_study
+from sweeps.database import registering, series
+from sweeps.database.opening import open_database, upgrade
+from sweeps.database.tables import Config, Result, RunRow, StudyRow
+from sweeps.engine import queue
+from sweeps.engine.recorder import DatabaseRecorder
 from tests.sweeps.launched import register, two_rows
 
-OUTPUT = ROOT / "benchmarks/results/database.txt"
+OUTPUT = RESULTS / "database.txt"
+TARGETS = {
+    "claims, sqlite, 1 worker": "at least 4,000 /s",
+    "claims, sqlite, 8 workers": "at least 4,000 /s",
+    "claims, postgresql, 1 worker": "at least 1,000 /s",
+    "claims, postgresql, 8 workers": "at least 1,000 /s",
+    "series, sqlite, 500-point chunks": "at least 3,000,000 /s; at most 12 bytes a point on disk",
+    "series, postgresql, 500-point chunks": "at least 3,000,000 /s",
+    "log() of five metrics": "at most 50 us",
+    "a table's query, 180 of 1,000,000 runs, file not in memory": "at most 5 ms",
+    "a study of 1,000 cells": "at most 10 s",
+    "relaunching a finished study": "at most 5 s",
+    "plan study=all, the first time": "at most 5 s",
+    "plan study=all, again": "at most 5 s",
+}
 PROVENANCE = {"host": "node", "device": "cpu", "git_sha": "0" * 40, "dirty": False, "env_hash": "0" * 64}
 
 
@@ -78,15 +92,15 @@ def rate(count: int, rounds: list[Spent]) -> str:
 
 
 def claims(place: Place) -> Iterator[str]:
-    for kind, target in (("sqlite", "4,000"), ("postgresql", "1,000")):
+    for kind in ("sqlite", "postgresql"):
         url = place.new_url(kind)
         engine = open_database(url)
         upgrade(engine)
         with engine.begin() as connection:
-            queue.register(connection, [({"a": i}, 0) for i in range(8000)])  # 2,500 + 4 x 8 x 161 are claimed
+            registering.register(connection, [({"a": i}, 0) for i in range(8000)])  # 2,500 + 4 x 8 x 161 are claimed
         rounds = [spent(partial(claim_many, engine, 500)) for _ in range(5)]
-        yield f"claims, {kind}, 1 worker{rate(500, rounds)}   target {target} /s"
-        yield f"claims, {kind}, 8 workers   {rate_of_eight(url)}   target {target} /s"
+        yield f"claims, {kind}, 1 worker{rate(500, rounds)}"
+        yield f"claims, {kind}, 8 workers   {rate_of_eight(url)}"
         engine.dispose()
     for kind in ("sqlite", "postgresql"):
         study = optuna_study(place.new_url(kind))
@@ -124,7 +138,7 @@ def _claim_from(url: str, count: int, ready: Any, ends: Any) -> None:
 def rate_of_eight(url: str, each: int = 160, rounds: int = 4) -> str:
     """From the first claim of any of eight processes to the last of all."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["optuna", "sweeps.queue", "analysis.frame"])
+    context.set_forkserver_preload(["optuna", "sweeps.engine.queue", "analysis.numbers.frame"])
     rates = []
     for _ in range(rounds):
         ready, ends = context.Barrier(8), context.SimpleQueue()
@@ -162,7 +176,7 @@ def ingest(place: Place) -> Iterator[str]:
         engine = open_database(place.new_url(kind))
         upgrade(engine)
         with engine.begin() as connection:
-            queue.register(connection, [({"a": 0}, 0)])
+            registering.register(connection, [({"a": 0}, 0)])
         size, sent = file_size(engine), 0
 
         def send(attempt: int, engine: Any = engine) -> None:
@@ -186,8 +200,8 @@ def ingest(place: Place) -> Iterator[str]:
         engine.dispose()
         grown = (file_size(engine) - size) / sent if kind == "sqlite" else float("nan")
         yield (
-            f"series, {kind}, 500-point chunks{rate(num_points, rounds)}   target 3,000,000 /s"
-            + (f", {grown:.1f} bytes a point on disk (target 12)" if kind == "sqlite" else "")
+            f"series, {kind}, 500-point chunks{rate(num_points, rounds)}"
+            + (f", {grown:.1f} bytes a point on disk" if kind == "sqlite" else "")
         )
     study = optuna_study(place.new_url("sqlite"))
     trial = study.ask()
@@ -209,7 +223,7 @@ def log_overhead(place: Place) -> Iterator[str]:
     engine = open_database(place.new_url("sqlite"))
     upgrade(engine)
     with engine.begin() as connection:
-        queue.register(connection, [({"a": 0}, 0)])
+        registering.register(connection, [({"a": 0}, 0)])
         claim = queue.claim(connection, "w", provenance=PROVENANCE)
     assert claim is not None
     metrics = dict.fromkeys(("loss", "lr", "weight_decay", "ema_decay", "grad_norm"), 0.1)
@@ -224,7 +238,7 @@ def log_overhead(place: Place) -> Iterator[str]:
         cpu = spent(lambda: [record.log(step, metrics) for step in range(5000, 10000)]).cpu_s / 5000
         record.finish("done", {}, {})
     median = sorted(times)[len(times) // 2]
-    yield f"log() of five metrics   median {1e6 * median:.1f} us, {1e6 * cpu:.1f} us of CPU   target 50 us"
+    yield f"log() of five metrics   median {1e6 * median:.1f} us, {1e6 * cpu:.1f} us of CPU"
     engine.dispose()
 
 
@@ -283,13 +297,13 @@ def table_query(place: Place, num_runs: int) -> Iterator[str]:
         frames.append(spent(lambda reader=reader: load(reader, "big")))
         reader.dispose()
     yield (
-        f"a table's query, 180 of {num_runs:,} runs, file not in memory   {1e3 * min(times):.1f} ms   target 5 ms; "
-        f"analysis.frame.load of it, as pandas: {1e3 * min(f.wall_s for f in frames):.0f} ms"
+        f"a table's query, 180 of {num_runs:,} runs, file not in memory   {1e3 * min(times):.1f} ms; "
+        f"analysis.numbers.frame.load of it, as pandas: {1e3 * min(f.wall_s for f in frames):.0f} ms"
     )
 
 
 def configs_of(study: str) -> Any:
-    from sweeps.db import CellRow
+    from sweeps.database.tables import CellRow
 
     here = (StudyRow.id == CellRow.study_id) & (StudyRow.revision == CellRow.revision)
     return select(CellRow.config_id).join(StudyRow, here).where(StudyRow.name == study)
@@ -308,8 +322,9 @@ def forget(path: Path) -> None:
 def big_study(place: Place) -> Iterator[str]:
     """Expand and register a grid of 1,000 cells, then finish it and launch it again."""
     # torch is imported by `expand` only.
-    from sweeps.expand import Request, expand
-    from sweeps.study import read
+    from sweeps.cells.expand import expand
+    from sweeps.cells.request import Request
+    from sweeps.study.reading import read
 
     ratios, rates = [round(0.3 + 0.01 * i, 2) for i in range(50)], [round(1e-4 * (i + 1), 4) for i in range(20)]
     path = place.folder / "thousand.yaml"
@@ -322,14 +337,14 @@ def big_study(place: Place) -> Iterator[str]:
     url = f"sqlite:///{place.folder / 'thousand.sqlite'}"
     engine = open_database(url)
     upgrade(engine)
-    imported = spent(lambda: importlib.import_module("core.config"))
+    imported = spent(lambda: importlib.import_module("core.configuring.config"))
     expanded: list[Any] = []
     used = spent(lambda: expanded.append(expand(request)))
     with engine.begin() as connection:
         wrote = spent(lambda: register_study(connection, expanded[0], launch_hash(request, "")))
     yield (
         f"a study of {len(expanded[0].cells):,} cells   expanding {used.wall_s:.1f} s ({used.cpu_s:.1f} s of CPU), "
-        f"registering {wrote.wall_s:.1f} s, after core's import ({imported.wall_s:.1f} s)   target 10 s"
+        f"registering {wrote.wall_s:.1f} s, after core's import ({imported.wall_s:.1f} s)"
     )
     engine.dispose()
 
@@ -339,7 +354,7 @@ def relaunch(place: Place) -> Iterator[str]:
     words = ["study=masking_ratio", "scale=smoke", f"db=sqlite:///{place.folder / 'r.sqlite'}", "executor=inline"]
     command = [sys.executable, "-m", "sweeps.launch", *words, f"results_dir={place.folder / 'results'}"]
     run(command)
-    yield f"relaunching a finished study   {seconds(spent(lambda: run(command)))}   target 5 s"
+    yield f"relaunching a finished study   {seconds(spent(lambda: run(command)))}"
 
 
 def plan(place: Place) -> Iterator[str]:
@@ -348,7 +363,7 @@ def plan(place: Place) -> Iterator[str]:
     (place.folder / "plan").mkdir()  # with a .cache of its own
     for words in ("the first time", "again"):
         used = spent(lambda: run(command, place.folder / "plan"))
-        yield f"plan study=all, {words}   {seconds(used)}   target 5 s"
+        yield f"plan study=all, {words}   {seconds(used)}"
 
 
 def run(command: list[str], folder: Path = ROOT) -> None:
@@ -399,25 +414,20 @@ def main() -> None:
         "plan": plan,
         "mlflow": beside_mlflow,
     }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments_of(__doc__, OUTPUT)
     parser.add_argument("--only", nargs="+", choices=list(parts), default=list(parts))
     parser.add_argument("--runs", type=int, default=1_000_000, help="runs in the database of the table's query")
-    parser.add_argument("--write", action="store_true", help=f"also write {OUTPUT.relative_to(ROOT)}")
     options = parser.parse_args()
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("optuna", "sqlalchemy", "psycopg"))
-    lines = [f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {versions}"]
-    if importlib.util.find_spec("mlflow") is None:
-        lines.append("MLflow is not installed: left out (pip install mlflow, the dependency group bench)")
-    print("\n".join(lines), flush=True)
-    with places() as place:
-        for name in options.only:
-            for line in parts[name](place):
-                lines.append(line)
-                print(line, flush=True)
-    if options.write:
-        OUTPUT.parent.mkdir(exist_ok=True)
-        lines.append("written by: python -m benchmarks.database --write")
-        OUTPUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def lines() -> Iterator[str]:
+        if importlib.util.find_spec("mlflow") is None:
+            yield "MLflow is not installed: left out (pip install mlflow, the dependency group bench)"
+        with places() as place:
+            for name in options.only:
+                yield from parts[name](place)
+
+    software = ("optuna", "sqlalchemy", "psycopg")
+    show(lines(), OUTPUT if options.write else None, benchmark=__file__, software=software, targets=TARGETS)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ from statistics import median
 
 from sqlalchemy import Connection, and_, select
 
-from benchmarks.lines import ROOT, arguments_of, show
-from sweeps.db import CellRow, Config, StudyRow, open_database
-from sweeps.estimate import STATED_CLIPS, Estimator, Recorded, recorded
-from sweeps.work import Work
+from benchmarks.lines import RESULTS, ROOT, arguments_of, show
+from sweeps.cells.estimate import STATED_CLIPS, Estimator, Recorded, recorded
+from sweeps.cells.work import Work
+from sweeps.database.opening import open_database
+from sweeps.database.tables import CellRow, Config, StudyRow
 
-OUTPUT = ROOT / "benchmarks/results/estimates.txt"
+OUTPUT = RESULTS / "estimates.txt"
 
 
 def lines(connection: Connection) -> Iterator[str]:
@@ -68,7 +69,7 @@ def studies(connection: Connection) -> dict[str, set[str]]:
 
 
 def work_of(run: Recorded) -> Work | None:
-    """What the run recorded of its operations, as `core.operations` would count them before it ran."""
+    """What the run recorded of its operations, as `core.forecast.operations` would count them before it ran."""
     if run.work is None or not run.features_gflop or (run.steps and run.work.training is None):
         return None
     if run.training is not None and run.training.seconds > run.cost.seconds:
@@ -92,7 +93,7 @@ def main() -> None:
     arguments = parser.parse_args()
     engine = open_database(f"sqlite:///{arguments.db}", read_only=True)
     with engine.connect() as connection:
-        show(lines(connection), OUTPUT if arguments.write else None)
+        show(lines(connection), OUTPUT if arguments.write else None, benchmark=__file__)
     engine.dispose()
 
 

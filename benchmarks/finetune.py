@@ -14,7 +14,6 @@ that also wait for videos to be decoded and augmented).
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import tempfile
@@ -23,11 +22,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.lines import ROOT, arguments_of, show
-from core.config import flatten, identity, load
-from core.stored import Judge, Presets, asked_of, open_stored
+from benchmarks.lines import RESULTS, arguments_of, show
+from core.configuring.config import flatten, identity, load
+from core.running.asking import Presets, asked_of
+from core.running.stored import Judge, open_stored
 
-OUTPUT = ROOT / "benchmarks/results/finetune.txt"
+OUTPUT = RESULTS / "finetune.txt"
 RUN = [
     "method=mae_st", "scale=cpu", "optim.steps=0", "encoder.width=192", "encoder.depth=12", "encoder.heads=3",
     "encoder.patch=16", "encoder.tubelet=2", "data.size=112", "data.frames=16", "data.num_train=64",
@@ -67,11 +67,7 @@ def measure(folder: Path, *, steps: int, rounds: int, threads: int) -> Iterator[
 
 
 def lines(*, steps: int, rounds: int, threads: int) -> Iterator[str]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{threads} threads"
-    yield (
-        f"ViT-Ti fine-tuned on 16 x 112 px, {steps} steps of 8 clips, {rounds} rounds; {device}, "
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
-    )
+    yield f"ViT-Ti fine-tuned on 16 x 112 px, {steps} steps of 8 clips, {rounds} rounds; {threads} threads"
     with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
         yield from measure(Path(folder), steps=steps, rounds=rounds, threads=threads)
 
@@ -83,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     found = lines(steps=options.steps, rounds=options.rounds, threads=options.threads)
-    show(found, OUTPUT if options.write else None)
+    output, card = OUTPUT if options.write else None, torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    show(found, output, benchmark=__file__, software=("torch",), device=card, words=arguments)
 
 
 if __name__ == "__main__":

@@ -10,25 +10,26 @@ written in PyTorch. All give the same numbers (tests/core/objectives/test_warp.p
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.lines import RESULTS, arguments_of, show
 from core.objectives.flow_estimator import FlowEstimator, Shape
 from core.objectives.warp import correlate
 from core.types import generator_for
 
-ROOT = Path(__file__).parents[1]
-OUTPUT = ROOT / "benchmarks/results/flow.txt"
-TARGET = 10
+OUTPUT = RESULTS / "flow.txt"
+TARGETS = {
+    "correlation of 32 x 32 x 8^2 maps": "at least 10 times as fast as over pixels",
+    "correlation of 32 x 32 x 16^2 maps": "at least 10 times as fast as over pixels",
+    "correlation of 2 x 96 x 16^2 maps": "at least 10 times as fast as over pixels",
+}
 RADIUS = 4
 MAPS = ((32, 32, 8), (32, 32, 16), (2, 96, 16))  # batch, channels, side
 SMALL = Shape(factor=0.25, norm=True, l2=False, radius=2, dense=False, match=True, context=False, clip=12.0)
@@ -84,8 +85,7 @@ def maps(*shape: int, name: str) -> Tensor:
 
 def measure(budget_s: float) -> Iterator[str]:
     torch.set_num_threads(1)
-    yield "correlation, forward and backward, CPU-ms a call"
-    yield f"{'maps':>16}{'pixels':>10}{'displacements':>15}{'ours':>8}{'pixels / ours':>15}{'displacements / ours':>22}"
+    yield "one thread; the correlation's forward and backward pass, CPU-ms a call"
     for batch, channels, side in MAPS:
         first, second = (maps(batch, channels, side, side, name=name) for name in ("first", "second"))
         fast = [partial(there_and_back, method, first, second, RADIUS) for method in (over_displacements, correlate)]
@@ -94,10 +94,10 @@ def measure(budget_s: float) -> Iterator[str]:
         there_and_back(over_pixels, first, second, RADIUS)  # once: it takes seconds
         plain = time.process_time() - before
         yield (
-            f"{f'{batch} x {channels} x {side}^2':>16}{1e3 * plain:10,.0f}{1e3 * shifted:15,.1f}{1e3 * ours:8,.1f}"
-            f"{plain / ours:15,.0f}{shifted / ours:22.1f}"
+            f"correlation of {batch} x {channels} x {side}^2 maps: {1e3 * ours:,.1f} ms, "
+            f"{plain / ours:,.0f} times as fast as over pixels ({1e3 * plain:,.0f} ms), "
+            f"{shifted / ours:.1f} times as fast as over displacements ({1e3 * shifted:,.1f} ms)"
         )
-    yield f"target: at least {TARGET} times the plain loop over pixels"
     yield ""
     yield "estimator, both directions, forward and backward"
     for name, (shape, widths, sides, pairs) in ESTIMATORS.items():
@@ -122,14 +122,11 @@ def estimating(shape: Shape, widths: Sequence[int], sides: Sequence[int], pairs:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = arguments_of(__doc__, OUTPUT)
     parser.add_argument("--seconds", type=float, default=2.0, help="CPU seconds given to each comparison")
-    parser.add_argument("--write", action="store_true", help=f"write {OUTPUT.relative_to(ROOT)}")
     arguments = parser.parse_args()
-    lines = [f"torch {torch.__version__}, one thread, load {os.getloadavg()[0]:.1f}", *measure(arguments.seconds)]
-    print("\n".join(lines))
-    if arguments.write:
-        OUTPUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    output = OUTPUT if arguments.write else None
+    show(measure(arguments.seconds), output, benchmark=__file__, software=("torch",), targets=TARGETS)
 
 
 if __name__ == "__main__":

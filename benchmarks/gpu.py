@@ -28,20 +28,20 @@ from typing import Any
 import torch
 import torch._dynamo.utils
 
-from benchmarks.lines import ROOT, show
-from core.config import PRESETS, Run, load
+from benchmarks.lines import RESULTS, ROOT, show
+from core.configuring.config import PRESETS, Run, load
+from core.configuring.fitting import choose_device, load_split
 from core.data.augment import normalise
-from core.distributed import World
 from core.evals.ridge import Ridge
-from core.fitting import choose_device, load_split
-from core.judging import frozen_features, judge
-from core.operations import operations
+from core.forecast.operations import operations
 from core.optim import make_optimizer
-from core.stepping import Batches, Stepper, compile_step, make_stepper
-from core.trainer import build_learner, choose_precision
+from core.running.building import build_learner, choose_precision
+from core.running.distributed import World
+from core.running.judging import frozen_features, judge
+from core.running.stepping import Batches, Stepper, compile_step, make_stepper
 from core.types import Dataset, Learner
 
-OUTPUT = ROOT / "benchmarks/results/gpu.txt"
+OUTPUT = RESULTS / "gpu.txt"
 METHODS = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 WAITING = "called a synchronizing CUDA operation"
@@ -196,7 +196,7 @@ def waits(one: Prepared) -> Iterator[str]:
 def lines(
     methods: Sequence[str], scale: str, device: torch.device, most: float, *, compiled: str | None
 ) -> Iterator[str]:
-    yield headline(device) + f", scale {scale}" + (f", compiled: {compiled}" if compiled else "")
+    yield f"scale {scale}" + (f", compiled: {compiled}" if compiled else "")
     with tempfile.TemporaryDirectory(prefix="gpu-") as cache:
         for method in methods:
             start = time.perf_counter()
@@ -229,16 +229,16 @@ def precision_of(one: Prepared) -> str:
     return "fp32" if one.stepper.precision is None else "bf16"
 
 
-def headline(device: torch.device) -> str:
-    name, driver = "cpu", ""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        try:
-            driver = f", driver {subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.split()[0]}"
-        except (OSError, IndexError, subprocess.TimeoutExpired):
-            driver = ", driver unknown"
-    return f"{name}{driver}, torch {torch.__version__}"
+def card(device: torch.device) -> str:
+    """The card and its driver; nothing for a CPU."""
+    if device.type != "cuda":
+        return ""
+    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.split()[0]
+    except (OSError, IndexError, subprocess.TimeoutExpired):
+        driver = "unknown"
+    return f"{torch.cuda.get_device_name(device)}, driver {driver}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -259,16 +259,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--methods {', '.join(sorted(unknown))}: there are {', '.join(METHODS)}")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: there is none here; --device cpu --scale smoke tries the script out")
-    failed = False
+    failed, device = False, choose_device(options.device)
 
     def watched() -> Iterator[str]:
         nonlocal failed
-        device = choose_device(options.device)
         for line in lines(methods, options.scale, device, options.seconds, compiled=options.compile):
             failed = failed or ": FAILED\n" in line
             yield line
 
-    show(watched(), options.write)
+    show(watched(), options.write, benchmark=__file__, software=("torch",), device=card(device), words=arguments)
     return 1 if failed else 0
 
 

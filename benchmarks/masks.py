@@ -1,6 +1,6 @@
 """Masks per second: I-JEPA's mask drawn for a whole batch at once, beside a plain loop over its samples.
 
-    python benchmarks/masks.py [--grid 14] [--batch-sizes 64 128 256] [--seconds 1]
+    python -m benchmarks.masks [--grid 14] [--batch-sizes 64 128 256] [--seconds 1] [--write]
 
 The loop does what collators usually do: for each sample, draw a corner, set a rectangle of a [H, W] tensor, list its
 patches. Both are run in turns in one process and on one thread, as a data worker runs them, and the medians compared.
@@ -8,20 +8,29 @@ patches. Both are run in turns in one process and on one thread, as a data worke
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from statistics import median
 
 import torch
 from torch import Generator, Tensor
 
+from benchmarks.lines import RESULTS, arguments_of, show
 from core.masks.multiblock import MultiBlockMask
 from core.masks.ragged import Ragged
 from core.types import Grid, generator_for
 
+OUTPUT = RESULTS / "masks.txt"
+TARGETS = {
+    "fixed, batch 64": "at least 50 times the loop",
+    "fixed, batch 128": "at least 50 times the loop",
+    "fixed, batch 256": "at least 50 times the loop",
+    "truncate, batch 64": "at least 50 times the loop",
+    "truncate, batch 128": "at least 50 times the loop",
+    "truncate, batch 256": "at least 50 times the loop",
+}
 Draw = Callable[[Generator], object]
 
 
@@ -91,26 +100,33 @@ def compare(first: Draw, second: Draw, *, budget_s: float, num_rounds: int = 4) 
     return median(times[0]), median(times[1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--grid", type=int, default=14, help="rows and columns of patches")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256])
-    parser.add_argument("--seconds", type=float, default=1.0, help="time given to each side of each comparison")
-    arguments = parser.parse_args()
-
-    torch.set_num_threads(1)
-    grid = Grid(1, arguments.grid, arguments.grid)
-    print(f"multiblock on {grid.h}x{grid.w}, masks per second (one mask = one sample's context and targets)")
-    print(f"{'ragged':10}{'batch':>6}{'loop':>12}{'vectorised':>12}{'ratio':>8}")
+def lines(grid: Grid, batch_sizes: Sequence[int], budget_s: float) -> Iterator[str]:
+    yield f"multiblock on {grid.h}x{grid.w}, masks per second (one mask = one sample's context and targets)"
     for ragged in (Ragged.fixed, Ragged.truncate):
         mask = MultiBlockMask(ragged=ragged)
         mask.check(grid)
         length = mask.least_context(grid)
-        for size in arguments.batch_sizes:
+        for size in batch_sizes:
             plain, vectorised = compare(
-                partial(loop, mask, grid, size, length), partial(mask.sample, grid, size), budget_s=arguments.seconds
+                partial(loop, mask, grid, size, length), partial(mask.sample, grid, size), budget_s=budget_s
             )
-            print(f"{ragged.value:10}{size:6d}{size / plain:12,.0f}{size / vectorised:12,.0f}{plain / vectorised:8.1f}")
+            yield (
+                f"{ragged.value}, batch {size}: {size / plain:,.0f} /s by the loop, "
+                f"{size / vectorised:,.0f} /s at once, {plain / vectorised:.1f} times the loop"
+            )
+
+
+def main() -> None:
+    parser = arguments_of(__doc__, OUTPUT)
+    parser.add_argument("--grid", type=int, default=14, help="rows and columns of patches")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--seconds", type=float, default=1.0, help="time given to each side of each comparison")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    grid = Grid(1, options.grid, options.grid)
+    found, output = lines(grid, options.batch_sizes, options.seconds), OUTPUT if options.write else None
+    # The aim is of ViT's grid.
+    show(found, output, benchmark=__file__, software=("torch",), targets=TARGETS if options.grid == 14 else {})
 
 
 if __name__ == "__main__":

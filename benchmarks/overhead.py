@@ -1,28 +1,42 @@
-"""What recording costs a training step: the same cpu-scale run bare and through the database, in turns.
+"""What recording and monitors cost a training step: the same cpu-scale run bare and through the database, in turns.
 
-    python benchmarks/overhead.py [--method mae_st] [--steps 200] [--rounds 5]
+    python benchmarks/overhead.py [--method mae_st] [--steps 200] [--rounds 5] [--write]
 
 Bare: the trainer with a recorder that drops everything. Recorded: a worker claims the run and records every step's
 numbers, heartbeats and TensorBoard events into SQLite. Prints the median seconds of each and their ratio, and the peak
-memory of this process. To stay below: 2 % overhead, 1.5 GB.
+memory of this process. Monitors: the seconds of all looks beside those of the steps between them, in the same runs, as
+many steps from one look to the next as in a run of the scale's own length.
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import resource
 import statistics
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from core.config import flatten, identity, load
-from core.trainer import train
-from sweeps import queue
-from sweeps.db import open_database, upgrade
-from sweeps.worker import Work, work
+from benchmarks.lines import RESULTS, arguments_of, show
+from core.configuring.config import flatten, identity, load
+from core.running.monitoring.monitor import LOOKS
+from core.running.trainer import train
+from sweeps.database import registering
+from sweeps.database.opening import open_database, upgrade
+from sweeps.engine.working import Work, work
+
+OUTPUT = RESULTS / "overhead.txt"
+MONITORED = ("mae_st", "mae", "ijepa", "vicreg")
+TARGETS = {
+    "mae_st, 200 steps": "at most 2 %",
+    "peak memory": "at most 1.5 GB",
+    "mae_st, monitors": "at most 3 %",
+    "mae, monitors": "at most 3 %",
+    "ijepa, monitors": "at most 3 %",
+    "vicreg, monitors": "at most 3 %",
+}
 
 
 class Bare:
@@ -57,7 +71,7 @@ def recorded_seconds(overrides: list[str], folder: Path, runtime: Mapping[str, A
     upgrade(engine)
     run = load(overrides)
     with engine.begin() as connection:
-        queue.register(connection, [(identity(flatten(run)), run.seed)])
+        registering.register(connection, [(identity(flatten(run)), run.seed)])
     seen: list[float] = []
 
     def train_and_time(run: Any, record: Any) -> None:
@@ -75,18 +89,13 @@ def recorded_seconds(overrides: list[str], folder: Path, runtime: Mapping[str, A
     return seen[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", default="mae_st")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+def lines(method: str, steps: int, rounds: int) -> Iterator[str]:
     bare, recorded = [], []
     with tempfile.TemporaryDirectory() as name:
         runtime = {"cache": f"{name}/cache", "threads": 1}
-        overrides = [f"method={args.method}", f"optim.steps={args.steps}", "evals=[]"]
+        overrides = [f"method={method}", f"optim.steps={steps}", "evals=[]"]
         overrides += [f"runtime.{key}={value}" for key, value in runtime.items()]
-        for number in range(args.rounds + 1):
+        for number in range(rounds + 1):
             folder = Path(name) / str(number)
             for part in ("bare", "recorded"):
                 (folder / part).mkdir(parents=True)
@@ -94,13 +103,40 @@ def main() -> None:
             if number:  # the first round warms caches
                 bare.append(pair[0])
                 recorded.append(pair[1])
-                print(f"round {number}: bare {pair[0]:.2f} s, recorded {pair[1]:.2f} s", flush=True)
+                yield f"round {number}: bare {pair[0]:.2f} s, recorded {pair[1]:.2f} s"
     ratio = statistics.median(b / a for a, b in zip(bare, recorded, strict=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{args.method}, {args.steps} steps: recording costs {100 * (ratio - 1):+.1f} % (median of {args.rounds} pairs)"
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+    yield f"{method}, {steps} steps: recording costs {100 * (ratio - 1):+.1f} % (median of {rounds} pairs)"
+    yield f"peak memory {peak:.2f} GB"
+
+
+def monitor_lines(steps: int, rounds: int) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as name:
+        for method in MONITORED:
+            words = [f"method={method}", "evals=[]", f"runtime.cache={name}/cache", "runtime.threads=1"]
+            whole = load(words)
+            words += [f"optim.steps={steps}", f"runtime.monitors={max(1, LOOKS * steps // whole.optim.steps)}"]
+            shares = []
+            for number in range(rounds + 1):
+                record = Bare(Path(name) / method / str(number))
+                record.folder.mkdir(parents=True)
+                train(load([*words, f"runtime.dir={record.folder}"]), record)
+                if number:  # the first round warms caches
+                    shares.append(record.facts["monitor_seconds"] / record.facts["train_seconds"])
+            share = 100 * statistics.median(shares)
+            yield f"{method}, monitors: {share:.1f} % of its steps' seconds (median of {rounds} runs of {steps} steps)"
+
+
+def main() -> None:
+    parser = arguments_of(__doc__, OUTPUT)
+    parser.add_argument("--method", default="mae_st")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    found = itertools.chain(
+        lines(options.method, options.steps, options.rounds), monitor_lines(options.steps, options.rounds)
     )
-    print(f"peak memory {peak:.2f} GiB")
+    show(found, OUTPUT if options.write else None, benchmark=__file__, software=("torch",), targets=TARGETS)
 
 
 if __name__ == "__main__":

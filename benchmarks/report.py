@@ -9,10 +9,7 @@ not installed here, `benchmarks.report_mlflow` measures it from an environment o
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -22,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +27,18 @@ import optuna
 from optuna.storages._rdb import models
 from sqlalchemy import Engine, create_engine, insert, text
 
-from analysis import render
-from analysis.frame import load
+from analysis.numbers.frame import load
 from analysis.report import table_of
 from analysis.site.pages import Content, Site
-from sweeps import series
-from sweeps.db import Attempt, CellRow, Chunk, Config, Result, RunRow, StudyRow, open_database, upgrade
-from sweeps.study import parse
+from analysis.tables import render
+from benchmarks.lines import RESULTS, ROOT, arguments_of, show
+from sweeps.database import series
+from sweeps.database.opening import open_database, upgrade
+from sweeps.database.tables import Attempt, CellRow, Chunk, Config, Result, RunRow, StudyRow
+from sweeps.study.reading import parse
 
-ROOT = Path(__file__).parents[1]
-OUTPUT = ROOT / "benchmarks/results/report.txt"
+OUTPUT = RESULTS / "report.txt"
+TARGETS = {"the whole report": "at most 20 s; at most 1 GB", "one study's table as Markdown": "at most 1 s"}
 NUM_SEEDS, NUM_COLUMNS, NUM_CURVES, NUM_OPTIONS = 10, 2, 64, 90
 METRICS = ("ridge/digit_top1", "knn/digit_top1", "collapse/rankme", "low_shot/digit_top1")
 SERIES = ("loss", "grad_norm")
@@ -162,8 +160,8 @@ def report(url: str, folder: Path) -> Iterator[str]:
     cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     yield (
-        f"the whole report   {wall:.1f} s ({cpu:.1f} s of CPU)   target 20 s; "
-        f"{used.ru_maxrss * 1024 / 1e9:.2f} GB at most   target 1 GB; "
+        f"the whole report   {wall:.1f} s ({cpu:.1f} s of CPU); "
+        f"{used.ru_maxrss * 1024 / 1e9:.2f} GB at most; "
         f"{done.stdout.split(' under ')[0]}, {size / 1e6:.0f} MB"
     )
     engine = open_database(url, read_only=True)
@@ -175,7 +173,7 @@ def report(url: str, folder: Path) -> Iterator[str]:
         frame = load(engine, "large1")
         Site(engine).study_page(Content(frame, table_of(frame)))
 
-    yield f"one study's table as Markdown   {best(table)}   target 1 s"
+    yield f"one study's table as Markdown   {best(table)}"
     yield f"one study's page without its figures   {best(page)}"
     engine.dispose()
 
@@ -250,15 +248,11 @@ def beside_mlflow(folder: Path, num_runs: int) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments_of(__doc__, OUTPUT)
     parser.add_argument("--runs", type=int, default=100_000)
     parser.add_argument("--points", type=int, default=100_000_000)
     parser.add_argument("--studies", type=int, default=25)
-    parser.add_argument("--write", action="store_true", help=f"also write {OUTPUT.relative_to(ROOT)}")
     options = parser.parse_args()
-    versions = f"Python {platform.python_version()}, Optuna {metadata.version('optuna')}"
-    lines = [f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {versions}"]
-    print("\n".join(lines), flush=True)
 
     def parts(folder: Path) -> Iterator[str]:
         engine = open_database(url := f"sqlite:///{folder / 'large.sqlite'}")
@@ -276,15 +270,10 @@ def main() -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
-        for line in parts(folder):
-            lines.append(line)
-            print(line, flush=True)
+        output = OUTPUT if options.write else None
+        show(parts(folder), output, benchmark=__file__, software=("optuna",), targets=TARGETS)
     finally:
         shutil.rmtree(folder)
-    if options.write:
-        OUTPUT.parent.mkdir(exist_ok=True)
-        lines.append("written by: python -m benchmarks.report --write")
-        OUTPUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

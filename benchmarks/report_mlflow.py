@@ -9,10 +9,7 @@ project's has none: `uv venv other && uv pip install --python other 'mlflow>=3'`
 
 from __future__ import annotations
 
-import argparse
 import logging
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,7 +22,9 @@ from mlflow.entities import LifecycleStage, RunStatus, SourceType
 from mlflow.store.tracking.dbmodels import models
 from sqlalchemy import create_engine, insert
 
-OUTPUT = Path(__file__).parent / "results/report_mlflow.txt"
+from benchmarks.lines import RESULTS, arguments_of, show
+
+OUTPUT = RESULTS / "report_mlflow.txt"
 BATCH = 5_000
 NOW_MS = 1_767_225_600_000
 
@@ -77,18 +76,12 @@ def fill(url: str, experiment: int, num_runs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments_of(__doc__, OUTPUT)
     parser.add_argument("--runs", type=int, default=100_000)
-    parser.add_argument("--write", action="store_true", help="also write benchmarks/results/report_mlflow.txt")
     options = parser.parse_args()
-    lines = [f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        lines += measure(Path(folder), options.runs)
-    print("\n".join(lines))
-    if options.write:
-        OUTPUT.parent.mkdir(exist_ok=True)
-        lines.append("written by: python -m benchmarks.report_mlflow --write")
-        OUTPUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        found, output = measure(Path(folder), options.runs), OUTPUT if options.write else None
+        show(found, output, benchmark=__file__, software=("mlflow",))
 
 
 if __name__ == "__main__":

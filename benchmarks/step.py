@@ -1,6 +1,7 @@
 """Time the trainer's own steps on random clips, beside the plain reference steps when their file is given.
 
     python -m benchmarks.step [ijepa|mae_st|vjepa|all] [--steps 10] [--threads 2] [--compile] [--reference PATH]
+        [--write]
 
 The configurations are those of the reference: ViT-Ti; I-JEPA at 32 px / patch 4, MAE-ST and V-JEPA at 16 x 112 px /
 2 x 16 x 16, with its numbers of context and target patches. A step is everything between two batches: fetching uint8
@@ -11,12 +12,11 @@ the median over rounds. The reference draws its clips as noise (4 to 8 % of its 
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,17 +26,20 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from core.config import Run, load
+from benchmarks.lines import RESULTS, arguments_of, show
+from core.configuring.config import Run, load
 from core.data.arrays import ArrayDataset
 from core.data.augment import augment
 from core.data.loader import StepLoader
-from core.distributed import World
-from core.memory import keep_freed_memory
+from core.measuring.kept_memory import keep_freed_memory
 from core.optim import make_adamw, set_schedule
-from core.stepping import Stepper, draw_views
-from core.trainer import build_learner, choose_precision
+from core.running.building import build_learner, choose_precision
+from core.running.distributed import World
+from core.running.stepping import Stepper, draw_views
 from core.types import DataSpec, Grid, Mask, View, generator_for
 
+OUTPUT = RESULTS / "step.txt"
+TARGETS = {"ijepa": "ratio at most 0.70", "mae_st": "ratio at most 0.40", "vjepa": "ratio at most 0.65"}
 CPU = torch.device("cpu")
 
 
@@ -133,8 +136,36 @@ def seconds(step: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
+def lines(methods: Sequence[str], *, steps: int, threads: int, compiled: bool, reference: Path | None) -> Iterator[str]:
+    for method in methods:
+        step, outside, batch_size = steps_of(method, threads, compiled=compiled)
+        timers = [lambda step=step: seconds(step), lambda outside=outside: seconds(outside)]
+        if reference is not None:
+            context = multiprocessing.get_context("spawn")
+            here, there = context.Pipe()
+            context.Process(target=serve, args=(there, reference, method, threads), daemon=True).start()
+
+            def asked(here: Connection = here) -> float:
+                here.send(True)
+                return float(here.recv())
+
+            timers.append(asked)
+        for _ in range(3):  # warm-up
+            for timer in timers:
+                timer()
+        rounds = [[timer() for timer in timers] for _ in range(steps)]
+        ours, aside, *others = (statistics.median(times) for times in zip(*rounds, strict=True))
+        line = f"{method}: {ours * 1e3:.0f} ms/step, {batch_size / ours:.0f} samples/s"
+        line += f", {aside / ours:.0%} outside the model"
+        for other in others:
+            ratio = statistics.median(times[0] / times[2] for times in rounds)
+            line += f"; reference {other * 1e3:.0f} ms, ratio {ratio:.2f}"
+            here.send(False)
+        yield line
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments_of(__doc__, OUTPUT)
     parser.add_argument("method", nargs="?", choices=[*CONFIGS, "all"], default="all")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
@@ -143,32 +174,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.reference is not None and not (args.reference.suffix == ".py" and args.reference.is_file()):
         parser.error(f"--reference {args.reference}: not a Python file")
-
-    for method in CONFIGS if args.method == "all" else [args.method]:
-        step, outside, batch_size = steps_of(method, args.threads, compiled=args.compile)
-        timers = [lambda step=step: seconds(step), lambda outside=outside: seconds(outside)]
-        if args.reference is not None:
-            context = multiprocessing.get_context("spawn")
-            here, there = context.Pipe()
-            context.Process(target=serve, args=(there, args.reference, method, args.threads), daemon=True).start()
-
-            def reference(here: Connection = here) -> float:
-                here.send(True)
-                return float(here.recv())
-
-            timers.append(reference)
-        for _ in range(3):  # warm-up
-            for timer in timers:
-                timer()
-        rounds = [[timer() for timer in timers] for _ in range(args.steps)]
-        ours, aside, *others = (statistics.median(times) for times in zip(*rounds, strict=True))
-        line = f"{method}: {ours * 1e3:.0f} ms/step, {batch_size / ours:.0f} samples/s"
-        line += f", {aside / ours:.0%} outside the model"
-        for other in others:
-            ratio = statistics.median(times[0] / times[2] for times in rounds)
-            line += f"; reference {other * 1e3:.0f} ms, ratio {ratio:.2f}"
-            here.send(False)
-        print(line, flush=True)
+    methods = list(CONFIGS) if args.method == "all" else [args.method]
+    found = lines(methods, steps=args.steps, threads=args.threads, compiled=args.compile, reference=args.reference)
+    show(found, OUTPUT if args.write else None, benchmark=__file__, software=("torch",), targets=TARGETS)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,8 @@ trials (`benchmarks.storm_optuna`). Both train the same function with the same c
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -31,68 +29,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Float, func, select
 
-from sweeps import queue, series
-from sweeps.db import Attempt, Config, Result, RunRow, open_database, upgrade
-from sweeps.executors import Job, local
+from benchmarks import storm_stack_run
+from benchmarks.lines import RESULTS, ROOT, arguments_of, show
+from benchmarks.storm_run import LEASE_S, NUM_STEPS, STEP_S, WORKERS, Counting, save, steps, value_of
+from sweeps.database import registering, series
+from sweeps.database.opening import open_database, upgrade
+from sweeps.database.tables import Attempt, Config, Result, RunRow
+from sweeps.engine.executors import Job, local
 from tests.sweeps.postgres import PostgresServer, find_programs
 
 if TYPE_CHECKING:  # core.types imports torch, 3 s that a launcher goes without
     from core.types import Recorder
 
-ROOT = Path(__file__).parent.parent
-OUTPUT = ROOT / "benchmarks/results/storm.txt"
-NUM_STEPS, STEP_S = 12, 0.05
-WORKERS, LEASE_S = 4, 5
+OUTPUT = RESULTS / "storm.txt"
+TARGETS = {
+    "ours, sqlite": "at most 0 lost; at most 0 twice; at most 0 zombies",
+    "ours, postgresql": "at most 0 lost; at most 0 twice; at most 0 zombies",
+}
 LIMIT_S = 3600.0  # a storm that is not over by then is stuck
-
-
-# ---- what is trained -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Counting:
-    cell: int
-    seed: int
-    folder: Path
-    checkpoints: Path
-
-
-def steps(run: Counting) -> Iterator[int]:
-    """Run step after step from where its checkpoint is, and yield each; every step run is noted down."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    saved = run.checkpoints / "checkpoint"
-    done = int(saved.read_text()) if saved.exists() else 0
-    for step in range(done + 1, NUM_STEPS + 1):
-        note(run.folder / "steps.log", f"{step}\n")
-        note(run.folder.parent / "progress", ".")
-        time.sleep(STEP_S)
-        yield step
-
-
-def save(run: Counting, step: int) -> Path:
-    temporary, saved = run.checkpoints / f".checkpoint.{os.getpid()}", run.checkpoints / "checkpoint"
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(str(step))
-    temporary.replace(saved)
-    return saved
-
-
-def note(path: Path, text: str) -> None:
-    with path.open("a") as file:
-        file.write(text)
-
-
-def value_of(cell: int, seed: int) -> float:
-    """What a run must report."""
-    return float(1000 * cell + seed)
 
 
 # ---- ours ------------------------------------------------------------------------------------------------------------
@@ -114,30 +75,53 @@ def train(run: Any, record: Recorder) -> None:
 
 
 def launch_ours(url: str, folder: Path) -> int:
-    functions = {"build": build, "train": train}
-    job = Job(url, folder, lease_s=LEASE_S, functions=functions, preload=["sweeps.worker"])
-    ended = local(job, workers=WORKERS)
+    return launch(Job(url, folder, lease_s=LEASE_S, functions={"build": build, "train": train}))
+
+
+def launch_stacked(url: str, folder: Path) -> int:
+    functions = {name: getattr(storm_stack_run, name) for name in ("build", "train", "train_together")}
+    return launch(Job(url, folder, lease_s=LEASE_S, functions=functions, stack=storm_stack_run.STACK))
+
+
+def launch(job: Job) -> int:
+    ended = local(replace(job, preload=["sweeps.engine.working"]), workers=WORKERS)
     return 3 if ended.gave_up or ended.was_interrupted else 0
 
 
 def prepare_ours(url: str, cells: int, seeds: int) -> None:
+    prepare(url, [{"cell": cell} for cell in range(cells)], seeds)
+
+
+def prepare_stacked(url: str, cells: int, seeds: int) -> None:
+    prepare(url, storm_stack_run.configs(cells), seeds)
+
+
+def prepare(url: str, configs: Sequence[Mapping[str, Any]], seeds: int) -> None:
     engine = open_database(url)
     upgrade(engine)
     with engine.begin() as connection:
-        queue.register(connection, [({"cell": cell}, seed) for seed in range(seeds) for cell in range(cells)])
+        registering.register(connection, [(dict(config), seed) for seed in range(seeds) for config in configs])
     engine.dispose()
 
 
 def count_ours(url: str, cells: int, seeds: int) -> dict[str, int]:
+    return count(url, cells, seeds, "cell", int)
+
+
+def count_stacked(url: str, cells: int, seeds: int) -> dict[str, int]:
+    return count(url, cells, seeds, storm_stack_run.CELL, storm_stack_run.cell_of)
+
+
+def count(url: str, cells: int, seeds: int, key: str, cell_of: Callable[[float], int]) -> dict[str, int]:
     engine = open_database(url, read_only=True)
     with engine.connect() as connection:
         found = connection.execute(
-            select(Config.json["cell"].as_integer(), RunRow.seed, RunRow.id, Result.value)
+            select(Config.json[key].as_float().cast(Float), RunRow.seed, RunRow.id, Result.value)
             .join(Config, Config.id == RunRow.config_id)
             .join(Result, Result.run_id == RunRow.id)
             .where(RunRow.state == "done")
         ).all()
-        correct = {(cell, seed) for cell, seed, _, value in found if value == value_of(cell, seed)}
+        correct = {(cell_of(said), seed) for said, seed, _, value in found if value == value_of(cell_of(said), seed)}
         twice = connection.scalar(
             select(func.count()).select_from(
                 select(Attempt.run_id).where(Attempt.outcome == "done").group_by(Attempt.run_id)
@@ -146,6 +130,7 @@ def count_ours(url: str, cells: int, seeds: int) -> dict[str, int]:
         )  # fmt: skip
         zombies = connection.scalar(select(func.count()).where(RunRow.state.in_(("running", "queued"))))
         unclosed = connection.scalar(select(func.count()).where(Attempt.outcome.is_(None)))
+        stacked = connection.scalar(select(func.count()).where(Attempt.facts["stack"].as_integer() > 1))
         wanted = list(range(1, NUM_STEPS + 1))
         torn = sum(series.read(connection, run, "count").steps.tolist() != wanted for _, _, run, _ in found)
     engine.dispose()
@@ -154,6 +139,7 @@ def count_ours(url: str, cells: int, seeds: int) -> dict[str, int]:
         "twice": int(twice or 0),
         "zombies": int(zombies or 0) + int(unclosed or 0),
         "torn_curves": torn,
+        "stacked_attempts": int(stacked or 0),
     }
 
 
@@ -175,6 +161,7 @@ class Storm:
     twice: int = 0
     zombies: int = 0
     torn_curves: int = 0
+    stacked_attempts: int = 0
     wasted_s: float = 0.0
     wall_s: float = 0.0
 
@@ -326,6 +313,7 @@ def _optuna(name: str) -> Callable[..., Any]:
 
 SYSTEMS = {
     "ours": System(prepare_ours, launch_ours, count_ours),
+    "stacked": System(prepare_stacked, launch_stacked, count_stacked),
     "optuna": System(_optuna("prepare"), _optuna("launch"), _optuna("count")),
 }
 
@@ -333,44 +321,43 @@ SYSTEMS = {
 # ---- reporting -------------------------------------------------------------------------------------------------------
 
 
-def table(storms: list[Storm]) -> str:
-    lines = [f"{'system':8s} {'database':11s} storms  kills   lost  twice  zombies  wasted s (mean)  wall s (mean)"]
+def lines(storms: list[Storm], cells: int, seeds: int) -> Iterator[str]:
+    """What happened to each system on each database over all storms, then every storm as it was counted."""
+    yield (
+        f"{cells} cells x {seeds} seeds, {NUM_STEPS} steps of {STEP_S} s a run, {WORKERS} workers, lease {LEASE_S} s; "
+        "totals over all storms"
+    )
     for system, database in dict.fromkeys((storm.system, storm.database) for storm in storms):
         group = [storm for storm in storms if (storm.system, storm.database) == (system, database)]
-
-        def total(field: str, group: list[Storm] = group) -> int:
-            return sum(getattr(storm, field) for storm in group)
-
-        lines.append(
-            f"{system:8s} {database:11s} {len(group):6d} {total('kills'):6d} {total('lost'):6d} {total('twice'):6d} "
-            f"{total('zombies'):8d} {statistics.mean(s.wasted_s for s in group):16.1f} "
-            f"{statistics.mean(s.wall_s for s in group):14.1f}"
+        lost, twice, zombies, kills = (
+            sum(getattr(storm, field) for storm in group) for field in ("lost", "twice", "zombies", "kills")
         )
-    return "\n".join(lines)
-
-
-def report(storms: list[Storm], cells: int, seeds: int) -> str:
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("optuna", "sqlalchemy", "psycopg"))
-    head = [
-        f"{cells} cells x {seeds} seeds, {NUM_STEPS} steps of {STEP_S} s a run, {WORKERS} workers, lease {LEASE_S} s; "
-        "totals over all storms",
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}",
-        "written by: python -m benchmarks.storm --write",
-    ]
-    rows = [json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in asdict(s).items()}) for s in storms]
-    return "\n".join([*head, "", table(storms), "", *rows, ""])
+        yield (
+            f"{system}, {database}: {lost} lost, {twice} twice, {zombies} zombies, "
+            f"{statistics.mean(s.wasted_s for s in group):.1f} s wasted and "
+            f"{statistics.mean(s.wall_s for s in group):.1f} s of wall clock in the mean of {len(group)} storms, "
+            f"{kills} kills"
+        )
+    yield ""
+    for storm in storms:
+        yield json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in asdict(storm).items()})
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--launch"]:
         sys.exit(SYSTEMS[sys.argv[2]].launch(sys.argv[3], Path(sys.argv[4])))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found, output = measure(__doc__, OUTPUT, ["ours", "optuna"])
+    show(found, output, benchmark=__file__, software=("optuna", "sqlalchemy", "psycopg"), targets=TARGETS)
+
+
+def measure(doc: str | None, output: Path, systems: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Storms over `systems` as the command line asks for; their lines, and where they go if anywhere."""
+    parser = arguments_of(doc, output)
     for name, default in (("storms", 5), ("cells", 60), ("seeds", 3), ("kills", 40)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", choices=systems, default=systems)
     parser.add_argument("--databases", nargs="+", choices=("sqlite", "postgresql"), default=["sqlite", "postgresql"])
     parser.add_argument("--folder", type=Path, help="kept for inspection (default: a temporary folder)")
-    parser.add_argument("--write", action="store_true", help=f"also write {OUTPUT.relative_to(ROOT)}")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="storm-"))
     server = start_server() if "postgresql" in options.databases else None
@@ -387,16 +374,12 @@ def main() -> None:
                 )  # fmt: skip
                 storms.append(storm)
                 print(storm, flush=True)
-    text = report(storms, options.cells, options.seeds)
-    print(text)
-    if options.write:
-        OUTPUT.parent.mkdir(exist_ok=True)
-        OUTPUT.write_text(text, encoding="utf-8")
     if server is not None:
         server.stop()
         shutil.rmtree(server.folder)
     if options.folder is None:
         shutil.rmtree(folder)
+    return list(lines(storms, options.cells, options.seeds)), output if options.write else None
 
 
 def start_server() -> PostgresServer:

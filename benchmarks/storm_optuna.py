@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from benchmarks import storm
+from benchmarks.storm_run import LEASE_S, WORKERS, Counting, save, steps, value_of
 
 NAME = "storm"
 
@@ -34,7 +34,7 @@ def open_study(url: str, space: dict[str, list[int]] | None = None) -> optuna.St
         url,
         engine_kwargs=connect,
         heartbeat_interval=1,
-        grace_period=storm.LEASE_S,
+        grace_period=LEASE_S,
         heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
     )
     if space is not None:
@@ -56,7 +56,7 @@ def count(url: str, cells: int, seeds: int) -> dict[str, int]:
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
             cell, seed = trial.params["cell"], trial.params["seed"]
-            assert trial.value == storm.value_of(cell, seed)
+            assert trial.value == value_of(cell, seed)
             results[cell, seed] += 1
     return {
         "lost": cells * seeds - len(results),
@@ -74,10 +74,10 @@ def work(url: str, folder: Path, num_trials: int | None = None) -> None:
         cell = trial.suggest_categorical("cell", space["cell"])
         seed = trial.suggest_categorical("seed", space["seed"])
         place = folder / "runs" / f"{cell}-{seed}"
-        run = storm.Counting(cell, seed, place, place)
-        for step in storm.steps(run):
-            storm.save(run, step)
-        return storm.value_of(cell, seed)
+        run = Counting(cell, seed, place, place)
+        for step in steps(run):
+            save(run, step)
+        return value_of(cell, seed)
 
     launcher = multiprocessing.parent_process()
     assert launcher is not None
@@ -97,9 +97,9 @@ def work(url: str, folder: Path, num_trials: int | None = None) -> None:
 def launch(url: str, folder: Path) -> int:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.storm_optuna"])
-    run_all(context, url, folder, storm.WORKERS, None)
+    run_all(context, url, folder, WORKERS, None)
     for _ in range(3):
-        time.sleep(storm.LEASE_S + 2)
+        time.sleep(LEASE_S + 2)
         left = patiently(url)
         if not left:
             break

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
 
-from analysis.theme import MARKERS, PALETTE, REFERENCE, settings, svg
+from analysis.figures.theme import MARKERS, PALETTE, REFERENCE, settings, svg
 from core.losses import LOSSES
 from core.losses.distances import L1
 from core.types import generator_for

@@ -11,19 +11,21 @@ it was.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core import checkpoint, terminal
-from core.checkpoint import CheckpointError, other_data
-from core.config import ConfigError, fingerprints
-from core.stored import Answer, Asked, Judge, Presets, asked_of, groups_read, open_stored, refuse_replaced
+from core import terminal
+from core.configuring.config import ConfigError, fingerprints
+from core.configuring.layers import collected, refuse
+from core.file_lock import locked
+from core.handing_over import NotInstalled, hand_over
+from core.running import checkpoint
+from core.running.asking import Asked, Presets, asked_of, misspelt
+from core.running.checkpoint import CheckpointError, other_data
+from core.running.stored import Answer, Judge, groups_read, open_stored, refuse_replaced
 from core.types import DataError, DataSpec
 
 USAGE = """usage: python -m core.evaluate run=12|run=1,2,3|study=NAME evals=[linear,...] [key=value ...]
@@ -37,6 +39,7 @@ Evaluates trained runs from their newest checkpoints; what is recorded with the 
                       (default: the run's own, or for an evaluation it does not have, its method's and its scale's)
   eval_data=...       judge on another data set; eval_data.path=... and so on: its options
   as=NAME             call the metrics linear@NAME/... (default: linear@ and the options that are not the default)
+  plugins=[my_lab.evals]    modules out of this tree that register evaluations or data sets (the run's own are known)
   db=... results_dir=results    where the runs are
   runtime.device=auto runtime.threads=0 runtime.cache=.cache    where and how to compute"""
 
@@ -51,17 +54,11 @@ def command(words: Sequence[str]) -> int:
     if any(word in ("-h", "--help", "help") for word in words):
         print(USAGE)
         return 0
-    if (repeated := terminal.given_twice(words)) is not None:
-        print(f"error: {repeated}", file=sys.stderr)
-        return terminal.USER_ERROR
-    if any(word.startswith(("run=", "study=")) for word in words):
-        # The one arrow from core to sweeps: the runs' ids are the database's, which core does not know.
-        from sweeps.evaluate import main as by_id
-
-        return by_id(words)
     try:
+        if any(word.startswith(("run=", "study=")) for word in words):
+            return int(hand_over("core.evaluate", words))
         return in_folder(words)
-    except (ConfigError, CheckpointError, DataError) as error:
+    except (ConfigError, CheckpointError, DataError, NotInstalled) as error:
         print(f"error: {terminal.without_passwords(str(error))}", file=sys.stderr)
         return terminal.USER_ERROR
     except OSError as error:
@@ -78,17 +75,23 @@ def command(words: Sequence[str]) -> int:
 
 def in_folder(words: Sequence[str]) -> int:
     """Evaluate the run whose folder `runtime.dir` names; results into its ``evaluations.json``."""
+    wrong = [repeated] if (repeated := terminal.given_twice(words)) is not None else []
+    once = terminal.given_once(words)
+    if not any(word.startswith("runtime.dir=") for word in words):
+        wrong += misspelt(once)
+        wrong.append("say which run: run=12 (of a database), study=NAME, or runtime.dir=FOLDER (of core.train)")
+        refuse(wrong[:1] if repeated else wrong)
     given = dict(word.partition("=")[::2] for word in words)
-    if "runtime.dir" not in given:
-        raise ConfigError("say which run: run=12 (of a database), study=NAME, or runtime.dir=FOLDER (of core.train)")
     folder = Path(given["runtime.dir"]).expanduser()
     past = past_in(folder)
-    overrides = [word for word in words if not word.startswith("as=")]
+    overrides = [word for word in once if not word.startswith("as=")]
     record = folder / "evaluations.json"
     judge: Judge | None = None
-    questions = asked_of(
-        past.config, past.seed, overrides, given.get("as"), presets_in(folder), spec_then=lambda: past.spec
-    )
+    with collected(wrong):
+        questions = asked_of(
+            past.config, past.seed, overrides, given.get("as"), presets_in(folder), spec_then=lambda: past.spec
+        )
+    refuse(wrong)
     for asked in questions:
         refuse_replaced(asked.run, folder, past.saw)
         data = fingerprints(asked.run, groups=groups_read(asked.run))
@@ -191,17 +194,6 @@ def parsed(path: Path) -> Any:
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{path} cannot be read ({reason}); restore it, or move it away") from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def show(results: Mapping[str, float]) -> None:

@@ -1,24 +1,35 @@
 """What every command owes to who typed it: a terminal of any encoding, a reader that leaves, a folder that is full.
 
-core/terminal.py and sweeps/terminal.py are one text: neither package needs the other to say what went wrong.
+Of all packages' commands: it imports nothing but Python's own, so that a command which needs no torch waits for none.
 """
 
 from __future__ import annotations
 
+import codecs
+import difflib
 import errno
 import io
 import os
 import re
 import select
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 OK, USER_ERROR, INTERRUPTED = 0, 2, 130
 _OPTION = re.compile(r"[\w.-]+")  # not the start of an SQL query, which has a "=" as well
-_USER = re.compile(r"://\S*@")
+_PLAIN = "in plain letters"  # the name of what stands for letters that an encoding does not have
+_IN_ASCII = {
+    "·": ".", "–": "-", "—": "--", "−": "-", "±": "+-", "×": "x", "÷": "/", "≈": "~", "≤": "<=", "≥": ">=", "†": "+",
+    "→": "->", "←": "<-", "…": "...", "Δ": "delta", "τ": "tau", "µ": "u", "∞": "inf", "°": " deg", "ß": "ss",
+    "“": '"', "”": '"', "’": "'", "‘": "'", "•": "*", "✓": "yes", "✗": "no",
+    "█": "#", "━": "-", "╸": "-", "╺": " ", "┃": "|", "│": "|", "─": "-",
+}  # fmt: skip
+# Also of an address that lacks a slash, or its beginning; not the user of one that has no password, or a masked one.
+_USER = re.compile(r":(?!//[\w.-]+(?::\*{3})?@[^\s@]*(?:\s|$))(//?)?\S*@")
 _PASSWORD = re.compile(r"([?&]\w*pass\w*=)[^&\s'\"]*", re.IGNORECASE)
 _OPEN = re.compile(r"[^@?]*|sqlite:.*")  # of a database's URL the rest may be a password
 
@@ -49,20 +60,52 @@ def answered(command: Callable[[], int]) -> int:
 
 def given_twice(words: Sequence[str]) -> str | None:
     """What to say where `words` give an option more than once: one of its values would silently win; None: none."""
-    given: dict[str, list[str]] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and _OPTION.fullmatch(name):
-            given.setdefault(name, []).append(value if _OPEN.fullmatch(value) else "a value that may hold a password")
-    repeated = {name: values for name, values in given.items() if len(values) > 1}
+    repeated = _repeated(words)
     times = {name: "twice" if len(values) == 2 else f"{len(values)} times" for name, values in repeated.items()}
     told = [f"{name} is given {times[name]}: {' and '.join(values)}" for name, values in repeated.items()]
     return f"{'; '.join(told)}; give one value" if told else None
 
 
+def given_once(words: Sequence[str]) -> list[str]:
+    """`words` without the options that are given more than once, so that what else is wrong can be told with them."""
+    repeated = _repeated(words)
+    return [word for word in words if word.partition("=")[0] not in repeated]
+
+
+def _repeated(words: Sequence[str]) -> dict[str, list[str]]:
+    given: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and _OPTION.fullmatch(name):
+            given.setdefault(name, []).append(value if _OPEN.fullmatch(value) else "a value that may hold a password")
+    return {name: values for name, values in given.items() if len(values) > 1}
+
+
+def close_matches(word: str, allowed: Iterable[str]) -> str:
+    """The words " (did you mean x?)", or none when no allowed word is close. Of a dotted `word` that has a misspelt
+    beginning (`maks.ratio`) the whole with another one."""
+    words, (root, dot, rest) = list(dict.fromkeys(allowed)), word.partition(".")
+    # Of two letters that changed places, half match: too few for a word as short as db.
+    close = difflib.get_close_matches(word, words, n=3) or [near for near in words if sorted(near) == sorted(word)]
+    if dot:
+        roots = [f"{near}.{rest}" for near in difflib.get_close_matches(root, words, n=1) if "." not in near]
+        close = [near for near in close if "." in near] or roots or close
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def unknown_options(names: Sequence[str], allowed: Sequence[str], *, near: Sequence[str] = (), beside: str = "") -> str:
+    """What to say of options that a command does not have; `near` are other words that may have been meant."""
+    told = [f"{name}{close_matches(name, [*allowed, *near])}" for name in names]
+    if len(told) == 1:
+        text = f"{names[0]}: unknown option{told[0].removeprefix(names[0])}"
+    else:
+        text = f"{', '.join(told)}: unknown options"
+    return f"{text}; options: {', '.join(allowed)}{beside}"
+
+
 def without_passwords(text: str) -> str:
     """`text`, in which a word may be a database's URL that was typed at another option's place."""
-    return _PASSWORD.sub(r"\1***", _USER.sub("://***@", text))
+    return _PASSWORD.sub(r"\1***", _USER.sub(r":\1***@", text))
 
 
 def told_from_the_start() -> None:
@@ -85,13 +128,24 @@ def told_from_the_start() -> None:
 
 
 def survive_any() -> None:
-    """Letters that the terminal's encoding does not have (–, ±) are replaced, rather than ending the program."""
+    """Letters that the terminal's encoding does not have (–, ±) are replaced, rather than ending the program: marks by
+    others that differ as they do, so that `·`, none, `–`, not known yet, and `?`, unknown, stay apart.
+    """
+    codecs.register_error(_PLAIN, _plain)
     # Closed (`>&-`, some services): Python has None there, and libraries write to it all the same.
     sys.stdout = sys.stdout or _nowhere()
     sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=_PLAIN)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What stands for what could not be encoded: a mark's own words, a letter without its accent, or `?`."""
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    plain = (unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode() for letter in lost)
+    return "".join(_IN_ASCII.get(one) or found or "?" for one, found in zip(lost, plain, strict=True)), error.end
 
 
 def _nowhere() -> io.TextIOWrapper:
@@ -126,5 +180,9 @@ def blamed(error: OSError, folders: Mapping[str, Path]) -> str | None:
     places = {option: (folder, folder.expanduser().absolute()) for option, folder in folders.items()}
     for option, (folder, place) in sorted(places.items(), key=lambda item: -len(item[1][1].parts)):
         if file.is_relative_to(place) or place.is_relative_to(file):
+            if (at_fault := next((one for one in (file, *file.parents) if one.is_file()), None)) is not None and (
+                error.errno in (errno.EEXIST, errno.ENOTDIR)
+            ):
+                return f"{option}={folder}: cannot be written to: {at_fault} is a file; give a folder"
             return f"{option}={folder}: cannot be written to: {error.strerror} ({file}); make room or give another"
     return None

@@ -26,24 +26,42 @@ from torch import OutOfMemoryError
 from torch.utils.tensorboard import SummaryWriter
 
 from core import terminal
-from core.checkpoint import CheckpointError, other_data
-from core.config import GROUPS, SECTIONS, ConfigError, Run, Runtime, fingerprints, flatten, identity, load
+from core.configuring.config import (
+    GROUPS,
+    SECTIONS,
+    ConfigError,
+    Run,
+    Runtime,
+    check_here,
+    fingerprints,
+    flatten,
+    identity,
+    load,
+    parse,
+)
+from core.configuring.layers import collected, refuse, unknown
+from core.configuring.plugins import loaded
+from core.configuring.stop import Stop
 from core.data.augment import Augment
 from core.evals import EVALS
 from core.evaluate import parsed
 from core.optim import Optim
+from core.running.checkpoint import CheckpointError, other_data
+from core.running.trainer import train
 from core.terminal import FULL, blamed
-from core.trainer import train
-from core.types import DataError
+from core.types import DataError, taken
 
 USAGE = """usage: python -m core.train [method=...] [scale=...] [seed=...] [key=value ...]
 
 Trains and evaluates one run. Every option is a dotted key; `python -m core.train help=mask` lists the variants of a
-component and their options (also: help=optim, help=augment, help=runtime, help=evals).
+component and their options (also: help=optim, help=augment, help=stop, help=runtime, help=evals).
 
   method=ijepa|mae|mae_st|...     a preset; any key after it overrides the preset
-  scale=smoke|cpu|gpu|paper       how large (default: cpu)
+  scale=smoke|cpu|lab|gpu|paper   how large (default: cpu)
+  judge=last|best                 which weights are judged: the last step's, or those that a probe of held-out
+                                  training clips liked best
   runtime.dir=runs/last           checkpoints, TensorBoard events, result.json; the same command again resumes
+  plugins=[my_lab.masks]          modules out of this tree that register components: docs/plugins.md
 
 example: python -m core.train method=ijepa mask.num_targets=2 seed=1 scale=smoke runtime.dir=runs/first"""
 
@@ -56,6 +74,7 @@ class ConsoleRecorder:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.stop_asked = False
         self.outcome = "unfinished"
+        self.rankme = ""  # of the last look at the features
         self.data: dict[str, str] = {}
         self.config = {**flatten(run), **{f"runtime.{key}": value for key, value in vars(run.runtime).items()}}
         self.events = SummaryWriter(str(self.folder / "events")) if run.runtime.tensorboard and is_main else None
@@ -77,8 +96,10 @@ class ConsoleRecorder:
         if self.events is not None:
             for name, value in metrics.items():
                 self.events.add_scalar(name, value, step)
+        if "monitor/rankme" in metrics:
+            self.rankme = f"  RankMe {metrics['monitor/rankme']:.1f}"
         if "samples_per_second" in metrics:
-            numbers = f"loss {metrics['loss']:.4f}  {metrics['samples_per_second']:,.0f} samples/s"
+            numbers = f"loss {metrics['loss']:.4f}{self.rankme}  {metrics['samples_per_second']:,.0f} samples/s"
             self.progress.update(self.bar, completed=step, numbers=numbers)
 
     def checkpointed(self, step: int, path: Path) -> None:
@@ -108,7 +129,7 @@ class ConsoleRecorder:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when the run is done, 1 when it diverged, 2 for a mistake in the command, 130 when it was interrupted."""
+    """0 when the run is done, 1 when it diverged or collapsed, 2 for a mistake in the command, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     return terminal.answered(lambda: command(words))
 
@@ -130,18 +151,21 @@ def command(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help", "help") for word in arguments):
         print(USAGE)
         return 0
-    if (repeated := terminal.given_twice(arguments)) is not None:
-        return refused(repeated)
+    wrong = [repeated] if (repeated := terminal.given_twice(arguments)) is not None else []
     topic = next((word.removeprefix("help=") for word in arguments if word.startswith("help=")), None)
     try:
         if topic is not None:
+            load_plugins_of(arguments)
             print(describe(topic))
             return 0
         is_main = announced_rank() == 0
-        run = load(arguments)
+        with collected(wrong):
+            run = load(terminal.given_once(arguments))
+        refuse(wrong)
         if (done := finished(run)) is not None:
             print_results(done)
             return 0 if done["outcome"] == "done" else 1
+        check_here(run)
     except ConfigError as error:
         return refused(error)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
@@ -172,7 +196,7 @@ def command(arguments: Sequence[str]) -> int:
         console.print(f"stopped at a checkpoint in {recorder.folder}; the same command goes on from there")
         return 130
     print_results(json.loads((recorder.folder / "result.json").read_text(encoding="utf-8")))
-    return 1 if recorder.outcome == "diverged" else 0
+    return 1 if recorder.outcome in ("diverged", "collapsed") else 0
 
 
 def out_of_memory(run: Run, error: OutOfMemoryError) -> str:
@@ -248,14 +272,19 @@ def print_results(record: Mapping[str, Any]) -> None:
         print(said)
 
 
+def load_plugins_of(arguments: Sequence[str]) -> None:
+    """Those that are installed, and those of ``plugins=[...]``. Raises ConfigError for one that cannot be had."""
+    loaded(parse([word for word in arguments if word.startswith("plugins=")]))
+
+
 def describe(topic: str) -> str:
     """The variants of a component kind with their options and defaults, or the options of a section."""
-    sections = {"optim": Optim, "augment": Augment, "runtime": Runtime}
+    sections = {"optim": Optim, "augment": Augment, "stop": Stop, "runtime": Runtime}
     if topic in SECTIONS:
         return option_lines(topic, topic, sections[topic])
     groups = {**GROUPS, "evals": EVALS}
     if topic not in groups:
-        raise ConfigError(f"help={topic}: unknown. Allowed: {', '.join(sorted([*groups, *SECTIONS]))}")
+        raise ConfigError(unknown("help", topic, [*groups, *SECTIONS]))
     return "\n\n".join(
         option_lines(f"{topic}={name}", f"evals.{name}" if topic == "evals" else topic, variant)
         for name, variant in groups[topic].items()
@@ -264,16 +293,14 @@ def describe(topic: str) -> str:
 
 def option_lines(title: str, prefix: str, variant: type) -> str:
     summary = (variant.__doc__ or "").strip().splitlines()[0]
-    values = vars(variant())
-    return "\n".join(
-        [f"{title}: {summary}", *(f"    {prefix}.{name}={shown(value)}" for name, value in values.items())]
-    )
+    lines = [f"    {prefix}.{name}={shown(value, taken(variant, name))}" for name, value in vars(variant()).items()]
+    return "\n".join([f"{title}: {summary}", *lines])
 
 
-def shown(value: Any) -> str:
-    """An option's value as it is typed, and the others of a named choice."""
+def shown(value: Any, allowed: Sequence[Enum] = ()) -> str:
+    """An option's value as it is typed, and the others of a named choice: those `allowed`, or all."""
     if isinstance(value, Enum):
-        return f"{value.name}  (or {', '.join(other.name for other in type(value) if other is not value)})"
+        return f"{value.name}  (or {', '.join(other.name for other in allowed or type(value) if other is not value)})"
     return "null" if value is None else str(value)
 
 

@@ -1,3 +1,3 @@
-from sweeps import terminal
+from core import terminal
 
 terminal.told_from_the_start()

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from sqlalchemy import Engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
 
-from sweeps import terminal
-from sweeps.db import mask_url, newest_revision, open_database, refuse_newer, revision, upgrade
-from sweeps.offered import DEFAULT_DATABASE as DEFAULT_DATABASE
-from sweeps.offered import DEFAULT_RESULTS, Place
-from sweeps.seed_rule import parse_rule
-from sweeps.study_files import StudyError, close_matches
+from core import plugin_source, terminal
+from sweeps.cells.expand import expand_checked
+from sweeps.cells.request import Request, by_rule
+from sweeps.console.errors import INCOMPLETE as INCOMPLETE
+from sweeps.console.errors import INTERRUPTED as INTERRUPTED
+from sweeps.console.errors import OK as OK
+from sweeps.console.errors import USER_ERROR as USER_ERROR
+from sweeps.console.errors import UserError as UserError
+from sweeps.console.errors import close_matches as close_matches
+from sweeps.console.limits import AUTO_STACK as AUTO_STACK
+from sweeps.console.limits import LARGEST as LARGEST
+from sweeps.console.limits import MOST_STACKED
+from sweeps.console.limits import as_whole as as_whole
+from sweeps.console.offered import DEFAULT_DATABASE as DEFAULT_DATABASE
+from sweeps.console.offered import DEFAULT_RESULTS, Place
+from sweeps.console.tables import console as console
+from sweeps.console.tables import duration as duration
+from sweeps.console.url import mask_url
+from sweeps.database import views
+from sweeps.database.opening import connect as connect
+from sweeps.database.opening import is_absent as is_absent
+from sweeps.database.opening import newest_revision, open_database, refuse_newer, revision, upgrade
+from sweeps.study.files import StudyError
+from sweeps.study.model import DEFAULT_SCALE, SCALES, Study
+from sweeps.study.overrides import ROOTS
+from sweeps.study.reading import read
+from sweeps.study.seed_rule import parse_rule
 
-OK, INCOMPLETE, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
-LARGEST = 2**63 - 1  # that a database holds
-AUTO_STACK, MOST_STACKED = 0, 64  # of stack=
 FOLDERS = ("results_dir", "to", "from", "folder", "runtime.cache", "check_paper", "multirun", "metrics")
-
-
-class UserError(ValueError):
-    """Something that whoever typed the command can mend; the message says how."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class Arguments:
 
     values: dict[str, str]
     overrides: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()  # names of options that were given, and not so that they could be taken
 
     def text(self, name: str, default: str) -> str:
         return self.values.get(name, default)
@@ -77,6 +91,25 @@ class Arguments:
         if text not in allowed:
             raise UserError(f"{name} must be one of {', '.join(allowed)}, got {text!r}{close_matches(text, allowed)}")
         return text
+
+    def plugins(self) -> tuple[str, ...]:
+        """``plugins=[my_lab.masks]``: modules of components out of the tree."""
+        try:
+            return tuple(plugin_source.names_in(self.values.get("plugins", "")))
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def load_plugins(self) -> None:
+        """Import what ``plugins=`` names. Raises UserError for a module that is missing or fails."""
+        if not (names := self.plugins()):
+            return
+        # It imports torch, which commands that only read do without.
+        from core.configuring.config import ConfigError, load_plugins
+
+        try:
+            load_plugins(names)
+        except ConfigError as error:
+            raise UserError(str(error)) from None
 
     def seeds(self) -> list[int] | None:
         """``seeds=[0,1,2]``, or None where the study says which."""
@@ -125,37 +158,128 @@ class Arguments:
         return rule
 
 
-def as_whole(text: str) -> int | None:
-    """The whole number that `text` is; None where it is none."""
-    try:
-        return int(text) if text.removeprefix("-").isdecimal() else None
-    except ValueError:  # of thousands of digits
-        return None
+class Wrong:
+    """What is wrong with a command line and the study that it names, to be told at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def add(self, message: object) -> None:
+        self.found += str(message).split("\n")  # of a study file, one mistake a line below its name
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """What is wrong here is told by `settle`, so that the rest is looked at too."""
+        try:
+            yield
+        except (UserError, StudyError) as error:
+            self.add(error)
+
+    def settle(self) -> None:
+        """Raises one UserError of all that was found."""
+        if self.found:
+            raise UserError("\n".join(dict.fromkeys(self.found)))
 
 
-def parse(arguments: Sequence[str], allowed: Sequence[str], *, takes_overrides: bool = False) -> Arguments:
-    """The arguments by name. With `takes_overrides`, words that are no option of the command override every cell.
+def parse(
+    arguments: Sequence[str], allowed: Sequence[str], *, overrides: Sequence[str] = (), wrong: Wrong | None = None
+) -> Arguments:
+    """The arguments by name. Where `overrides` are what options of a run may begin with, such words are taken as well:
+    also those that begin with what other runs' options do, which the command itself refuses and says why.
 
-    Raises UserError for a word without "=", an option given twice or without a value and, where overrides are not
-    taken, an unknown one.
+    Raises UserError for a word without "=", an option given twice or without a value, and an unknown one, all at once;
+    where `wrong` is given they are added to it, and left out.
     """
+    found = Wrong() if wrong is None else wrong
     if (repeated := terminal.given_twice(arguments)) is not None:
-        raise UserError(repeated)
+        found.add(repeated)
     values: dict[str, str] = {}
-    overrides = []
-    for word in arguments:
+    taken, strange, shapeless = list[str](), list[str](), list[str]()
+    others = f", and what begins with {', '.join(overrides)}" if overrides else ""
+    for word in terminal.given_once(arguments):
         name, equals, value = word.partition("=")
         if not equals or not name:
-            raise UserError(f"{word!r} is not of the form key=value; options: {', '.join(allowed)}")
-        if name in allowed:
+            shapeless.append(word)
+        elif name in allowed:
             if not value.strip():  # as a path it would be the folder that one stands in
-                raise UserError(f"{name}= has no value; give one, or leave the word out")
-            values[name] = value
-        elif takes_overrides:
-            overrides.append(word)
+                found.add(f"{name}= has no value; give one, or leave the word out")
+            else:
+                values[name] = value
+        elif overrides and name.split(".")[0] in ROOTS:
+            taken.append(word)
         else:
-            raise UserError(f"{name}: unknown option{close_matches(name, allowed)}; options: {', '.join(allowed)}")
-    return Arguments(values, tuple(overrides))
+            strange.append(name)
+    if shapeless:
+        verb = "is" if len(shapeless) == 1 else "are"
+        said = f"{', '.join(map(repr, shapeless))} {verb} not of the form key=value"
+        dashed = next((word for word in shapeless if word.lstrip("-") in allowed and word.startswith("-")), None)
+        meant = f" ({dashed.lstrip('-')}=VALUE, not {dashed} VALUE)" if dashed else ""
+        found.add(f"{said}{meant}; options: {', '.join(allowed)}{others}")
+    if strange:
+        found.add(terminal.unknown_options(strange, allowed, near=overrides, beside=others))
+    if wrong is None:
+        found.settle()
+    return Arguments(values, tuple(taken), tuple(name for name in values_given(arguments) if name not in values))
+
+
+def values_given(words: Sequence[str]) -> list[str]:
+    """The names of the options among `words`, each once."""
+    return list(dict.fromkeys(name for name, equals, _ in (word.partition("=") for word in words) if equals))
+
+
+def asked_at_once(name: str, arguments: Arguments, wrong: Wrong) -> Request | None:
+    """`asked` of the study called `name`; what is wrong with either is added to `wrong`.
+
+    Where the file has mistakes but rows that can be read, these are looked at too; None where nothing can be asked.
+    """
+    study: Study | None = None
+    try:
+        study = read(name)
+    except StudyError as error:
+        wrong.add(error)
+        study = error.rest
+    plain, num_wrong = Arguments({}), len(wrong.found)
+    with wrong.collected():
+        arguments.choice("scale", SCALES, DEFAULT_SCALE)
+        plain = Arguments(
+            {k: v for k, v in arguments.values.items() if k in ("scale", "name", "plugins")}, arguments.overrides
+        )
+    is_at_scale = len(wrong.found) == num_wrong and "scale" not in arguments.refused
+    with wrong.collected():
+        arguments.seeds() if arguments.seed_rule() is None else None
+        plain = arguments
+    if study is None or not is_at_scale:
+        return None
+    request: Request | None = None
+    with wrong.collected():
+        request = asked(study, plain)
+    return request
+
+
+def refuse_all(wrong: Wrong, requests: Sequence[Request | None]) -> None:
+    """Raises UserError of all that was found `wrong`, if anything was, with what core says of the studies' cells."""
+    for request in filter(None, requests if wrong.found else []):
+        with wrong.collected():
+            expand_checked(request)
+    wrong.settle()
+
+
+def asked(study: Study, arguments: Arguments) -> Request:
+    """What the command line asks of a study: scale, seeds, name, and overrides."""
+    scale, rule = arguments.choice("scale", SCALES, DEFAULT_SCALE), arguments.seed_rule()
+    seeds = arguments.seeds() if rule is None else None
+    in_file = study.seeds_spec(scale)
+    study = study if rule is None else by_rule(study, scale, rule)
+    return Request(
+        study=study,
+        scale=scale,
+        overrides=tuple(word for word in arguments.overrides if not word.startswith("runtime.")),
+        seeds=tuple(seeds or ()),
+        name=arguments.text("name", ""),
+        runtime=tuple(word for word in arguments.overrides if word.startswith("runtime.")),
+        typed_plugins=arguments.plugins(),
+        seeds_in_file=in_file,
+    )
 
 
 def open_for_reading(arguments: Arguments, *, is_live: bool = False) -> Engine:
@@ -169,7 +293,8 @@ def open_for_reading(arguments: Arguments, *, is_live: bool = False) -> Engine:
     try:
         with engine.connect() as connection:
             refuse_newer(connection)
-            is_older = revision(connection) not in (None, newest_revision())
+            stands = revision(connection)
+            is_older = stands not in (None, *views.ALIKE, newest_revision())
     except ValueError as error:
         raise UserError(str(error)) from None
     except DBAPIError as error:  # a file that is no database opens, and fails at the first question
@@ -178,7 +303,22 @@ def open_for_reading(arguments: Arguments, *, is_live: bool = False) -> Engine:
     if is_older and (engine.dialect.name != "sqlite" or is_live):
         engine.dispose()
         raise UserError(f"db={mask_url(engine.url)}: of an older schema; launch a study with it first")
+    if stands == views.WITHOUT and engine.dialect.name == "sqlite":
+        _lend_views(engine)
     return _upgraded_copy(engine) if is_older else engine
+
+
+def _lend_views(engine: Engine) -> None:
+    """Views on the connections of a read-only engine to an SQLite file that has none, which stays as it is."""
+
+    @event.listens_for(engine, "engine_connect")
+    def lend(connection: Connection) -> None:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute("PRAGMA query_only = OFF")  # it forbids temporary views too
+        for name, query in views.VIEWS.items():
+            driver.execute(f"CREATE TEMPORARY VIEW IF NOT EXISTS {name} AS {query}")
+        driver.execute("PRAGMA query_only = ON")
 
 
 def _upgraded_copy(engine: Engine) -> Engine:
@@ -198,22 +338,6 @@ def _upgraded_copy(engine: Engine) -> Engine:
     return opened
 
 
-def connect(url: str, *, read_only: bool) -> Engine:
-    try:
-        return open_database(url, read_only=read_only)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def is_absent(url: str) -> bool:
-    """Whether the database is a file that is not there yet."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return False  # opening it will say what is wrong
-    return parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists()
-
-
 def writable_folder(path: str, name: str) -> Path:
     """The folder, once it is sure that it can be made and written to; leaves nothing behind when it cannot."""
     folder = Path(path).expanduser()
@@ -226,29 +350,6 @@ def writable_folder(path: str, name: str) -> Path:
     except OSError as error:
         raise UserError(f"{name}={path}: {existing} cannot be written to: {error.strerror}; give another") from None
     return folder
-
-
-class _Table(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # `run` knows what it means; the original ends the program with code 1
-
-
-def console() -> Console:
-    """For tables: as wide as the terminal, or wide enough to cut nothing where the output goes to a file or a pipe."""
-    found = _Table()
-    return found if found.is_terminal else _Table(width=240)
-
-
-def duration(seconds: float | None) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 10 min`; a dash for None."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
 
 
 def run(command: Callable[[Sequence[str]], int], arguments: Sequence[str] | None, usage: str) -> int:

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import Engine, select
 
-from core.checkpoint import CheckpointError
-from core.config import ConfigError, from_flat, parse
-from core.decoder import STEPS, decoded
-from core.stored import open_stored
-from sweeps import aliases, artifacts, cli
-from sweeps.cli import UserError
-from sweeps.db import RunRow, upgrade
+from core.configuring.config import ConfigError, from_flat, parse
+from core.running.checkpoint import CheckpointError
+from core.running.decoder import STEPS, decoded
+from core.running.stored import open_stored
+from sweeps import cli
+from sweeps.answers.evaluations import Trained, checkpoint_folder, trained_runs
+from sweeps.console.errors import UserError
+from sweeps.database import aliases, artifacts
+from sweeps.database.opening import upgrade
+from sweeps.database.tables import RunRow
 from sweeps.evaluate import run_ids
-from sweeps.evaluations import Trained, checkpoint_folder, trained_runs
 
-OPTIONS = ("db", "results_dir", "run", "study", "steps")
+OPTIONS = ("db", "results_dir", "run", "study", "steps", "plugins")
 USAGE = """usage: python -m sweeps.decode run=12|run=1,2,3|study=NAME [key=value ...]
 
 Fit small decoders of trained runs' frozen representations and keep samples of them for python -m analysis.gallery.
 
   run=ID[,ID...]     runs of the database; study=NAME: all done runs of a study
   steps=1000         of each decoder
+  plugins=[my_lab.encoders]    imported at once; a run names its own
   db=sqlite:///results/ablations.sqlite   where the runs are recorded
   results_dir=results                     where their checkpoints are
   runtime.device=auto runtime.threads=0 runtime.cache=.cache    where and how to compute
@@ -36,14 +40,32 @@ Fit small decoders of trained runs' frozen representations and keep samples of t
 example: python -m sweeps.decode study=ijepa_rcdm"""
 
 
+# A decoder learns from what the encoder did.
+TRAIN_ON_THEM = "train on the new ones, at a launch of the study with data.version=WORD"
+
+
 def command(words: Sequence[str]) -> int:
-    arguments = cli.parse(words, OPTIONS, takes_overrides=True)
-    ids, study = run_ids(arguments.values.get("run")), arguments.values.get("study")
-    if ids is None and study is None:
-        raise UserError("say which runs: run=12, run=1,2,3 or study=NAME")
-    settings = parse(arguments.overrides)
-    if other := [key for key in settings if not key.startswith("runtime.")]:
-        raise UserError(f"{other[0]}={settings[other[0]]}: the run is trained; only runtime.* can still be chosen")
+    wrong = cli.Wrong()
+    arguments = cli.parse(words, OPTIONS, overrides=("runtime",), wrong=wrong)
+    ids, study, steps = None, arguments.values.get("study"), STEPS
+    with wrong.collected():
+        ids = run_ids(arguments.values.get("run"))
+    with wrong.collected():
+        steps = arguments.whole("steps", STEPS, least=1)
+    if not {"run", "study"} & {*arguments.values, *arguments.refused}:
+        wrong.add("say which runs: run=12, run=1,2,3 or study=NAME")
+    unread: list[str] = []
+    settings = parse(arguments.overrides, unread)
+    unread += [
+        f"{key}={value}: the run is trained; only runtime.* can still be chosen"
+        for key, value in settings.items()
+        if not key.startswith("runtime.")
+    ]
+    for text in unread:
+        wrong.add(text)
+    with wrong.collected():
+        arguments.load_plugins()
+    wrong.settle()
     url = arguments.text("db", cli.DEFAULT_DATABASE)
     if cli.is_absent(url):
         raise UserError(f"db={url}: there is no such file; launch a study first or name another db")
@@ -58,7 +80,7 @@ def command(words: Sequence[str]) -> int:
     runtime = {key.removeprefix("runtime."): value for key, value in settings.items()}
     results_dir = arguments.path("results_dir", "results")
     for run in runs:
-        decode(engine, run, runtime, results_dir, arguments.whole("steps", STEPS, least=1))
+        decode(engine, run, runtime, results_dir, steps)
     engine.dispose()
     return cli.OK
 
@@ -69,9 +91,8 @@ def decode(engine: Engine, run: Trained, runtime: dict[str, object], results_dir
     if run.checkpoint is None:
         raise UserError(f"run={run.id}: a run of no steps has learned nothing that could be decoded")
     try:
-        files = decoded(
-            open_stored(from_flat(run.config, seed=run.seed, runtime=runtime, is_trained=True), folder), steps=steps
-        )
+        stored = open_stored(from_flat(run.config, seed=run.seed, runtime=runtime, is_trained=True), folder)
+        files = decoded(replace(stored, instead=TRAIN_ON_THEM), steps=steps)
     except (ValueError, ConfigError, CheckpointError) as error:
         raise UserError(f"run={run.id}: {error}") from None
     run_folder = results_dir.joinpath(*Path(run.checkpoint).parts[:2])

@@ -18,18 +18,23 @@ from pathlib import Path
 
 from sqlalchemy import Engine, select
 
-from core.checkpoint import JUDGE_ON_THEM, CheckpointError
-from core.config import ConfigError, fingerprints
-from core.stored import Asked, Judge, Presets, asked_of, groups_read, open_stored, spec_in
-from sweeps import aliases, cli, seen_data, terminal
-from sweeps.cli import UserError
-from sweeps.database_lock import DatabaseLock
-from sweeps.db import Environment, RunRow, insert_new, upgrade
-from sweeps.evaluations import Made, Trained, checkpoint_folder, record, recorded, trained_runs
-from sweeps.owner import worker_name
-from sweeps.provenance import attempt_columns, environment
+from core import terminal
+from core.configuring.config import ConfigError, fingerprints
+from core.running.asking import LATER, Asked, Presets, asked_of
+from core.running.checkpoint import JUDGE_ON_THEM, CheckpointError
+from core.running.stored import Judge, groups_read, open_stored, spec_in
+from sweeps import cli
+from sweeps.answers.evaluations import Made, Trained, checkpoint_folder, record, recorded, trained_runs
+from sweeps.console.errors import UserError
+from sweeps.console.tables import counted
+from sweeps.database import aliases, seen_data
+from sweeps.database.lock import DatabaseLock
+from sweeps.database.opening import upgrade
+from sweeps.database.tables import Environment, RunRow, insert_new
+from sweeps.engine.owner import worker_name
+from sweeps.engine.provenance import attempt_columns, environment
 
-OPTIONS = ("db", "results_dir", "run", "study", "as")
+OPTIONS = ("db", "results_dir", "run", "study", "as", "plugins")
 POLL_S = 0.2
 NAMED = 5  # more runs of one error
 USAGE = """usage: python -m core.evaluate run=12|run=1,2,3|study=NAME evals=[linear,...] [as=NAME] [key=value ...]
@@ -43,15 +48,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command(words: Sequence[str]) -> int:
     """0 when every evaluation of every run is answered, 1 when one could not be made, 2 when none of any run could."""
-    arguments = cli.parse(words, OPTIONS, takes_overrides=True)
-    ids, study = run_ids(arguments.values.get("run")), arguments.values.get("study")
-    if ids is None and study is None:
+    wrong = cli.Wrong()
+    arguments = cli.parse(words, OPTIONS, overrides=LATER, wrong=wrong)
+    ids, study = None, arguments.values.get("study")
+    with wrong.collected():
+        arguments.load_plugins()
+    with wrong.collected():
+        ids = run_ids(arguments.values.get("run"))
+    if ids is None and study is None:  # the words that name them are misspelt or given twice
+        wrong.settle()
         raise UserError("say which runs: run=12, run=1,2,3 or study=NAME")
     # Nothing is written, and no schema upgraded, for a command that is wrong.
-    reader = cli.open_for_reading(arguments)
-    with reader.connect() as connection:
-        stored = trained_runs(connection, ids=ids, study=study)
-    reader.dispose()
+    stored: list[Trained] = []
+    with wrong.collected():
+        reader = cli.open_for_reading(arguments)
+        with reader.connect() as connection:
+            stored = list(trained_runs(connection, ids=ids, study=study))
+        reader.dispose()
+    if not stored:
+        wrong.settle()
     runs = [run._replace(config=aliases.migrated(run.config)) for run in stored]
     results_dir = arguments.path("results_dir", "results")
     errors: dict[int, str] = {}
@@ -61,8 +76,9 @@ def command(words: Sequence[str]) -> int:
             questions[run.id] = asked_about(run, arguments.overrides, arguments.values.get("as"), results_dir)
         except (ConfigError, UserError) as error:
             errors[run.id] = str(error)
-    if not questions:
-        raise UserError("\n".join(told(errors)) if len(runs) > 1 else errors[runs[0].id])
+    if not questions or wrong.found:
+        wrong.add("\n".join(told(errors) if len(runs) > 1 else errors.values()))
+        wrong.settle()
     engine = cli.connect(arguments.text("db", cli.DEFAULT_DATABASE), read_only=False)
     try:
         upgrade(engine)
@@ -81,7 +97,7 @@ def command(words: Sequence[str]) -> int:
         return cli.OK
     for text in told(errors):
         print(f"error: {terminal.without_passwords(text)}", file=sys.stderr)
-    print(f"{len(runs) - len(errors)} of {len(runs)} runs evaluated; not: {', '.join(map(str, errors))}")
+    print(f"{len(runs) - len(errors)} of {counted(len(runs), 'run')} evaluated; not: {', '.join(map(str, errors))}")
     return cli.USER_ERROR if len(errors) == len(runs) else cli.INCOMPLETE
 
 

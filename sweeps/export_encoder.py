@@ -10,14 +10,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.checkpoint import CheckpointError
-from core.config import ConfigError, from_flat
-from core.stored import Stored, open_stored
+from core.configuring.config import ConfigError, from_flat
+from core.running.checkpoint import CheckpointError
+from core.running.stored import Stored, open_stored
 from core.weights.writing import is_timms, write_encoder
-from sweeps import aliases, cli
-from sweeps.cli import UserError
-from sweeps.evaluations import Trained, checkpoint_folder, trained_runs
-from sweeps.model_card import model_card, read_known
+from sweeps import cli
+from sweeps.answers.evaluations import Trained, checkpoint_folder, trained_runs
+from sweeps.answers.model_card import model_card, read_known
+from sweeps.console.errors import UserError
+from sweeps.database import aliases
 
 USAGE = """usage: python -m sweeps.export_encoder run=ID to=FOLDER [results_dir=results]
                                         [db=sqlite:///results/ablations.sqlite]
@@ -27,12 +28,14 @@ Writes the judged encoder of a done run (the moving average where there is one) 
   config.json         for timm.create_model("local-dir:FOLDER", pretrained=True); encoders of images only
   README.md           a model card: results with intervals, data, options, code and cost, from the database
 
+  plugins=[my_lab.encoders]    imported at once; a run names its own
   runtime.data_root=. runtime.cache=.cache    where the data is, whose shape older checkpoints do not tell"""
-OPTIONS = ("run", "to", "db", "results_dir", "runtime.data_root", "runtime.cache")
+OPTIONS = ("run", "to", "db", "results_dir", "runtime.data_root", "runtime.cache", "plugins")
 
 
 def command(words: Sequence[str]) -> int:
     arguments = cli.parse(words, OPTIONS)
+    arguments.load_plugins()
     run_id = arguments.whole("run", 0, least=1)
     if not run_id or "to" not in arguments.values:
         raise UserError("say run=ID and to=FOLDER; `python -m sweeps.export_encoder --help` shows how")

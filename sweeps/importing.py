@@ -21,12 +21,16 @@ from typing import Any
 import yaml
 from sqlalchemy import Connection, delete, insert, select, update
 
-from sweeps import cli, queue, series
-from sweeps.cli import UserError
-from sweeps.db import Attempt, CellRow, Config, Event, Result, RunRow, StudyRow, database_now, insert_new, upgrade
-from sweeps.identity import CODE_EPOCH, canonical_json, digest
-from sweeps.import_sources import Item, Source, hydra_multirun, optuna_study
-from sweeps.study_files import close_matches
+from sweeps import cli
+from sweeps.console.errors import UserError, close_matches
+from sweeps.console.tables import counted
+from sweeps.database import registering, series
+from sweeps.database.audit import note
+from sweeps.database.import_sources import Item, Source, hydra_multirun, optuna_study
+from sweeps.database.opening import upgrade
+from sweeps.database.tables import Attempt, CellRow, Config, Result, RunRow, StudyRow, database_now, insert_new
+from sweeps.study.identity import CODE_EPOCH, canonical_json, digest
+from sweeps.study.overrides import ROOTS
 
 USAGE = """usage: python -m sweeps.importing optuna=URL study_name=NAME | multirun=FOLDER metrics=FILE
                                   method=NAME [map={theirs: ours}] [metric_map={theirs: ours}] [name=WORD]
@@ -43,7 +47,7 @@ USAGE = """usage: python -m sweeps.importing optuna=URL study_name=NAME | multir
 Importing again adds only what is new. The source is only read. Imported runs are shown by
 status, query and report under their own study and never fill a cell of another."""
 
-OPTIONS = ("optuna", "study_name", "multirun", "metrics", "map", "metric_map", "name", "db")
+OPTIONS = ("optuna", "study_name", "multirun", "metrics", "map", "metric_map", "name", "db", "plugins")
 FROM, OWN = "imported.from", "imported."
 
 
@@ -78,8 +82,18 @@ def named(params: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]
 
 def resolve(source: Source, origin: str, names: Mapping[str, str], base: Sequence[str]) -> list[Run]:
     """Each item's config through core. Raises UserError naming all unknown options at once, or the item's fault."""
-    # core.config imports torch: not for --help or a mistake in the command.
-    from core.config import GROUPS, SECTIONS, TOP_LEVEL, ConfigError, build, flatten, identity, layered, parse
+    # core.configuring.config imports torch: not for --help or a mistake in the command.
+    from core.configuring.config import (
+        GROUPS,
+        SECTIONS,
+        TOP_LEVEL,
+        ConfigError,
+        build,
+        flatten,
+        identity,
+        layered,
+        parse,
+    )
 
     theirs = {key for item in source.items for key in item.params}
     if spare := [key for key in names if key not in theirs]:
@@ -151,7 +165,7 @@ def write(
 
 
 def _write_run(connection: Connection, origin: str, run: Run) -> None:
-    config_id = queue.register_configs(connection, [run.config])[0]
+    config_id = registering.register_configs(connection, [run.config])[0]
     taken = set(connection.scalars(select(RunRow.seed).where(RunRow.config_id == config_id)))
     seed = run.seed if run.seed is not None else next(i for i in range(len(taken) + 1) if i not in taken)
     if seed in taken:
@@ -178,8 +192,7 @@ def _write_run(connection: Connection, origin: str, run: Run) -> None:
     series.write(
         connection, [series.chunk_row(run_id, 1, 0, m, [s for s, _ in p], [v for _, v in p]) for m, p in curves]
     )
-    note = {"kind": "imported", "run_id": run_id, "attempt": 1, "worker": None, "detail": f"{origin}, {run.item.key}"}
-    connection.execute(insert(Event).values(note | {"time": database_now()}))
+    note(connection, "imported", run_id, 1, detail=f"{origin}, {run.item.key}")
 
 
 def _write_study(connection: Connection, study: Any, origin: str, scale: str, source: Source) -> None:
@@ -276,7 +289,8 @@ def rename_metrics(source: Source, names: Mapping[str, str]) -> Source:
 
 
 def command(words: Sequence[str]) -> int:
-    arguments = cli.parse(words, OPTIONS, takes_overrides=True)
+    arguments = cli.parse(words, OPTIONS, overrides=ROOTS)
+    arguments.load_plugins()
     names = mapping(arguments.text("map", "{}"), "map")
     metric_names = mapping(arguments.text("metric_map", "{}"), "metric_map")
     kind, source = read_source(arguments.values)
@@ -296,7 +310,7 @@ def command(words: Sequence[str]) -> int:
             done = write(connection, name, origin, runs, source=source, scale=scale)
     finally:
         engine.dispose()
-    print(f"{name}: {done.runs} runs imported, {done.known} were there already")
+    print(f"{name}: {counted(done.runs, 'run')} imported, {done.known} there already")
     if source.left_out:
         print(f"left out: {', '.join(source.left_out)}")
     return cli.OK

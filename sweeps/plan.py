@@ -6,14 +6,13 @@ python -m sweeps.plan study=masking_ratio
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import multiprocessing
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -22,20 +21,25 @@ from rich.progress import track
 from rich.table import Table
 from sqlalchemy import Connection, Engine
 
-from sweeps import cli, expansion_cache, fair_rows, room, untrained, work
-from sweeps.cli import UserError
-from sweeps.db import FINAL_STATES
-from sweeps.estimate import Cost, Estimator, Recorded, RunKey, recorded
-from sweeps.expand import Expansion, Request, expand, expand_checked, fingerprint
-from sweeps.identity import digest
+from sweeps import cli
+from sweeps.cells import expansion_cache, gpu_memory, untrained, work
+from sweeps.cells.estimate import Cost, Estimator, RunKey, recorded
+from sweeps.cells.expand import Expansion, expand, expand_checked, fingerprint
+from sweeps.cells.registry import find_registered, launch_hash, registered_configs, settled, stored_cells
+from sweeps.cells.request import Request
+from sweeps.console.errors import UserError
+from sweeps.database import seen_data
 from sweeps.launch import check_machine, refuse_other_data
-from sweeps.registry import launch_hash, registered_configs, settled, stored_cells
-from sweeps.study import DEFAULT_SCALE, Cell, names, read
-from sweeps.to_come import by_rule, further_runs, trials
+from sweeps.progress.to_finish import Line, Wanted, asked_for, configs_left, hours, lines
+from sweeps.study import fair_rows
+from sweeps.study.files import names
+from sweeps.study.identity import digest
+from sweeps.study.model import Cell
+from sweeps.study.overrides import ROOTS
 
 USAGE = """usage: python -m sweeps.plan [study=NAME|all] [scale=cpu] [seeds=[0,1,2]] [any.key=value ...]
                              [db=sqlite:///results/ablations.sqlite] [results_dir=results]
-                             [gpus=1] [gpu_memory=80]
+                             [gpus=1] [gpu_memory=80] [plugins=[my_lab.masks]]
 
 With gpus= or gpu_memory= (GiB of each) it says instead whether a training step of each study's cells fits, and which of
 runtime.accumulate, runtime.checkpoint_blocks or more GPUs to set if not; data need not be here.
@@ -55,36 +59,9 @@ which a row differs from the baseline is printed. A run that several studies ask
 
 example: python -m sweeps.plan study=all scale=cpu"""
 
-UNFINISHED = ("missing", "queued", "running", "cancelled")
 # results_dir as launches have it: nothing is written.
-OPTIONS = ("study", "scale", "seeds", "name", "db", "results_dir", "gpus", "gpu_memory")
+OPTIONS = ("study", "scale", "seeds", "name", "db", "results_dir", "gpus", "gpu_memory", "plugins")
 WORTH_A_PROCESS = 10  # studies: fewer expand sooner here than a new process imports core
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A study's cells and the runs they ask for: hash of the config and seed -> steps."""
-
-    name: str
-    num_cells: int
-    steps: dict[RunKey, int]
-    further: dict[RunKey, int] = field(default_factory=dict)  # likewise, those that a rule for seeds will ask for
-    num_trials: int = 0  # runs that a search will ask for
-    scale: str = DEFAULT_SCALE
-
-
-@dataclass(frozen=True)
-class Line:
-    """One study of the plan."""
-
-    name: str
-    num_cells: int
-    runs: frozenset[RunKey]
-    shared: int
-    done: frozenset[RunKey]
-    running: int
-    left: dict[RunKey, Cost | None]  # None: nothing like it was ever run
-    to_come: tuple[Cost | None, ...] = ()
 
 
 # ---- what is wanted --------------------------------------------------------------------------------------------------
@@ -102,12 +79,7 @@ def wanted(connection: Connection | None, request: Request, core: str, measured:
     if connection is not None and not known and not all(steps for _, steps in hashes):
         inits = untrained.stored(connection, request.instance)
         hashes = [(digest(inits[config]) if config in inits else config, steps) for config, steps in hashes]
-    of = dict(hashes)
-    search, seeds = trials(connection, request, of), further_runs(connection, request, of)
-    steps = {(config, seed): steps for config, steps in hashes for seed in request.wanted_seeds}
-    asked = {key: of[key[0]] for key in seeds}
-    further = {key: of[key[0]] for key in by_rule(connection, request, of)}
-    return Wanted(request.instance, len(hashes), steps | search.steps | asked, further, search.num_left, request.scale)
+    return asked_for(connection, request, hashes)
 
 
 def expanded(request: Request, launch: str, measured: Collection[str] = ()) -> expansion_cache.ConfigSteps:
@@ -144,70 +116,7 @@ def _expand_quietly(request: Request, launch: str, measured: Collection[str]) ->
         expanded(request, launch, measured)
 
 
-# ---- what there is, what is left -------------------------------------------------------------------------------------
-
-
-def lines(studies: Sequence[Wanted], estimator: Estimator) -> list[Line]:
-    """What each study has and still needs. A diverged or failed run is an outcome: launching does not repeat it."""
-    by_key = estimator.runs
-    found = []
-    for study in studies:
-        others = {key for other in studies if other is not study for key in other.steps}
-        states = {key: by_key[key].state if key in by_key else "missing" for key in study.steps}
-        left = [key for key, state in states.items() if state in UNFINISHED]
-        mine = estimator.for_study(study.scale, study.steps)
-        costs = {key: mine.left(key, study.steps[key], list(study.steps)) for key in left}
-        to_come = [mine.left(key, steps, list(study.steps)) for key, steps in study.further.items()]
-        if study.num_trials:
-            to_come += [of_a_trial(study, mine)] * study.num_trials
-        found.append(
-            Line(
-                name=study.name,
-                num_cells=study.num_cells,
-                runs=frozenset(study.steps),
-                shared=len(others & study.steps.keys()),
-                done=frozenset(key for key, state in states.items() if state == "done"),
-                running=sum(state == "running" for state in states.values()),
-                left=costs,
-                to_come=tuple(to_come),
-            )
-        )
-    return found
-
-
-def configs_left(studies: Sequence[Wanted], runs: Iterable[Recorded]) -> set[str]:
-    """Configs of which a run is left or to come: what others compute need not be counted."""
-    states = {run.key: run.state for run in runs}
-    return {
-        config
-        for study in studies
-        for config, seed in (*study.steps, *study.further)
-        if study.num_trials or states.get((config, seed), UNFINISHED[0]) in UNFINISHED
-    }
-
-
-def of_a_trial(study: Wanted, estimator: Estimator) -> Cost | None:
-    """What a run of the study cost so far, those that a search stopped early counted in; before any, its estimate."""
-    trained = [key for key, steps in study.steps.items() if steps]
-    ended = [estimator.runs[key] for key in trained if key in estimator.runs]
-    costs = [run.cost for run in ended if run.state in FINAL_STATES and run.state != "cancelled"]
-    costs = costs or [cost for key in trained if (cost := estimator.left(key, study.steps[key])) is not None]
-    if not costs:
-        return None
-    return Cost(mean(cost.cpu_seconds for cost in costs), mean(cost.gpu_seconds for cost in costs))
-
-
 # ---- showing ---------------------------------------------------------------------------------------------------------
-
-
-def hours(costs: Iterable[Cost | None], *, gpu: bool) -> str:
-    """The sum, `?` when nothing of it is known, `> 1.2 h` when only a part is."""
-    listed = list(costs)
-    known = [cost for cost in listed if cost is not None]
-    if listed and not known:
-        return "?"
-    value = sum(cost.gpu_seconds if gpu else cost.cpu_seconds for cost in known) / 3600
-    return f"{'> ' if len(known) < len(listed) else ''}{value:.2f} h"
 
 
 def as_table(plan: Sequence[Line]) -> Table:
@@ -221,8 +130,8 @@ def as_table(plan: Sequence[Line]) -> Table:
     for line in plan:
         numbers = [line.num_cells, len(line.runs), line.shared, len(line.done), line.running, len(line.left)]
         more = [str(len(line.to_come) or "·")] if has_more else []
-        costs = [*line.left.values(), *line.to_come]
-        table.add_row(escape(line.name), *map(str, numbers), *more, hours(costs, gpu=False), hours(costs, gpu=True))
+        of_both = (hours(line.costs, gpu=gpu) for gpu in (False, True))
+        table.add_row(escape(line.name), *map(str, numbers), *more, *of_both)
     if len(plan) > 1:
         runs = frozenset(key for line in plan for key in line.runs)
         done = frozenset(key for line in plan for key in line.done)
@@ -246,22 +155,35 @@ def as_table(plan: Sequence[Line]) -> Table:
 def check(engine: Engine | None, request: Request) -> Expansion:
     """Raises UserError for what a launch would refuse, also where the study's cells are registered or remembered."""
     check_machine(dict(word.removeprefix("runtime.").split("=", 1) for word in request.runtime))
-    expansion = expand_checked(request)
-    if engine is not None:
-        refuse_other_data(engine, expansion)
+    if engine is None:
+        return expand_checked(request, needs_files=False)
+    with engine.connect() as connection:
+        pairs = seen_data.holding([*seen_data.accepted(connection), *seen_data.typed(request.runtime)])
+    request = dataclasses.replace(request, runtime=seen_data.with_pairs(request.runtime, pairs))
+    expansion = expand_checked(request, needs_files=False)
+    refuse_other_data(engine, expansion)
     return expansion
 
 
 def looked_at(engine: Engine | None, request: Request, line: Line) -> Iterable[str]:
     """What its rows differ in. A study that has nothing left is only shown by a launch, and may lack its data here: its
-    options are those of the database.
+    options are those of the database, and its data is compared with what its runs saw only where it is here.
 
     Raises UserError for what a launch would refuse.
     """
-    if line.left or line.to_come or engine is None:
+    if line.left or line.to_come or engine is None or _has_data(engine, request):
         return compared(request, check(engine, request).cells)
     with engine.connect() as connection:
         return compared(request, stored_cells(connection, request))
+
+
+def _has_data(engine: Engine, request: Request) -> bool:
+    """Whether the files that the study's runs saw are where this command would have them read."""
+    with engine.connect() as connection:
+        request = settled(connection, request)
+        known = find_registered(connection, request, launch_hash(request, fingerprint()))
+        files = seen_data.files_of(connection, known.run_ids) if known is not None else []
+    return bool(files) and seen_data.is_here(request.runtime, files)
 
 
 def compared(request: Request, cells: Sequence[tuple[Cell, Mapping[str, Any]]]) -> Iterator[str]:
@@ -275,13 +197,22 @@ def compared(request: Request, cells: Sequence[tuple[Cell, Mapping[str, Any]]]) 
 
 
 def command(words: Sequence[str]) -> int:
-    arguments = cli.parse(words, OPTIONS, takes_overrides=True)
+    wrong = cli.Wrong()
+    arguments = cli.parse(words, OPTIONS, overrides=ROOTS, wrong=wrong)
     stem = arguments.text("study", "all")
-    requests = [Request.of(read(name), arguments) for name in (names() if stem == "all" else stem.split(","))]
+    if "study" in arguments.refused:
+        wrong.settle()
+    gpus, memory = 1, 80.0
+    with wrong.collected():
+        gpus = arguments.whole("gpus", gpus, least=1)
+    with wrong.collected():
+        memory = arguments.number("gpu_memory", memory, above=0)
+    found = [cli.asked_at_once(name, arguments, wrong) for name in (names() if stem == "all" else stem.split(","))]
+    cli.refuse_all(wrong, found if stem != "all" else [])
+    requests = [request for request in found if request is not None]
     if "gpu_memory" in arguments.values or "gpus" in arguments.values:
-        gpus, memory = arguments.whole("gpus", 1, least=1), arguments.number("gpu_memory", 80.0, above=0)
-        found = list(room.advice(requests, gpus=gpus, gpu_memory=memory))
-        cli.console().print(room.as_table(found, gpus=gpus, gpu_memory=memory))
+        advice = list(gpu_memory.advice(requests, gpus=gpus, gpu_memory=memory))
+        cli.console().print(gpu_memory.as_table(advice, gpus=gpus, gpu_memory=memory))
         return cli.OK
     core, engine = fingerprint(), None
     if cli.is_absent(arguments.text("db", cli.DEFAULT_DATABASE)):  # then everything is still to do

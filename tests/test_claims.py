@@ -1,53 +1,44 @@
-"""Intervals quoted in results/README.md are those of the tables and evaluations that the database gives."""
+"""What results/README.md says is what the committed tables and runs give, each number and verdict of its own cell.
+
+The same as `python -m analysis.report check_paper=results/README.md`.
+"""
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
 
-from analysis.render import format_estimate
-from analysis.stats import mean_interval
-from sweeps.db import Result, RunRow, open_database
+from analysis.tables import claims
+from analysis.tables.claim_check import Checker
+from sweeps.database.opening import open_database
 
 RESULTS = Path(__file__).parents[1] / "results"
-INTERVAL = re.compile(r"(\d+(?:\.\d+)?) ± (\d+(?:\.\d+)?)")
-
-
-def paragraphs() -> list[str]:
-    return re.split(r"\n(?=\*\*|\n|\|)", (RESULTS / "README.md").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def known() -> set[tuple[str, str]]:
-    """Every mean and half-width of the committed tables, and of the evaluations made later (`vos@davis/jf`)."""
-    text = "".join(path.read_text(encoding="utf-8") for path in (RESULTS / "tables").glob("*.md"))
+def page() -> claims.Page:
+    return claims.read(RESULTS / "README.md")
+
+
+@pytest.fixture
+def checker() -> Iterator[Checker]:
     engine = open_database(f"sqlite:///{RESULTS}/ablations.sqlite", read_only=True)
-    values: dict[tuple[int, str], list[float]] = defaultdict(list)
-    with engine.connect() as connection:
-        later = select(RunRow.config_id, Result.metric, Result.value).join(RunRow, RunRow.id == Result.run_id)
-        for config, metric, value in connection.execute(
-            later.where(Result.metric.like("%@%/%"), RunRow.state == "done")
-        ):
-            values[config, metric].append(value)
+    yield Checker(engine, RESULTS / "tables", RESULTS / "README.md")
     engine.dispose()
-    text += "".join(format_estimate(mean_interval(v), digits=1) + "\n" for v in values.values() if len(v) > 1)
-    return set(INTERVAL.findall(text))
 
 
-def test_every_quoted_interval_is_in_a_table(known: set[tuple[str, str]]) -> None:
-    wrong = [
-        f"{mean} ± {half} in: {paragraph[:60]}"
-        for paragraph in paragraphs()
-        for mean, half in INTERVAL.findall(paragraph)
-        if (mean, half) not in known
-    ]
-    assert not wrong, "results/README.md quotes intervals that no table has any more:\n" + "\n".join(wrong)
+def test_every_claim_is_what_its_table_has(page: claims.Page, checker: Checker) -> None:
+    wrong = checker.differences(page)
+    assert not wrong, "results/README.md says what the tables do not:\n" + "\n".join(wrong)
 
 
-def test_a_paragraph_with_an_interval_is_about_something() -> None:
-    quoted = [paragraph for paragraph in paragraphs() if INTERVAL.search(paragraph)]
-    assert quoted, "results/README.md quotes no interval: the check above would hold of anything"
+def test_every_study_with_a_verdict_is_told_of(page: claims.Page) -> None:
+    judged = {
+        path.stem
+        for path in (RESULTS / "tables").glob("*.csv")
+        if any(word in path.read_text(encoding="utf-8") for word in (",better,", ",worse,", ",undecided"))
+    }
+    told = {cell.study for claim in page.claims for cell in claim.cells}
+    assert judged - told == set(), "results/README.md tells nothing of these studies"

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from sweeps.series import Series, Steps, Values
+from sweeps.database.series import Series, Steps, Values
 
 LEFT, RIGHT, TOP, BOTTOM = 80, 508, 16, 224  # of the axes, in a drawing of 520 by 260
 NUM_POINTS = 72

@@ -10,12 +10,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis.theme import PALETTE
-from sweeps.cli import duration
-from sweeps.study import format_override
+from analysis.figures.theme import PALETTE
+from sweeps.console.tables import duration
+from sweeps.study.metric_words import metric_words
+from sweeps.study.overrides import format_override
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
-ASSETS = ("style.css", "script.js")
+TEMPLATES = Path(__file__).parent / "templates"
+ASSETS = ("style.css", "script.js", "explore.css", "explore.js")
+VENDOR = Path(__file__).parent / "vendor"
+LIBRARIES = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "tabulator.min.js", "tabulator.min.css")
 
 # What matplotlib draws in, and what stands for it in style.css, so that a figure follows the page's theme.
 _COLORS = {
@@ -55,11 +58,6 @@ def clock(seconds: float | None) -> str:
     return "–" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
-def splits(name: str) -> list[str]:
-    """`ridge/digit_top1` as `ridge/`, `digit_`, `top1`."""
-    return [part for part in re.split(r"(?<=[/_])", name) if part]
-
-
 def inline_svg(content: bytes, *, name: str, label: str) -> Markup:
     """A drawing of matplotlib's as part of a page: no prolog, ids of its own, colours of the page's theme.
 
@@ -73,12 +71,13 @@ def inline_svg(content: bytes, *, name: str, label: str) -> Markup:
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = _COLOR.sub(lambda found: _COLORS[found.group()], text)
     head, body = text.split(">", 1)
+    # Type of 8 points stays 9 pixels high: on a narrow screen a figure is moved along and not shrunk.
     box = re.search(r'viewBox="[\d. ]+"', head)
     assert box is not None
     width = float(box.group().split()[2])
-    opening = Markup('<svg class="figure" role="img" aria-label="{}" style="max-width:{:.0f}px" {}>').format(
-        label, width * 1.5, Markup(box.group())
-    )
+    opening = Markup(
+        '<svg class="figure" role="img" aria-label="{}" style="min-width:{:.0f}px;max-width:{:.0f}px" {}>'
+    ).format(label, width * 1.15, width * 1.5, Markup(box.group()))
     return opening + Markup(body.rstrip())
 
 
@@ -92,13 +91,14 @@ def environment() -> Environment:
         "number": number,
         "clock": clock,
         "duration": duration,
-        "splits": splits,
         "cost": cost,
         "about": about,
+        "words": metric_words,
     }
     return found
 
 
 def assets() -> dict[str, bytes]:
     """The files beside the pages."""
-    return {name: (TEMPLATES / name).read_bytes() for name in ASSETS}
+    ours = {name: (TEMPLATES / name).read_bytes() for name in ASSETS}
+    return ours | {f"vendor/{name}": (VENDOR / name).read_bytes() for name in LIBRARIES}

@@ -10,18 +10,21 @@ from typing import Any
 from jinja2 import Environment
 from sqlalchemy import Engine, select
 
-from analysis.agreement import FEWEST_ROWS, Comparison, compare, counted
-from analysis.agreement import Summary as Agreement
-from analysis.agreement_page import NOTES, with_interval
-from analysis.agreement_page import totals as agreement_totals
-from analysis.frame import Frame
-from analysis.site import runs, study_page
-from analysis.site.html import assets, environment, inline_svg
+from analysis.numbers.agreement import FEWEST_ROWS, Comparison, compare, counted
+from analysis.numbers.agreement import Summary as Agreement
+from analysis.numbers.frame import Frame
+from analysis.site import explorer, runs, study_page
+from analysis.site.groups import grouped
+from analysis.site.html import LIBRARIES, assets, environment, inline_svg
 from analysis.site.sheet import sheet
 from analysis.site.summary import Summary, not_launched, of_frame
-from analysis.tables import Table
-from sweeps.db import StudyRow
-from sweeps.offered import HERE, Place
+from analysis.tables.agreement_page import NOTES, by_chance, with_interval
+from analysis.tables.agreement_page import totals as agreement_totals
+from analysis.tables.parts import Table
+from sweeps.console.offered import HERE, Place
+from sweeps.database.tables import BROKEN, StudyRow
+from sweeps.progress import to_finish
+from sweeps.progress.to_finish import Recorded
 
 FOLDER = "report"  # under results_dir
 
@@ -47,17 +50,24 @@ class Site:
     def templates(self) -> Environment:
         return environment()
 
+    @cached_property
+    def recorded(self) -> list[Recorded]:
+        """All runs of the database, which every study's page needs for what is left of it."""
+        with self.engine.connect() as connection:
+            return to_finish.recorded(connection)
+
     def index_page(self, frames: Sequence[Frame], agreements: Sequence[Agreement]) -> bytes:
         """All studies: those of the database, then those that nobody has launched."""
-        specs = self._specs()
-        launched = [of_frame(frame, specs[frame.name], self.place) for frame in frames]
-        studies = launched + not_launched([frame.name for frame in frames], frames, self.place)
+        launched = self._summaries(frames)
+        studies = launched + not_launched([frame.name for frame in frames], self.place)
         compared = [one for agreement in agreements for one in agreement.comparisons]
         signs = [sign for agreement in agreements for sign in counted(agreement.comparisons)]
         return self._render(
             "index.html",
             root="",
             studies=studies,
+            groups=grouped(studies),
+            by_chance=by_chance(len(signs)),
             totals=totals(frames, studies),
             agreement={frame.name: [one for one in compared if one.study == frame.name] for frame in frames},
             num_signs=len(signs),
@@ -86,7 +96,7 @@ class Site:
             pages = runs.keys(connection, ids)
             groups, num_not_drawn = study_page.curve_groups(connection, frame)
         listed = study_page.listed_runs(frame, pages)
-        table = study_page.side_by_side(content.table)
+        table = study_page.side_by_side(content.table, frame)
         captions = {str(figure["name"]): study_page.caption(frame, figure) for figure in frame.study.figures}
         figures = [
             (
@@ -99,7 +109,7 @@ class Site:
         return self._render(
             "study.html",
             root="../",
-            summary=of_frame(frame, self._specs()[frame.name], self.place),
+            summary=self._summaries([frame])[0],
             table=table,
             rows=study_page.shown_rows(table, frame),
             comparisons=shown_comparisons(compare(frame)),
@@ -123,9 +133,24 @@ class Site:
         }
         return pages | {f"pictures/{key}.png": one.content for key, one in drawn.items()}
 
-    def _specs(self) -> dict[str, dict[str, Any]]:
+    def explorer_page(self) -> bytes:
+        return self._render("explore.html", root="", libraries=LIBRARIES)
+
+    def explorer_files(self, run_ids: Sequence[int]) -> dict[str, bytes]:
+        """The page, the columns of all runs, and the curves of these, by path."""
         with self.engine.connect() as connection:
-            return {row.name: row.spec for row in connection.execute(select(StudyRow.name, StudyRow.spec))}
+            return {
+                "explore.html": self.explorer_page(),
+                "explore/runs.js": explorer.read(connection).script(),
+            } | explorer.curves_of(connection, run_ids)
+
+    def _summaries(self, frames: Sequence[Frame]) -> list[Summary]:
+        names, recorded = [frame.name for frame in frames], self.recorded
+        with self.engine.connect() as connection:
+            specs = {row.name: row.spec for row in connection.execute(select(StudyRow.name, StudyRow.spec))}
+            lines, estimator = to_finish.of_database(connection, names, recorded)
+        basis = estimator.said() or "from recorded runs of the same options"
+        return [of_frame(frame, specs[frame.name], lines[frame.name], basis, self.place) for frame in frames]
 
     def _render(self, template: str, **values: Any) -> bytes:
         return self.templates.get_template(template).render(live=self.live, place=self.place, **values).encode()
@@ -152,7 +177,7 @@ def totals(frames: Sequence[Frame], studies: Sequence[Summary]) -> dict[str, Any
         "complete": sum(study.state == "complete" for study in studies),
         "studies": len(studies),
         "done": sum(state == "done" for state, _, _ in seen.values()),
-        "without": sum(state in ("failed", "diverged") for state, _, _ in seen.values()),
+        "without": sum(state in ("failed", *BROKEN) for state, _, _ in seen.values()),
         "cpu_seconds": sum(cpu for _, cpu, _ in seen.values()),
         "gpu_seconds": sum(gpu for _, _, gpu in seen.values()),
     }
@@ -169,9 +194,11 @@ def site_files(
     found = {f"{FOLDER}/index.html": site.index_page(frames, agreements)}
     found[f"{FOLDER}/agreement.html"] = site.agreement_page(agreements, agreement_images)
     found |= {f"{FOLDER}/{name}": content for name, content in assets().items()}
-    for content in contents:
-        ids = study_page.page_ids(content.frame)
+    pages = [study_page.page_ids(content.frame) for content in contents]
+    for ids in pages:
         found |= {f"{FOLDER}/{path}": page for path, page in site.run_pages(ids).items()}
+    drawn = sorted({run_id for ids in pages for run_id in ids})
+    found |= {f"{FOLDER}/{path}": content for path, content in site.explorer_files(drawn).items()}
     for content in contents:  # last: other processes may be drawing their figures
         found[f"{FOLDER}/studies/{content.frame.name}.html"] = site.study_page(content)
     return found

@@ -12,11 +12,13 @@ from sqlalchemy import Connection, and_, select
 
 from analysis.site.curves import Curve, Panel, panels
 from analysis.site.html import shown
-from sweeps import plateau, series
-from sweeps.collapse import shown_facts
-from sweeps.db import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow
-from sweeps.edited import Shown, label_of
-from sweeps.edited import shown as shown_studies
+from sweeps.answers import plateau
+from sweeps.answers.collapse import shown_facts
+from sweeps.cells.edited import Shown, label_of
+from sweeps.cells.edited import shown as shown_studies
+from sweeps.database import series
+from sweeps.database.tables import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow
+from sweeps.study.metric_words import metric_words
 
 PACKAGES = ("python", "torch", "torchvision", "timm", "numpy", "hydra-core")  # that make the numbers
 MOST_CURVES = 16  # on one run's page
@@ -267,7 +269,9 @@ def _curves(
     for metric in metrics:  # one at a time: many runs' curves together are large
         for (run_id, _), one in series.read_many(connection, run_ids, [metric]).items():
             resumes = [(a.n, int(a.resume_step)) for a in attempts.get(run_id, ()) if a.n > 1 and a.resume_step]
-            found.setdefault(run_id, []).extend(panels({metric: [Curve(one, 0, metric, resumes)]}))
+            found.setdefault(run_id, []).extend(
+                panels({metric_words(metric): [Curve(one, 0, metric_words(metric), resumes)]})
+            )
     return found
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 from sqlalchemy import Connection
 
-from analysis.pictures import Pixels, RunPictures, of_runs
-from analysis.sheets import at, masked, percent, rgb, spread
+from analysis.pictures.kept import Pixels, RunPictures, of_runs
+from analysis.pictures.sheets import at, masked, percent, rgb, spread
+from sweeps.console.tables import counted
 
 MOST_COLUMNS = 6
 GAP, GAP_COLOR = 2, 128
@@ -52,7 +53,7 @@ def _lines(run: RunPictures) -> tuple[list[list[Pixels]], str]:
         places = [(0, place * span) for place in spread(range(run.grid[0]), MOST_COLUMNS)]
     else:
         places = [(clip, 0) for clip in range(min(kept, MOST_COLUMNS))]
-    what = "a clip over time" if is_video else f"{len(places)} images"
+    what = "a clip over time" if is_video else counted(len(places), "image")
     lines = [[rgb(run.clips[clip, frame]) for clip, frame in places]]
     words = [what]
     contexts = run.contexts()[:2]

@@ -10,21 +10,22 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Connection, select
 
-from analysis.agreement import pairs
-from analysis.frame import Frame, records
-from analysis.render import cell_text, row_label
+from analysis.numbers.agreement import pairs
+from analysis.numbers.frame import Frame, records
 from analysis.site.curves import Curve, Panel, panels
-from analysis.tables import Cell, Column, Kind, Row, Table
-from sweeps import series
-from sweeps.db import Attempt
+from analysis.tables.parts import Cell, Column, Kind, Row, Table
+from analysis.tables.render import cell_text, row_label
+from sweeps.database import series
+from sweeps.database.tables import BROKEN, Attempt
 
 MOST_LISTED = 500  # runs in a study's list
 MOST_PAGES = 100  # runs of a study with a page of their own among the static files
 FEWER_PAGES = 40  # of a study that has more than that
 MOST_DRAWN = 72  # runs whose curves are on the study's page
 FEWEST_POINTS = 8
+MOST_BESIDE = 3  # printed columns between the main metric and the others
 SCHEDULES = ("lr", "weight_decay", "ema_decay", "samples_per_second")  # the same for every row; on a run's page
-_ORDER = {"failed": 0, "diverged": 0, "running": 1}  # listed first where not all can be
+_ORDER = {**dict.fromkeys(("failed", *BROKEN), 0), "running": 1}  # listed first where not all can be
 
 AGREES, OPPOSITE, OPEN = "agrees", "opposite", "open"
 
@@ -80,13 +81,21 @@ class CurveGroup:
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def side_by_side(table: Table) -> Table:
-    """The same table with the printed columns beside the main metric's, before the other metrics."""
+def side_by_side(table: Table, frame: Frame) -> Table:
+    """The same table with the printed columns beside the main metric's, before the other metrics.
+
+    Of more than `MOST_BESIDE` only those that ours is compared with, so that no metric is beyond the window's edge.
+    """
     kinds = [column.kind for column in table.columns]
     if Kind.difference not in kinds or any(column.col_key for column in table.columns if column.kind is Kind.value):
         return table  # a column's printed numbers stand beside it already
     main = kinds.index(Kind.difference) + 1
-    order = [*range(main), *(i for i in range(main, len(kinds)) if kinds[i] is Kind.printed)]
+    printed = [i for i in range(main, len(kinds)) if kinds[i] is Kind.printed]
+    if len(printed) > MOST_BESIDE:
+        compared = compared_columns(frame)
+        printed = [i for i in printed if table.columns[i].col_key in compared][:MOST_BESIDE]
+    order = [*range(main), *printed]
+    order += [i for i in range(main, len(kinds)) if kinds[i] is not Kind.printed]
     order += [i for i in range(len(kinds)) if i not in order]
     rows = tuple(replace(row, cells=tuple(row.cells[i] for i in order)) for row in table.rows)
     return replace(table, columns=tuple(table.columns[i] for i in order), rows=rows)
@@ -176,7 +185,7 @@ def _hint(ours: Cell | None, printed: float) -> tuple[str, str]:
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 READING = {
-    "line": "Lines: means over seeds, bands: their 95 % t-intervals",
+    "line": "Marks: means over seeds, whiskers (bands from six seeds on): their 95 % t-intervals",
     "scatter": "Marks: means over seeds, whiskers: their 95 % t-intervals",
     "bar": "Bars: means over seeds, whiskers: their 95 % t-intervals",
     "point": "Marks: means over seeds, whiskers: their 95 % t-intervals",
@@ -201,7 +210,7 @@ def caption(frame: Frame, figure: Mapping[str, Any]) -> str:
 
 
 def listed_ids(frame: Frame, most: int) -> list[int]:
-    """The runs to show where not all can be: those that failed or diverged, those that run, then the table's order."""
+    """The runs to show where not all can be: failed, diverged and collapsed ones, those that run, then the table's."""
     runs = frame.runs.dropna(subset="run_id").drop_duplicates("run_id")
     ranked = runs.assign(rank=runs["state"].map(_ORDER).fillna(2)).sort_values("rank", kind="stable")
     return [int(run_id) for run_id in ranked["run_id"].head(most)]

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from core.data.arrays import ArrayDataset, check_split
+from core.data.arrays import ArrayDataset, check_split, resized
 from core.types import Data, DataSpec
 
 
@@ -71,11 +70,8 @@ class _ArrayFiles(Data):
     def _resized(self, images: np.ndarray) -> np.ndarray:
         if self.size is None or images.shape[-2:] == (self.size, self.size):
             return np.ascontiguousarray(images)
-        small = [
-            F.interpolate(part.float(), size=(self.size, self.size), mode="bilinear", antialias=True)
-            for part in torch.split(torch.from_numpy(np.ascontiguousarray(images)), 1024)
-        ]
-        return torch.cat([part.round_().clamp_(0, 255).to(torch.uint8) for part in small]).numpy()
+        parts = torch.split(torch.from_numpy(np.ascontiguousarray(images)), 1024)
+        return torch.cat([resized(part, (self.size, self.size)) for part in parts]).numpy()
 
 
 def _statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

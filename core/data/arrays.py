@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from core.types import Batch, DataSpec
@@ -63,6 +64,12 @@ class ArrayDataset:
         for start in range(0, len(self._clips), 256):
             found.update(np.ascontiguousarray(self._clips[start : start + 256]).data)
         return found.hexdigest()
+
+
+def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 [N, C, H, W] at another height and width, antialiased."""
+    found = F.interpolate(pictures.float(), size=size, mode="bilinear", antialias=True)
+    return found.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def cache_key(facts: Any) -> str:

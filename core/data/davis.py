@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.data.arrays import cache_key, cached_folder, check_split
-from core.data.frame_pairs import file_facts, frame_size
+from core.data.flow.frame_pairs import file_facts, frame_size
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, named_faults, to_rgb
 from core.data.placing import require_mask_size
 from core.types import Batch, Data, DataError, DataSpec, TrackedVideo
@@ -76,15 +76,11 @@ class Davis(Data):
 
     def spec(self) -> DataSpec:
         known = {split: self.sequences(split) for split in SPLITS}
-        return DataSpec(
-            channels=3,
-            frames=self.frames,
-            height=self.size,
-            width=self.width or self.size,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            has_objects=any(len(sequence.known) > 1 for sequence in known["test"]),
-        )
+        return replace(self.shape(), has_objects=any(len(sequence.known) > 1 for sequence in known["test"]))
+
+    def shape(self) -> DataSpec:
+        width = self.width or self.size
+        return DataSpec(3, self.frames, self.size, width, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def sources(self) -> list[tuple[str, Path]]:
         return [

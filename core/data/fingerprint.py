@@ -2,7 +2,8 @@
 
 Two runs belong in one table only if they saw the same data, and a path does not say what is in it. Reading every file
 at every start would cost what decoding costs, so a file's digest is remembered in the cache beside its size and time,
-as git does: a second start asks for those only.
+as git does: a second start asks for those only. What all of them come to is remembered too, by what stands for their
+names, sizes and times.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from core.data.arrays import cache_key
+from core.data.listings.remembered import SETTLED_NS, kept_in
 from core.types import Data
 
 WHOLE = 256 * 2**20  # bytes: of a set up to this size every byte counts; of a larger one each file's size and samples
 SAMPLE = 64 * 2**10  # bytes of one sample: the start, two thirds between, the end
-_SETTLED_NS = 2 * 10**9  # a file written this short ago may change once more without another time
+_VERSION = 1  # raise it when the same files would have another fingerprint
 Known = dict[str, list[str]]  # path -> size and time, how it was read, digest
 
 
@@ -32,6 +34,21 @@ def fingerprint(data: Data, cache: Path) -> str | None:
 
     Raises ValueError where the data cannot be found, or naming runtime.cache where nothing can be written.
     """
+    with kept_in(cache):
+        now_ns, stamp = time.time_ns(), data.stamp()
+        if stamp is None:
+            return _made(data, cache)
+        remembered = cache / "fingerprints" / f"{cache_key([_VERSION, data.recipe, stamp.name])}.json"
+        if told := _read(remembered).get(stamp.name):
+            return told[0]
+        found = _made(data, cache)
+        if found is not None and stamp.newest_ns < now_ns - SETTLED_NS and data.stamp() == stamp:
+            _write(remembered, {stamp.name: [found]}, cache)
+        return found
+
+
+def _made(data: Data, cache: Path) -> str | None:
+    """The fingerprint from the files' digests."""
     sources = data.sources()
     if sources is None and not data.recipe:
         return None
@@ -60,7 +77,7 @@ def digests(files: Sequence[Path], cache: Path) -> list[str]:
     settled: Known = {
         name: [fact, digest]
         for name, fact, digest, (_, time_ns) in zip(names, facts, told, stats, strict=True)
-        if time_ns < now_ns - _SETTLED_NS
+        if time_ns < now_ns - SETTLED_NS
     }
     if settled != known and settled:
         _write(remembered, settled, cache)

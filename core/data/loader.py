@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol, cast
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from core.types import Batch, DataError, Dataset, generator_for
+
+MOST_WORKERS = 12  # that are chosen for a GPU: more read no faster from most disks
 
 
 @lru_cache(maxsize=4)
@@ -33,6 +36,28 @@ def step_indices(seed: int, step: int, *stream: str, batch_size: int, length: in
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
     ]
     return torch.cat(parts)
+
+
+def can_share(num: int, size: int) -> bool:
+    """Whether so many processes can each take as much of a batch of `num`, or as many of them each one of its samples,
+    so that the mean of their means is the batch's."""
+    return num % size == 0 or size % num == 0
+
+
+def part_of(num: int, rank: int, size: int) -> slice:
+    """What process `rank` takes of a batch of `num` that `can_share`."""
+    start = rank * num // size
+    return slice(start, start + max(1, num // size))
+
+
+def chosen_workers(asked: int, device: torch.device | None) -> int:
+    """How many processes decode what is not held in memory: as many as asked for. Where none are, for a GPU, which
+    would wait, its share of this machine's cores but one; on a CPU they would take what the training needs.
+    """
+    if asked or device is None or device.type != "cuda":
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, max(1, cores // max(1, torch.cuda.device_count()) - 1))
 
 
 class DrawnDataset(Protocol):
@@ -60,9 +85,10 @@ class StepLoader:
     ahead. The batches are the same for any number of workers and wherever the iteration starts.
 
     A run that reads two sets at once gives each a `stream` of its own, an order by another name. `option` is what
-    messages call the batch size.
+    messages call the batch size. With `may_repeat` there may be more processes than samples, each of which is then
+    given to as many processes as every other.
 
-    Raises ValueError if `batch_size` is not a multiple of `world_size`.
+    Raises ValueError if `batch_size` cannot be shared so.
     """
 
     def __init__(
@@ -79,15 +105,17 @@ class StepLoader:
         world_size: int = 1,
         stream: Sequence[str] = (),
         option: str = "optim.batch_size",
+        may_repeat: bool = False,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
+        if batch_size < 1 or (batch_size % world_size and not (may_repeat and can_share(batch_size, world_size))):
             raise ValueError(
-                f"{option} must be a positive multiple of the {world_size} processes it is shared by, got {batch_size}"
+                f"{option} must be a positive multiple {'or a divisor ' if may_repeat else ''}of the {world_size} "
+                f"processes it is shared by, got {batch_size}"
             )
         if num_workers < 0:
             raise ValueError(f"runtime.num_workers must be at least 0, got {num_workers}")
         assert 0 <= rank < world_size and start_step >= 0, (rank, world_size, start_step)
-        assert batch_size % repeats == 0, "core.config refuses repeats that do not divide the batch"
+        assert batch_size % repeats == 0, "core.configuring.config refuses repeats that do not divide the batch"
         self.steps = range(start_step + 1, num_steps + 1)
         self._num_workers = num_workers if getattr(dataset, "is_lazy", False) else 0
         self._batches = _Batches(dataset, seed, batch_size, repeats, rank, world_size, tuple(stream))
@@ -135,7 +163,7 @@ class _Batches(TorchDataset[Batch]):
     ) -> None:
         self._stream = stream
         self._dataset, self._seed, self._batch_size, self._repeats = dataset, seed, batch_size, repeats
-        self._part = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self._part = part_of(batch_size, rank, world_size)
 
     def __getitem__(self, step: int) -> Batch:
         num_samples = self._batch_size // self._repeats

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -115,14 +117,14 @@ def squared(image: Image.Image, size: int, crop: float) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
 
 
-def read_picture(path: Path, size: int, crop: float) -> np.ndarray:
+def read_picture(path: Path | BytesIO, size: int, crop: float) -> np.ndarray:
     """[3, size, size] uint8. Raises OSError or SyntaxError, among others, when the file is not a whole image."""
     with Image.open(path) as image:
         image.draft("RGB", (2 * round(size / crop), 2 * round(size / crop)))  # JPEG: decode at a half, quarter, eighth
         return squared(to_rgb(image), size, crop)
 
 
-def read_or_reason(path: Path, size: int, crop: float) -> np.ndarray | str:
+def read_or_reason(path: Path | BytesIO, size: int, crop: float) -> np.ndarray | str:
     """The picture, or why it cannot be read."""
     try:
         return read_picture(path, size, crop)
@@ -132,8 +134,9 @@ def read_or_reason(path: Path, size: int, crop: float) -> np.ndarray | str:
         return f"{type(error).__name__}: {error}"
 
 
-def read_all(paths: Sequence[Path], size: int, crop: float) -> Iterator[np.ndarray | str]:
-    """`read_or_reason` of each path, in order, by a few threads (decoding releases the interpreter lock)."""
+def read_all(files: Iterable[Path | BytesIO], size: int, crop: float) -> Iterator[np.ndarray | str]:
+    """`read_or_reason` of each file, in order, by a few threads (decoding releases the interpreter lock)."""
+    pending = iter(files)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for first in range(0, len(paths), 512):  # in pieces: what waits to be taken is held in memory
-            yield from pool.map(lambda path: read_or_reason(path, size, crop), paths[first : first + 512])
+        while part := list(itertools.islice(pending, 512)):  # in pieces: what waits to be taken is held in memory
+            yield from pool.map(lambda file: read_or_reason(file, size, crop), part)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.data import split_folders
 from core.data.arrays import cache_key, cached_folder, check_split
-from core.data.frame_pairs import file_facts, folder_in, folder_of, frame_size, read_frame
+from core.data.flow.frame_pairs import file_facts, folder_in, folder_of, frame_size, read_frame
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, named_faults
 from core.data.placing import Fit, placing, require_mask_size, to_nearest
 from core.types import Batch, Data, DataError, DataSpec
@@ -62,6 +62,9 @@ class Segmented(Data):
     def spec(self) -> DataSpec:
         self.entries("train")
         self.entries("test")  # a missing split is better known before training than after
+        return self._spec()
+
+    def shape(self) -> DataSpec:
         return self._spec()
 
     def _spec(self) -> DataSpec:

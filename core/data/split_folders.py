@@ -118,30 +118,38 @@ def _folder_names(root: Path) -> list[str]:
 # ---- links -------------------------------------------------------------------------------------------------------
 
 
-def walk(root: Path) -> list[Path]:
+def walk(root: Path, seen_in: Callable[[Path], None] = lambda folder: None) -> list[Path]:
     """Every file below `root` that is not hidden, sorted, links to folders followed, each folder once.
 
     A folder below `root` keeps its own name beside links to it. Of several links to a folder elsewhere the nearest to
     `root` is followed, the first by name of these. A link to a folder that holds `root` is not followed, so there is no
-    loop; one to nothing is a file, for the reader to name. Raises DataError for a folder that may not be listed.
+    loop; one to nothing is a file, for the reader to name. `seen_in` is told of each folder before it is listed. Raises
+    DataError for a folder that may not be listed.
     """
     found: list[Path] = []
     links: list[tuple[int, Path]] = []  # a heap: depth, link
     seen = {_identity(folder) for folder in (root, *root.resolve().parents)}
-    _walk(root, seen, found, links)
+    _walk(root, seen, found, links, seen_in)
     while links:
         _, link = heapq.heappop(links)
         if (identity := _identity(link)) not in seen:
             seen.add(identity)
-            _walk(link, seen, found, links)
+            _walk(link, seen, found, links, seen_in)
     return sorted(found)
 
 
-def _walk(start: Path, seen: set[tuple[int, int]], found: list[Path], links: list[tuple[int, Path]]) -> None:
+def _walk(
+    start: Path,
+    seen: set[tuple[int, int]],
+    found: list[Path],
+    links: list[tuple[int, Path]],
+    seen_in: Callable[[Path], None],
+) -> None:
     """Add the files of `start` and of its real folders to `found`, and its links to folders to `links`."""
     waiting = [start]
     while waiting:
         folder = waiting.pop()
+        seen_in(folder)
         try:
             with os.scandir(folder) as listed:
                 items = [item for item in listed if not item.name.startswith(".")]

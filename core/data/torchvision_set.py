@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 from collections.abc import Sequence
@@ -62,9 +63,10 @@ class Torchvision(Data):
 
     def spec(self) -> DataSpec:
         pairs, _ = self._open("train")
-        return DataSpec(
-            3, 1, self.size, self.size, {self.label: _num_classes(pairs)}, mean=IMAGENET_MEAN, std=IMAGENET_STD
-        )
+        return dataclasses.replace(self.shape(), classes={self.label: _num_classes(pairs)})
+
+    def shape(self) -> DataSpec:
+        return DataSpec(3, 1, self.size, self.size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def load(self, split: str, cache: Path) -> ArrayDataset | LazyPairs:
         check_split(split)

@@ -28,16 +28,16 @@ A new evaluation is one file and one line in `EVALS`.
 from core.evals.attentive import Attentive
 from core.evals.collapse import Collapse
 from core.evals.detect import Detect
-from core.evals.detect_tuned import DetectTuned
-from core.evals.features import FrozenFeatures
-from core.evals.finetune import FineTune
 from core.evals.flow import Flow
+from core.evals.frozen.features import FrozenFeatures
 from core.evals.knn import Knn
 from core.evals.linear import Linear
 from core.evals.low_shot import LowShot
 from core.evals.ridge import Quadrants, Ridge
 from core.evals.seg import Segment
-from core.evals.seg_tuned import SegmentTuned
+from core.evals.tuned.detect_tuned import DetectTuned
+from core.evals.tuned.finetune import FineTune
+from core.evals.tuned.seg_tuned import SegmentTuned
 from core.evals.vissl import Vissl
 from core.evals.vos import Vos
 from core.types import Evaluation

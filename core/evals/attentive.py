@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.attention_grid import Layout, Probes, train
-from core.evals.clips import plan
-from core.evals.samples import (
+from core.evals.frozen.clips import plan
+from core.evals.frozen.samples import (
     check_classes,
     check_layers,
     check_test,
@@ -29,6 +28,7 @@ from core.evals.samples import (
     top1,
     top1_names,
 )
+from core.evals.grids.attention_grid import Layout, Probes, train
 from core.types import DataSpec, Encoder, Evaluation, Features, Sampling, Tokens, generator_for
 
 
@@ -48,7 +48,7 @@ class Attentive(Evaluation):
 
     `clips` of a video are read together: their tokens are concatenated before the probe. `temporal_views` and
     `spatial_views` are read one by one: in training each is a sample, in testing their class probabilities are
-    averaged. The clips are cut as `core.evals.clips.plan` says, each from the middle of its share of the video.
+    averaged. The clips are cut as `core.evals.frozen.clips.plan` says, each from the middle of its share of the video.
 
     Ties between settings go to the lower cross-entropy on the held-out videos; one that diverged is never chosen.
     Arithmetic is bfloat16 where the tokens are, that is where the encoder ran in it.

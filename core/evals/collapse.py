@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core.evals.samples import check_layers
+from core.evals.frozen.samples import check_layers
 from core.types import DataSpec, Encoder, Evaluation, Features
 
 
@@ -45,7 +45,7 @@ class Spread(NamedTuple):
 # In the 313 committed runs whose untrained encoder is recorded, masked prediction keeps both shares above 1; a flow
 # estimator alone, whose features no loss keeps apart, leaves 0.12 of the rank and 0.2 of the std, and of 126 runs that
 # learn flow and content together three leave 0.17 to 0.25 of the rank, the others 0.3 and more. I-JEPA without a moving
-# average leaves 0.2 and 0.35 after 40 steps (tests/core/test_trainer.py).
+# average leaves 0.2 and 0.35 after 40 steps (tests/core/running/test_trainer.py).
 COLLAPSED_SHARE = 0.25  # of the untrained encoder's std, or of its RankMe above 1, below which features collapsed
 SAME_SHARE = 0.05  # both shares this near to 1: training left no trace in what the features tell apart
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core.evals.clips import plan
-from core.evals.samples import check_layers, check_train, subset
+from core.evals.frozen.clips import plan
+from core.evals.frozen.samples import check_layers, check_train, subset
 from core.types import Dataset, DataSpec, Encoder, Evaluation, Features, Grid, Regions, Sampling, generator_for
 
 CHUNK = 256  # clips whose tokens are in float32 at once

@@ -10,8 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.pooling import PooledEvaluation, check_pool
-from core.evals.samples import Samples, check_classes, check_layers, test_samples, top1, top1_names, train_samples
+from core.evals.frozen.pooling import PooledEvaluation, check_pool
+from core.evals.frozen.samples import (
+    Samples,
+    check_classes,
+    check_layers,
+    placed,
+    test_samples,
+    top1,
+    top1_names,
+    train_samples,
+)
 from core.types import DataSpec, Encoder, Features, Pooling
 
 SMALLEST = 1e-6  # share of the largest component's variance: a float32 or bfloat16 encoder's rounding is below
@@ -97,6 +106,8 @@ class Knn(PooledEvaluation):
             train = train_samples(features, label, self.num_layers, self.pool)
             self._check_k(len(train.labels), label)
             test = test_samples(features, label, self.num_layers, self.pool)
+            train = placed(train, features.device)
+            test = test.to(train.features.device)
             if self.whiten:
                 change = whitening(train.features)
                 train, test = (part._replace(features=change(part.features)) for part in (train, test))

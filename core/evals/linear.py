@@ -13,18 +13,19 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.linear_grid import Head, scores_of, train_heads
-from core.evals.pooling import PooledEvaluation, check_pool
-from core.evals.samples import (
+from core.evals.frozen.pooling import PooledEvaluation, check_pool
+from core.evals.frozen.samples import (
     Samples,
     check_classes,
     check_layers,
     hold_out,
+    placed,
     test_samples,
     top1,
     top1_names,
     train_samples,
 )
+from core.evals.grids.linear_grid import Head, scores_of, train_heads
 from core.types import DataSpec, Encoder, Features, Pooling, generator_for
 
 
@@ -80,7 +81,7 @@ class Linear(PooledEvaluation):
         results = {}
         for label in features.spec.classes:
             head = self.choose(features, label, seed)
-            test = test_samples(features, label, self.num_layers, self.pool)
+            test = test_samples(features, label, self.num_layers, self.pool).to(head.weight.device)
             results[f"linear/{label}_top1"] = top1(head(test.features), test.labels)
         return results
 
@@ -92,8 +93,9 @@ class Linear(PooledEvaluation):
         train = train_samples(features, label, self.num_layers, self.pool)
         generator = generator_for(seed, "linear", label, "heldout")
         fit, heldout = hold_out(train.labels, self.heldout, generator, key="evals.linear.heldout")
+        given = placed(Samples(train.features[fit], train.labels[fit]), features.device)
         heads = train_heads(
-            Samples(train.features[fit], train.labels[fit]),
+            given,
             features.spec.classes[label],
             settings=list(itertools.product(self.lrs, self.weight_decays)),
             epochs=self.epochs,
@@ -102,8 +104,9 @@ class Linear(PooledEvaluation):
             seed=seed,
             purpose=label,
         )
-        truth, quality = train.labels[heldout], dict[int, tuple[float, float]]()
-        for index, scores in enumerate(scores_of(heads, train.features[heldout])):
+        unseen, truth = Samples(train.features[heldout], train.labels[heldout]).to(given.features.device)
+        quality = dict[int, tuple[float, float]]()
+        for index, scores in enumerate(scores_of(heads, unseen)):
             if scores.isfinite().all():
                 quality[index] = (top1(scores, truth), -F.cross_entropy(scores, truth).item())
         if not quality:

@@ -16,18 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.pooling import PooledEvaluation, check_pool
-from core.evals.ridge import RidgeHead, Standardiser, fit_ridge, standardiser
-from core.evals.samples import (
+from core.evals.frozen.pooling import PooledEvaluation, check_pool
+from core.evals.frozen.samples import (
     Samples,
     check_classes,
     check_layers,
     draw_per_class,
+    placed,
     test_samples,
     top1,
     top1_names,
     train_samples,
 )
+from core.evals.ridge import RidgeHead, Standardiser, fit_ridge, standardiser
 from core.types import DataSpec, Encoder, Features, Pooling, generator_for
 
 
@@ -54,9 +55,9 @@ def fit_logistic(standardise: Standardiser, samples: Samples, num_classes: int, 
     """
     x = F.pad(standardise(samples.features), (0, 1), value=1.0)  # [N, D + 1]: the last feature carries the bias
     truth = F.one_hot(samples.labels, num_classes).double()
-    penalty = torch.full((x.shape[1], 1), alpha, dtype=x.dtype)
+    penalty = x.new_full((x.shape[1], 1), alpha)
     penalty[-1] = 0
-    weight = torch.zeros(x.shape[1], num_classes, dtype=x.dtype)
+    weight = x.new_zeros(x.shape[1], num_classes)
     solver = torch.optim.LBFGS([weight], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -114,11 +115,12 @@ class LowShot(PooledEvaluation):
         for label, num_classes in features.spec.classes.items():
             train = train_samples(features, label, self.num_layers, self.pool)
             test = test_samples(features, label, self.num_layers, self.pool)
-            standardise = standardiser(train.features)
-            num_drawn = self._num_drawn(train.labels, label, num_classes)
+            num_drawn, labels = self._num_drawn(train.labels, label, num_classes), train.labels
+            train = placed(train, features.device)
+            test, standardise = test.to(train.features.device), standardiser(train.features)
             draws = []
             for draw in range(self.num_draws):
-                given, _ = draw_per_class(train.labels, num_drawn, generator_for(seed, "low_shot", label, draw))
+                given, _ = draw_per_class(labels, num_drawn, generator_for(seed, "low_shot", label, draw))
                 few = Samples(train.features[given], train.labels[given])
                 draws.append(top1(self._fit(standardise, few, num_classes)(test.features), test.labels))
             results[f"low_shot/{label}_top1"] = mean(draws)

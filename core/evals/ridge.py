@@ -13,12 +13,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from core.evals.pooling import PooledEvaluation, check_pool
-from core.evals.samples import (
+from core.evals.frozen.pooling import PooledEvaluation, check_pool
+from core.evals.frozen.samples import (
     Samples,
     check_classes,
     check_layers,
     hold_out,
+    placed,
     test_samples,
     top1,
     top1_names,
@@ -73,7 +74,7 @@ def fit_ridge(
     gram, right = (x.T @ x, x.T @ y) if is_tall else (x @ x.T, y)
     heads = []
     for alpha in alphas:
-        factor = torch.linalg.cholesky(gram + alpha * torch.eye(len(gram), dtype=gram.dtype))
+        factor = torch.linalg.cholesky(gram + alpha * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
         solution = torch.cholesky_solve(right, factor)
         weight = solution if is_tall else x.T @ solution
         heads.append(RidgeHead(standardise, weight, y_mean - x_mean @ weight))
@@ -121,28 +122,29 @@ class Ridge(PooledEvaluation):
         results = {}
         for label in features.spec.classes:
             head = self.fit(features, label, seed)
-            test = test_samples(features, label, self.num_layers, self.pool)
+            test = test_samples(features, label, self.num_layers, self.pool).to(head.weight.device)
             results[f"{self.name}/{label}_top1"] = top1(head(test.features), test.labels)
         return results
 
     def fit(self, features: Features, label: str, seed: int) -> RidgeHead:
         """The head for `label`; reads the train split only."""
         train, num_classes = train_samples(features, label, self.num_layers, self.pool), features.spec.classes[label]
-        alpha = self._choose(train, num_classes, label, seed)
+        alpha = self._choose(train, num_classes, label, seed, features.device)
+        train = placed(train, features.device)
         return fit_ridge(standardiser(train.features), train, num_classes, [alpha])[0]
 
-    def _choose(self, train: Samples, num_classes: int, label: str, seed: int) -> float:
+    def _choose(self, train: Samples, num_classes: int, label: str, seed: int, device: torch.device) -> float:
         if len(self.alphas) == 1:
             return self.alphas[0]
         generator = generator_for(seed, "ridge", label)
         fit, heldout = hold_out(train.labels, self.heldout, generator, key=f"evals.{self.name}.heldout")
-        part = Samples(train.features[fit], train.labels[fit])
+        part = placed(Samples(train.features[fit], train.labels[fit]), device)
         heads = fit_ridge(standardiser(part.features), part, num_classes, self.alphas)
-        truth = train.labels[heldout]
+        unseen, truth = Samples(train.features[heldout], train.labels[heldout]).to(part.features.device)
         signs = 2.0 * torch.nn.functional.one_hot(truth, num_classes) - 1
 
         def quality(index: int) -> tuple[float, float]:
-            scores = heads[index](train.features[heldout])
+            scores = heads[index](unseen)
             return top1(scores, truth), -(scores - signs).square().mean().item()
 
         return self.alphas[max(range(len(heads)), key=quality)]

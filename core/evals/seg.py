@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.evals.maps import check_level, check_pixels
+from core.evals.frozen.maps import check_level, check_pixels
 from core.types import Dataset, DataSpec, Encoder, Evaluation, Features, generator_for
 
 

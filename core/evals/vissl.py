@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.linear_grid import Head, Optimizer, scores_of, steps, train_heads
-from core.evals.pooling import PooledEvaluation, check_pool
-from core.evals.samples import (
+from core.evals.frozen.pooling import PooledEvaluation, check_pool
+from core.evals.frozen.samples import (
     Samples,
     check_classes,
     check_heldout,
@@ -30,7 +29,8 @@ from core.evals.samples import (
     top1,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Features, Look, Pooling, generator_for
+from core.evals.grids.linear_grid import Head, scores_of, steps, train_heads
+from core.types import DataSpec, Encoder, Features, Look, Optimizer, Pooling, generator_for, refuse_others, takes
 
 
 class Amount(NamedTuple):
@@ -83,7 +83,7 @@ class Vissl(PooledEvaluation):
 
     layers: list[int] = field(default_factory=lambda: [1, 4])  # numbers of last blocks whose features are tried
     batch_norm: list[bool] = field(default_factory=lambda: [False, True])  # of the features, without scale and shift
-    optimizer: Optimizer = Optimizer.lars
+    optimizer: Optimizer = field(default=Optimizer.lars, metadata=takes(Optimizer.lars, Optimizer.sgd))
     lrs: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.001])
     weight_decays: list[float] = field(default_factory=lambda: [0.0005, 0.0])
     epochs: int = 50
@@ -101,6 +101,8 @@ class Vissl(PooledEvaluation):
     pool: Pooling = Pooling.mean  # features are the means of these parts of a clip, concatenated, or its class token
 
     def __post_init__(self) -> None:
+        refuse_others(self, "evals.vissl")
+
         def require(holds: bool, name: str, allowed: str) -> None:
             if not holds:
                 raise ValueError(f"evals.vissl.{name} must be {allowed}, got {getattr(self, name)}")

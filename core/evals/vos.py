@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.evals.contours import contour_overlap, region_overlap
-from core.evals.maps import check_level, check_stride
+from core.evals.frozen.maps import check_level, check_stride
 from core.evals.propagation import propagated
 from core.types import DataSpec, Encoder, Evaluation, Features, TrackedVideo
 

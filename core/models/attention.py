@@ -57,7 +57,8 @@ def attend(
     if qkv.device.type == "cpu" and qkv.requires_grad:
         mixed = explicit_attention(q, k, v, attn_mask)
     else:
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        mask = None if attn_mask is None else attn_mask.to(q.dtype)  # of the residual stream's type
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return mixed.transpose(1, 2).reshape(b, n - skip, d // 3)
 
 

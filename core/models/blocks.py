@@ -222,6 +222,8 @@ def initialise(module: nn.Module, scheme: Init, generator: Generator) -> None:
     by depth is overwritten in the released code. vjepa: the same, with mask tokens of zeros in a predictor. mae: Xavier
     uniform. Biases are zero in all.
     """
+    if all(parameter.is_meta for parameter in module.parameters()):  # they have no content
+        return
     for child in module.modules():
         if isinstance(child, nn.LayerNorm):
             nn.init.ones_(child.weight)

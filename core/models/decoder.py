@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from core.models.attention import key_mask
 from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear
 from core.models.narrow import check_widths
-from core.models.positions import Position, Positions
+from core.models.positions import Position, Positions, stream_type
 from core.types import EncoderModule, Predictor, PredictorModule, View
 
 
@@ -20,6 +20,8 @@ class Decoder(Predictor):
 
     A patch in neither the context nor the target also takes part as a mask token, so that the sequence always covers
     the grid. With `dense_encoder` the encoder has already seen mask tokens, and none are added here.
+
+    Not as MAE's released code: the mask token is not decayed (nor is VideoMAE's), see `core.optim.make_adamw`.
 
     Source: MAE (He et al., 2021, arXiv:2111.06377), section 3; MAE-ST (Feichtenhofer et al., 2022,
     arXiv:2205.09113), section 4 (`position=learned`) and table 1 (`dense_encoder`).
@@ -67,18 +69,19 @@ class TokenDecoder(PredictorModule):
         order, and the last block, the norm and the head then run on the targets as one slice.
         """
         x = self.embed(tokens)
+        stream = stream_type(x)
         prefix, patches = x[:, : self.num_prefix], x[:, self.num_prefix :]
         others, valid = self._others(view)
         seen = view.context if others is None else torch.cat([view.context, others], dim=1)
         blank = torch.cat([view.target] if others is None else [others, view.target], dim=1)
         if self.mask_token is None:
             order = torch.cat([view.context, blank], dim=1)
-            patches = patches.gather(1, order[..., None].expand(-1, -1, x.shape[-1])) + self.positions(order, x.dtype)
+            patches = patches.gather(1, order[..., None].expand(-1, -1, x.shape[-1])) + self.positions(order, stream)
         else:
             patches = torch.cat(
                 [
-                    patches + self.positions(view.context, x.dtype),
-                    self.mask_token.to(x.dtype) + self.positions(blank, x.dtype),
+                    patches + self.positions(view.context, stream),
+                    self.mask_token.to(stream) + self.positions(blank, stream),
                 ],
                 dim=1,
             )

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from core.models.attention import key_mask
 from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear
-from core.models.positions import Position, Positions
+from core.models.positions import Position, Positions, stream_type
 from core.types import EncoderModule, Predictor, PredictorModule, View, truncated_normal_
 
 
@@ -77,11 +77,12 @@ class NarrowPredictor(PredictorModule):
         """[prefix, context, target] tokens, and how many come before the target."""
         context = self.embed(tokens)
         repeats = view.context.shape[0] // context.shape[0]
-        positions = self.positions(view.context[: context.shape[0]], context.dtype)
+        stream = stream_type(context)
+        positions = self.positions(view.context[: context.shape[0]], stream)
         if self.num_prefix:
             positions = nn.functional.pad(positions, (0, 0, self.num_prefix, 0))
         context = (context + positions).repeat(repeats, 1, 1) if repeats > 1 else context + positions
-        target = self.mask_token[view.kind].to(context.dtype) + self.positions(view.target, context.dtype)
+        target = self.mask_token[view.kind].to(stream) + self.positions(view.target, stream)
         return torch.cat([context, target], dim=1), context.shape[1]
 
 

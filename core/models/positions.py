@@ -22,6 +22,12 @@ class Position(Enum):
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, [N, d] or [B, 1, N, d]
 
 
+def stream_type(x: Tensor) -> torch.dtype:
+    """What positions and residuals are added to `x` in: float32 on a GPU whatever autocast makes of the products, as in
+    the released code of MAE, I-JEPA and V-JEPA; on a CPU the type of `x`, whose kernels keep to one."""
+    return torch.float32 if x.device.type == "cuda" else x.dtype
+
+
 def sincos(grid: Grid, width: int) -> Tensor:
     """Fixed sin-cos positions of every patch, [N, width] float32.
 

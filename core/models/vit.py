@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from core.models.attention import key_mask
 from core.models.blocks import Blocks, Init, LayerNorm, initialise, make_linear, seed_drop_path
-from core.models.positions import Position, Positions
+from core.models.positions import Position, Positions, stream_type
 from core.types import Calls, DataSpec, Encoder, EncoderModule, Grid
 
 
@@ -141,7 +141,8 @@ class VisionTransformer(EncoderModule):
             assert keep is None and self.mask_token is not None
             is_hidden = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device).scatter(1, hidden, True)
             x = torch.where(is_hidden[..., None], self.mask_token.to(x.dtype), x)
-        x = x + self.positions(keep, x.dtype)
+        stream = stream_type(x)
+        x = (x + self.positions(keep, stream)).to(stream)
         if self.class_token is not None:
             prefix = self.positions.of_prefix(self.class_token).to(x.dtype)
             x = torch.cat([prefix.expand(x.shape[0], -1, -1), x], dim=1)

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from core.objectives import flow_losses
 from core.objectives.flow_estimator import FlowEstimator, Shape
+from core.objectives.gathered import num_processes
 from core.objectives.warp import resize_flow, visible, warp
 from core.types import (
     DataSpec,
@@ -192,16 +193,29 @@ class FlowTask(nn.Module):
         return resize_flow(flows[-1], height, width)
 
     def _var_cov(self, pyramid: Sequence[Tensor]) -> dict[str, Tensor]:
-        parts: dict[str, Tensor] = {"var_cov": torch.zeros((), device=pyramid[0].device)}
+        parts: dict[str, Tensor] = {}
+        sums = []
+        repeats = max(1, num_processes() // self.options.flow_batch)  # of each pair, where they are fewer
         for name, measure, coeffs in (
             ("variance", flow_losses.variance, self.var_coeffs),
             ("covariance", flow_losses.covariance, self.cov_coeffs),
         ):
-            used = [(coeff, measure(level)) for coeff, level in zip(coeffs, pyramid, strict=False) if coeff]
+            used = [
+                (coeff, measure(level, repeats=repeats)) for coeff, level in zip(coeffs, pyramid, strict=False) if coeff
+            ]
             if used:
-                parts["var_cov"] = parts["var_cov"] + sum(coeff * value for coeff, value in used)
+                sums.append((1.0, flow_losses.weighted_sum(used, pyramid[0].device)))
                 parts[name] = torch.stack([value for _, value in used]).mean().detach()
-        return parts
+        return {"var_cov": flow_losses.weighted_sum(sums, pyramid[0].device)} | parts
+
+    def terms(self, losses: Mapping[str, Tensor], balance: float = 1.0) -> list[tuple[float, Tensor]]:
+        """What is minimised of `losses`, with its weights: nothing that is zero whatever the pyramid is like."""
+        options = self.options
+        terms = [(1.0, losses["var_cov"])] if any(self.var_coeffs) or any(self.cov_coeffs) else []
+        single = (options.regression_coeff, options.reconstruction_coeff, options.smooth_coeff, options.cycle_coeff)
+        if "flow" in losses and any(single):
+            terms.append((balance, losses["flow"]))
+        return terms
 
     def _flow(self, pyramid: Sequence[Tensor], pairs: Tensor) -> dict[str, Tensor]:
         options, (height, width) = self.options, pairs.shape[-2:]
@@ -211,7 +225,7 @@ class FlowTask(nn.Module):
         scales = [height / level.shape[-2] for level in near]
         flows = self.estimator(near, far, scales)
         image = self._pixels(pairs.transpose(1, 2).transpose(0, 1).flatten(0, 1))
-        total = torch.zeros((), device=pairs.device)
+        terms: list[tuple[float, Tensor]] = []
         parts: dict[str, Tensor] = {}
         with full_precision(pairs):
             if options.regression_coeff:
@@ -220,7 +234,7 @@ class FlowTask(nn.Module):
                     for x, y, flow in zip(near, far, flows, strict=True)
                 ]
                 parts["regression"] = self._weighted(each)
-                total = total + options.regression_coeff * parts["regression"]
+                terms.append((options.regression_coeff, parts["regression"]))
             final = resize_flow(flows[-1], height, width)
             if options.reconstruction_coeff:
                 parts["reconstruction"] = self._reconstruction(image, final)
@@ -229,14 +243,15 @@ class FlowTask(nn.Module):
                         self._reconstruction(F.interpolate(image, flow.shape[-2:], mode="area"), flow) for flow in flows
                     ]
                     parts["reconstruction"] = parts["reconstruction"] + self._weighted(each)
-                total = total + options.reconstruction_coeff * parts["reconstruction"]
+                terms.append((options.reconstruction_coeff, parts["reconstruction"]))
             if options.smooth_coeff:
                 parts["smoothness"] = flow_losses.smoothness(final, image, options.smooth_edge)
-                total = total + options.smooth_coeff * parts["smoothness"]
+                terms.append((options.smooth_coeff, parts["smoothness"]))
             if options.cycle_coeff:
                 each = [flow_losses.cycle(x, flow, exchange(flow)) for x, flow in zip(near, flows, strict=True)]
                 parts["cycle"] = self._weighted(each)
-                total = total + options.cycle_coeff * parts["cycle"]
+                terms.append((options.cycle_coeff, parts["cycle"]))
+            total = flow_losses.weighted_sum(terms, pairs.device)
         return {"flow": total} | {name: value.detach() for name, value in parts.items()}
 
     def _reconstruction(self, image: Tensor, flow: Tensor) -> Tensor:
@@ -311,7 +326,7 @@ class FlowLearner(Learner):
     ) -> dict[str, Tensor]:
         assert pairs is not None, "the trainer gives pairs to objectives that ask for them"
         losses = self.task.losses(self.encoder, pairs, with_flow=not self._is_warming_up)
-        loss = losses["var_cov"] + losses["flow"] if "flow" in losses else losses["var_cov"]
+        loss = flow_losses.weighted_sum(self.task.terms(losses), clips.device)
         return {"loss": loss} | {name: value.detach() for name, value in losses.items()}
 
     def flow(self, pairs: Tensor) -> Tensor:

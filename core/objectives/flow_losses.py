@@ -8,6 +8,9 @@ the first; each pair is used in both directions, which makes the two the same.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,16 +40,26 @@ def reconstruction(
     2016, arXiv:1609.03677), which unsupervised flow uses.
     """
     gap = image - warped
-    total = torch.zeros((), device=image.device)
+    terms = []
     if l1:
-        total = total + l1 * masked_mean(gap.abs(), seen)
+        terms.append((l1, masked_mean(gap.abs(), seen)))
     if l2:
-        total = total + l2 * masked_mean(gap.square(), seen)
+        terms.append((l2, masked_mean(gap.square(), seen)))
     if ssim:
         # A window is used when its middle is seen.
         middle = None if seen is None else seen[..., 1:-1, 1:-1]
-        total = total + ssim * masked_mean(((1 - structural_similarity(image, warped)) / 2).clamp(0, 1), middle)
-    return total
+        terms.append((ssim, masked_mean(((1 - structural_similarity(image, warped)) / 2).clamp(0, 1), middle)))
+    return weighted_sum(terms, image.device)
+
+
+def weighted_sum(terms: Sequence[tuple[float, Tensor]], device: torch.device) -> Tensor:
+    """Of weights and scalars, in their order; zero of none.
+
+    Nothing is added to zero or multiplied by one. torch.compile leaves such operations out, so that a loss becomes the
+    very number that is also told without its gradient, and then has none itself (torch 2.11 to 2.15).
+    """
+    weighted = [value if weight == 1 else weight * value for weight, value in terms]
+    return functools.reduce(torch.add, weighted) if weighted else torch.zeros((), device=device)
 
 
 def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
@@ -72,11 +85,11 @@ def smoothness(flow: Tensor, image: Tensor, edge: float) -> Tensor:
 
     Source: MC-JEPA (arXiv:2307.12698), Equation 4; UFlow (arXiv:2006.04902), section 3.2.
     """
-    total = torch.zeros((), device=flow.device)
+    terms = []
     for axis in (-1, -2):
         weight = (-edge * image.diff(dim=axis).abs().mean(1, keepdim=True)).exp()
-        total = total + (weight * flow.diff(dim=axis).abs()).mean()
-    return total
+        terms.append((1.0, (weight * flow.diff(dim=axis).abs()).mean()))
+    return weighted_sum(terms, flow.device)
 
 
 def cycle(features: Tensor, flow: Tensor, back: Tensor) -> Tensor:
@@ -87,27 +100,28 @@ def cycle(features: Tensor, flow: Tensor, back: Tensor) -> Tensor:
     return (features.float() - warp(warp(features, back), flow)).square().mean()
 
 
-def variance(features: Tensor, gamma: float = 1.0, eps: float = 1e-4) -> Tensor:
+def variance(features: Tensor, gamma: float = 1.0, eps: float = 1e-4, repeats: int = 1) -> Tensor:
     """Mean over channels of how far the standard deviation of [B, D, h, w] over pixels is below `gamma`.
 
-    Every pixel of every frame is a sample, of all processes' frames together.
+    Every pixel of every frame is a sample, of all processes' frames together, of which each is there `repeats` times.
 
     Source: MC-JEPA (arXiv:2307.12698), Equation 6, first term; VICReg (arXiv:2105.04906), Equation 1.
     """
     samples, num_samples = centred(features)
     squares = gather(samples.square().sum(dim=0, keepdim=True)).sum(dim=0)
-    return F.relu(gamma - (squares / (num_samples - 1) + eps).sqrt()).mean()
+    return F.relu(gamma - (squares / (num_samples - repeats) + eps).sqrt()).mean()
 
 
-def covariance(features: Tensor) -> Tensor:
-    """Sum of the squared covariances of different channels of [B, D, h, w] over pixels, divided by D.
+def covariance(features: Tensor, repeats: int = 1) -> Tensor:
+    """Sum of the squared covariances of different channels of [B, D, h, w] over pixels, divided by D. Samples are those
+    of `variance`.
 
     Source: MC-JEPA (arXiv:2307.12698), Equation 6, second term; VICReg (arXiv:2105.04906), Equations 3 and 4.
     """
     samples, num_samples = centred(features)
     with full_precision(samples):  # in half precision the two sums below are equal
         products = samples.T @ samples
-        matrix = gather(products[None]).sum(dim=0) / (num_samples - 1)
+        matrix = gather(products[None]).sum(dim=0) / (num_samples - repeats)
         return (matrix.square().sum() - matrix.diagonal().square().sum()) / len(matrix)
 
 

@@ -47,7 +47,9 @@ class MaskedPrediction(Objective):
 
     def build(self, parts: Parts, spec: DataSpec, seed: int) -> Learner:
         mask, target, predictor, loss = parts.mask, parts.target, parts.predictor, parts.loss
-        assert mask and target and predictor and loss, "core.config refuses a masked objective without its parts"
+        assert mask and target and predictor and loss, (
+            "core.configuring.config refuses a masked objective without its parts"
+        )
         encoder = parts.encoder.build(spec, generator_for(seed, "encoder"))
         target_module = target.build(encoder, spec)
         # One throw-away draw tells how many mask types (V-JEPA) the predictor needs a token for.
@@ -86,6 +88,21 @@ class MaskedLearner(Learner):
                 share = value * (len(group) / len(views))
                 totals[name] = totals[name] + share if name in totals else share
         return totals
+
+    def embeddings(self, clips: Tensor, views: Sequence[View]) -> Tensor | None:
+        """Predictions, averaged over all hidden patches of a sample: one view, of whatever masks; [1, B, D]."""
+        if self.target.encoder is None:
+            return None  # pixels or classes are no embedding
+        groups = same_shape_groups(views)
+        stacked = [stack_views([views[i] for i in group]) for group in groups]
+        predictions = self.predictor.many(self.encode(clips, views, groups), stacked)
+        total = count = torch.zeros(len(clips), 1, device=clips.device)
+        for prediction, view in zip(predictions, stacked, strict=True):
+            counts = torch.ones_like(view.target) if view.target_valid is None else view.target_valid
+            counts = counts.float().unsqueeze(-1)  # [G * B, Nt, 1]
+            total = total + (prediction.float() * counts).sum(1).view(-1, len(clips), prediction.shape[-1]).sum(0)
+            count = count + counts.sum(1).view(-1, len(clips), 1).sum(0)
+        return (total / count).unsqueeze(0)
 
     def encoded(self, clips: Tensor, views: Sequence[View], pairs: Tensor | None) -> list[torch.Size]:
         return [clips.shape] * (len(views) if self.dense else len({id(view.context) for view in views}))

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from core.objectives.flow import FlowOptions, FlowTask, Pyramid
+from core.objectives.flow_losses import weighted_sum
 from core.objectives.vicreg import ContentDraws, ContentOptions, ContentTask
 from core.types import DataSpec, Encoder, EncoderModule, Learner, Objective, Pace, Parts, View, generator_for
 
@@ -150,21 +151,23 @@ class MotionContentLearner(Learner):
     ) -> dict[str, Tensor]:
         assert pairs is not None, "the trainer gives pairs to objectives that ask for them"
         lesson = self._lesson
-        total = torch.zeros((), device=clips.device)
+        terms: list[tuple[float, Tensor]] = []
         parts: dict[str, Tensor] = {}
         if lesson in WITH_CONTENT:
             assert self._drawn is not None, "seed_step comes before every step"
             losses = self.content.losses(self.encoder, clips, self._drawn)
-            total = total + losses["loss"]
+            terms.append((1.0, losses["loss"]))
             parts |= {f"content_{name}": value for name, value in losses.items()}
         if lesson is not Lesson.content:
             encoder: Pyramid = self._still if lesson is Lesson.motion_on_frozen else self.encoder
             losses = self.task.losses(encoder, pairs, with_flow=not self._is_warming_up)
-            total = total + losses["var_cov"]
-            if "flow" in losses:
-                total = total + self.options.balance * losses["flow"]
+            terms += self.task.terms(losses, self.options.balance)
             parts |= losses
+        total = weighted_sum(terms, clips.device)
         return {"loss": total} | {name: value.detach() for name, value in parts.items()}
+
+    def embeddings(self, clips: Tensor, views: Sequence[View]) -> Tensor | None:
+        return None if self._drawn is None else self.content.embeddings(self.encoder, clips, self._drawn)
 
     def after_step(self, step: int, num_steps: int) -> dict[str, float]:
         self.encoder.train(self.training)

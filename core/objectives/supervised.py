@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from core.types import DataSpec, EncoderModule, Learner, Objective, Parts, View,
 @dataclass
 class Supervised(Objective):
     """Cross-entropy of a linear head on average-pooled patch tokens, everything trained."""
+
+    reads_labels: ClassVar[bool] = True
 
     label: str | None = None  # which label of the data set; null takes its first
     smoothing: float = 0.0

@@ -31,4 +31,4 @@ class UntrainedLearner(Learner):
     def forward(
         self, clips: Tensor, labels: Mapping[str, Tensor], views: Sequence[View], pairs: Tensor | None = None
     ) -> dict[str, Tensor]:
-        raise RuntimeError("objective=untrained has no loss; core.fitting lets it take no step")
+        raise RuntimeError("objective=untrained has no loss; core.configuring.fitting lets it take no step")

@@ -159,15 +159,22 @@ class ContentTask(nn.Module):
 
         Averaged patch tokens are gathered before the expander: batch norm and covariance see what one process would.
         """
-        views = self.views(clips, drawn)
-        tokens = encoder(views.flatten(0, 1))[:, encoder.num_prefix :]
-        pooled = tokens.float().mean(1).unflatten(0, (2, -1))  # [2, B, D]
-        one, other = (self.expander(gather(view)) for view in pooled)
+        one, other = (self.expander(gather(view)) for view in self._pooled(encoder, clips, drawn))
         options = self.options
         with full_precision(clips):  # squared covariances are beyond half precision
             return vicreg_loss(
                 one, other, sim_coeff=options.sim_coeff, std_coeff=options.std_coeff, cov_coeff=options.cov_coeff
             )
+
+    def embeddings(self, encoder: EncoderModule, clips: Tensor, drawn: ContentDraws) -> Tensor:
+        """What the two views of each of this process's clips are after the expander: [2, B, D]."""
+        return torch.stack([self.expander(view) for view in self._pooled(encoder, clips, drawn)])
+
+    def _pooled(self, encoder: EncoderModule, clips: Tensor, drawn: ContentDraws) -> Tensor:
+        """Averaged patch tokens of both views: [2, B, D] float32."""
+        views = self.views(clips, drawn)
+        tokens: Tensor = encoder(views.flatten(0, 1))[:, encoder.num_prefix :]
+        return tokens.float().mean(1).view(2, len(clips), -1)
 
     @torch.no_grad()
     def views(self, clips: Tensor, drawn: ContentDraws) -> Tensor:
@@ -220,3 +227,7 @@ class VicregLearner(Learner):
     ) -> dict[str, Tensor]:
         assert self._drawn is not None, "seed_step comes before every step"
         return self.content.losses(self.encoder, clips, self._drawn)
+
+    def embeddings(self, clips: Tensor, views: Sequence[View]) -> Tensor:
+        assert self._drawn is not None, "seed_step comes first"
+        return self.content.embeddings(self.encoder, clips, self._drawn)

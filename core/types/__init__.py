@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from core.types.data import Batch, Data, DataError, Dataset, DataSpec, FlowTruth, Grid, Regions, TrackedVideo
+from core.types.data import Batch, Data, DataError, Dataset, DataSpec, FlowTruth, Grid, Regions, Stamp, TrackedVideo
 from core.types.draws import truncated_normal_
 from core.types.judging import (
     SAMPLE,
@@ -30,6 +30,7 @@ from core.types.judging import (
     Tuning,
     Workshop,
 )
+from core.types.optimizers import Optimizer, refuse_others, taken, takes
 from core.types.training import (
     Calls,
     Encoder,
@@ -68,6 +69,7 @@ __all__ = [
     "Loss",
     "Mask",
     "Objective",
+    "Optimizer",
     "Pace",
     "Parts",
     "Pooling",
@@ -77,6 +79,7 @@ __all__ = [
     "Recorder",
     "Regions",
     "Sampling",
+    "Stamp",
     "Stopped",
     "Target",
     "TargetModule",
@@ -90,6 +93,9 @@ __all__ = [
     "generator_for",
     "moved",
     "moved_together",
+    "refuse_others",
+    "taken",
+    "takes",
     "truncated_normal_",
 ]
 

@@ -52,6 +52,13 @@ class DataSpec:
     has_objects: bool = False  # whether the pixels of each object are known in frames of whole videos
 
 
+class Stamp(NamedTuple):
+    """Of files, without reading them."""
+
+    name: str  # stands for their names, sizes and times of writing
+    newest_ns: int  # when the last of them was written
+
+
 class Regions(NamedTuple):
     """Boxes in the middle frame, `frames // 2`, of some clips, and what is in them. A clip may have none."""
 
@@ -115,9 +122,20 @@ class Data:
         `core.data.fingerprint` is made of. None: unknown. ValueError when `data.path` cannot give them."""
         return () if self.recipe else None
 
+    def stamp(self) -> Stamp | None:
+        """What stands for all `sources`, where it is had in less time than they are."""
+        return None
+
     def spec(self) -> DataSpec:
         """The shape and labels of its clips without reading a pixel; ValueError when `data.path` cannot give them."""
         raise NotImplementedError
+
+    def shape(self) -> DataSpec | None:
+        """`spec` without labels as the options alone tell it, of files that may be gone; None where only they tell."""
+        return self.spec() if self.recipe else None
+
+    def require_files(self) -> None:
+        """Raises ValueError where the files are not here of a set whose options alone tell its `spec`."""
 
     def known_labels(self, split: str) -> dict[str, Tensor] | None:
         """The labels of a split (of videos, each once) as its files' names or arrays tell them, without a pixel decoded

@@ -13,7 +13,9 @@ def truncated_normal_(values: Tensor, std: float, generator: Generator, limit: f
     nn.init.trunc_normal_ drew other numbers in torch 2.11 than in 2.15 (the inverse of the distribution, then this);
     what a seed stands for must not depend on that.
     """
+    if values.is_meta:  # it has no content
+        return values
     values.normal_(0, std, generator=generator)
-    while not values.is_meta and (beyond := values.abs() > limit).any():
+    while (beyond := values.abs() > limit).any():
         values.copy_(torch.where(beyond, torch.empty_like(values).normal_(0, std, generator=generator), values))
     return values

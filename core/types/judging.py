@@ -16,7 +16,7 @@ from core.types.training import Encoder, EncoderModule
 
 
 class Pooling(Enum):
-    """What of a clip's tokens is its feature, the averages over its parts for the most; see `core.evals.pooling`."""
+    """What of a clip's tokens is its feature, mostly averages over its parts; see `core.evals.frozen.pooling`."""
 
     mean = "mean"  # the whole clip
     quadrants = "quadrants"  # the four quarters of the frame, over all of time

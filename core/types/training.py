@@ -284,6 +284,13 @@ class Learner(nn.Module):
         """Parts that are not trained as `optim` says, by the name of the submodule: {"estimator": Pace(0.3)}."""
         return {}
 
+    def embeddings(self, clips: Tensor, views: Sequence[View]) -> Tensor | None:
+        """What the views of each sample come to where they are compared: [V, B, D] of `clips` [B, C, T, H, W].
+
+        After `seed_step`, and in this process alone. None where the objective compares no views.
+        """
+        return None
+
     def flow(self, pairs: Tensor) -> Tensor:
         """Where each pixel of the first frame is in the second: [B, C, 2, H, W], float and normalised, -> [B, 2, H, W]
         in pixels (right, down). Only of objectives that give "flow"."""
@@ -313,6 +320,7 @@ class Objective:
     gives: ClassVar[tuple[str, ...]] = ()  # beside an encoder: "flow", an estimate of motion (`Learner.flow`)
     least_batch: ClassVar[int] = 1  # samples that a step must have
     learns: ClassVar[bool] = True  # whether it can take a step at all
+    reads_labels: ClassVar[bool] = False  # whether it learns the data's labels
     over_batch: ClassVar[str] = ""  # what its loss has of all samples together; "" where it is the mean of theirs
 
     def num_pairs(self) -> int:
@@ -355,5 +363,8 @@ class Recorder(Protocol):
         ...
 
     def finish(self, outcome: str, results: Mapping[str, float], facts: Mapping[str, Any]) -> None:
-        """Called once, last. Outcome: done, diverged, pruned or preempted; `facts` are costs and realised ratios."""
+        """Called once, last. Outcome: done, diverged, collapsed, pruned or preempted.
+
+        `facts` are costs and realised ratios, and `why` a run diverged.
+        """
         ...

@@ -37,18 +37,35 @@ def options(found: Found) -> list[str]:
     return [f"encoder.{name}={plain(value)}" for name, value in found.options.items()]
 
 
+def mistakes(words: Sequence[str]) -> list[str]:
+    """What is wrong with the command, all of it."""
+    files = [word for word in words if "=" not in word]
+    names = dict.fromkeys(word.partition("=")[0] for word in words if "=" in word)
+    repeated = terminal.given_twice(words)
+    wrong = [repeated] if repeated else []
+    if strange := [name for name in names if name != "part"]:
+        wrong.append(terminal.unknown_options(strange, ["part"]))
+    if "part=" in words:
+        wrong.append("part= has no value; give one, or leave the word out")
+    if len(files) != 1:
+        got = f", got {len(files)}: {', '.join(files)}" if files else ""
+        wrong.append(f"say which file of weights, one{got}: python -m core.weights FILE [part=NAME]")
+    return wrong
+
+
 def main(words: Sequence[str]) -> int:
     """0, or 2 for a mistake in the command or a file that is none."""
-    files = [word for word in words if "=" not in word]
-    parts = [word.removeprefix("part=") for word in words if word.startswith("part=")]
-    if len(files) != 1 or len(files) + len(parts) != len(words) or words[0] in ("-h", "--help"):
+    if any(word in ("-h", "--help", "help") for word in words):
         print(USAGE)
-        return 0 if words and words[0] in ("-h", "--help") else 2
-    if (repeated := terminal.given_twice(words)) is not None:
-        print(f"error: {repeated}", file=sys.stderr)
+        return 0
+    if wrong := mistakes(words):
+        said = terminal.without_passwords("\n".join(wrong))
+        print(f"error: {said}", file=sys.stderr)
         return 2
+    given = dict(word.partition("=")[::2] for word in words if "=" in word)
     try:
-        print(describe(Path(files[0]).expanduser(), parts[0] if parts else None))
+        file = next(word for word in words if "=" not in word)
+        print(describe(Path(file).expanduser(), given.get("part")))
     except WeightsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

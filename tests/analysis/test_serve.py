@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from analysis.serve import OPTIONS, main, open_server
-from sweeps.db import open_database
+from sweeps.database.opening import open_database
 from tests.analysis.conftest import MAIN, ROWS, Laboratory
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from analysis import study_index
 from analysis.study_index import contents, main
-from sweeps.study import read
+from sweeps.study.reading import read
 
 STUDIES = Path(study_index.__file__).parent.parent / "studies"
 
@@ -31,7 +31,7 @@ def test_a_line_gives_rows_cells_and_runs_at_every_scale(folder: Path) -> None:
     page = contents(folder).decode()
     assert "| [masking\\_ratio](masking_ratio.yaml) |" in page
     # 5 ratios and the random initialisation at 2 lengths, 2 seeds at smoke, 3 at cpu and gpu, 1 at paper
-    assert "| MAE-ST Figure 6 | 5 | 10 | quadrants/{label}\\_top1 | 24 | 36 | 36 | 12 |" in page
+    assert "| MAE-ST Figure 6 | 5 | 10 | quadrants/{label}\\_top1 | 24 | 36 | – | 36 | 12 |" in page
 
 
 def test_a_search_counts_its_trials(folder: Path) -> None:

@@ -22,7 +22,8 @@ def test_a_dry_run_says_what_a_step_of_the_method_costs(tmp_path, capsys):
     status = gpu.main([*DRY, "--methods", "ijepa", "--write", str(tmp_path / "gpu.txt")])
     told = (tmp_path / "gpu.txt").read_text()
     assert status == 0 and told == capsys.readouterr().out
-    assert told.startswith(f"cpu, torch {torch.__version__}, scale smoke\nijepa: batch 8, ")
+    assert told.startswith("command: python -m benchmarks.gpu --device cpu --scale smoke ")
+    assert f"torch {torch.__version__}\n\nscale smoke\nijepa: batch 8, " in told
     for word in ("TFLOP/s", "until queued", "features of 160 clips"):
         assert word in told
 

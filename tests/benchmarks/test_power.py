@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from benchmarks.power import by_rule, drawn, intervals, seeds_to
-from sweeps.comparisons import Arm, compare
-from sweeps.seed_rule import SeedRule
+from benchmarks.power import Lowest, by_rule, coverage_lines, drawn, intervals, rule_lines, seeds_to
+from sweeps.answers.blocked_intervals import Arm, compare
+from sweeps.study.seed_rule import SeedRule
 
 
 @pytest.mark.parametrize("num_seeds", [[3, 3, 3, 3], [6, 3, 4, 6]])
@@ -44,3 +44,18 @@ def test_seeds_to_a_half_width_are_the_first_that_reach_it() -> None:
     found = seeds_to(3.0, 2)
     halves = [scipy_stats.t.ppf(0.975, n - 1) * 3.0 / np.sqrt(n) for n in (found - 1, found)]
     assert halves[1] <= 2.0 < halves[0]
+
+
+def test_the_lowest_coverage_of_all_lines_is_told_beside_what_is_asked() -> None:
+    lowest = Lowest(94.0, 10000)
+    assert lowest.line("one", [(0.97, 1.0), (0.951, 2.0)]).startswith("one ")
+    assert lowest.verdict("it") == "asked of it: at least 94 %; lowest 95.1 ± 0.4 % (one): holds"
+    lowest.line("two", [(0.93, 1.0)])
+    assert lowest.verdict("it").endswith("lowest 93.0 ± 0.5 % (two): DOES NOT HOLD")
+
+
+def test_every_kind_of_interval_is_simulated_and_told_against_what_is_asked() -> None:
+    fixed, rules = list(coverage_lines(40)), list(rule_lines(20))
+    assert fixed[-1].startswith("asked of seeds given beforehand: at least 94 %")
+    assert rules[-1].startswith("asked of a rule: at least 95 %")
+    assert any("6-3-4-6 seeds" in line for line in fixed) and any("a mean" in line for line in fixed)

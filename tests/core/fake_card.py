@@ -18,12 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from core.distributed import World
-from core.fitting import load_split
+from core.configuring.fitting import load_split
 from core.models.attention import explicit_attention
 from core.optim import make_optimizer
-from core.stepping import Batches, make_stepper
-from core.trainer import build_learner
+from core.running.building import build_learner
+from core.running.distributed import World
+from core.running.stepping import Batches, make_stepper
 
 CARD = torch.device("cuda", 0)
 READS = {"_local_scalar_dense", "item", "is_nonzero", "equal"}

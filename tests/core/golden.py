@@ -4,7 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.core.test_trainer import run_it
+from tests.core.running.test_trainer import run_it
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.core.test_trainer import run_it
+from tests.core.running.test_trainer import run_it
 
 if __name__ == "__main__":
     folder, out, *overrides = sys.argv[1:]

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from core.config import ConfigError, load
-from core.fitting import named
+from core.configuring.config import ConfigError, load
+from core.configuring.fitting import named
+from core.running.trainer import train
 from core.train import main
-from core.trainer import train
 from tests.core.data import making_flows as making
 from tests.core.data.test_segmentation import ade20k, write_mask
-from tests.core.test_trainer import TINY, Notebook
+from tests.core.running.test_trainer import TINY, Notebook
 
 
 def words(tmp_path, root, group="data"):

@@ -2,11 +2,11 @@
 
 import pytest
 
-from core.config import load
-from core.trainer import train
+from core.configuring.config import load
+from core.running.trainer import train
 from tests.core.data import making_flows as making
 from tests.core.data.making_videos import ramp, write_video
-from tests.core.test_trainer import TINY, Notebook, final_weights
+from tests.core.running.test_trainer import TINY, Notebook, final_weights
 
 SETS = ["sintel:path=films:height=32:width=48:repeat=3", "frame_pairs:path=drives:height=16:width=64"]
 SETS += ["moving_digits:size=32:frames=4:num_train=8:num_test=2"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from core import checkpoint
 from core.evaluate import main as evaluate
+from core.running import checkpoint
 from core.train import main as train
 
 TINY = ["method=mae", "scale=smoke", "data=image_folder", "data.path=photos", "data.size=32", "evals=[ridge]"]
@@ -115,9 +115,37 @@ def test_another_evaluation_of_a_set_that_was_replaced_since_is_refused(folder, 
 
 
 def test_a_checkpoint_of_older_code_is_judged_on_another_set_beside_replaced_files(folder):
-    for path in checkpoint.checkpoints(folder / "alone"):
+    forget_the_spec(folder / "alone")
+    replace(folder / "photos")
+    assert evaluate([*AGAIN, *OTHER]) == 0
+
+
+def forget_the_spec(folder: Path) -> None:
+    """As code before it was recorded left checkpoints."""
+    for path in checkpoint.checkpoints(folder):
         state = torch.load(path, weights_only=True)
         del state["spec"]
         torch.save(state, path)
-    replace(folder / "photos")
-    assert evaluate([*AGAIN, *OTHER]) == 0
+
+
+def test_a_checkpoint_of_older_code_is_judged_on_another_set_after_its_files_are_gone(folder, capsys):
+    assert evaluate([*AGAIN, *OTHER, "as=before"]) == 0
+    before = metrics(capsys)
+    forget_the_spec(folder / "alone")
+    remove(folder / "photos")
+    assert evaluate([*AGAIN, *OTHER, "as=after"]) == 0
+    assert [value for _, value in sorted(before.items())] == [value for _, value in sorted(metrics(capsys).items())]
+
+
+def test_where_only_files_tell_a_clips_shape_the_message_says_what_to_type(folder, capsys):
+    pixels, labels = np.zeros((8, 32, 32, 3), np.uint8), np.arange(8) % 2
+    arrays = {"x_train": pixels, "y_train": labels, "x_test": pixels, "y_test": labels}
+    np.savez("set.npz", **arrays)
+    words = ["method=mae", "scale=smoke", "data=npz", "data.path=set.npz", "evals=[ridge]", "optim.steps=2"]
+    assert train([*words, "runtime.dir=arrays", "runtime.tensorboard=false"]) == 0
+    forget_the_spec(folder / "arrays")
+    Path("set.npz").unlink()
+    capsys.readouterr()
+    assert evaluate(["runtime.dir=arrays", "evals=[knn]", "evals.knn.k=2", *OTHER]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "set.npz" in error and "runtime.data_root=FOLDER" in error

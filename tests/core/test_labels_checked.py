@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import ConfigError, load
+from core.configuring.config import ConfigError, load
 from core.evals import EVALS
-from core.trainer import check_labels, train
+from core.running.trainer import check_labels, train
 from core.types import DataSpec, Regions
 from tests.core.data.test_segmentation import ade20k, write_mask
 

@@ -5,9 +5,9 @@ import contextlib
 import pytest
 import torch
 
-from core.config import load, spec_of
-from core.cost import count_flops
-from core.trainer import build_learner
+from core.configuring.config import load, spec_of
+from core.measuring.cost import count_flops
+from core.running.building import build_learner
 from core.types import View
 
 CLIPS = ["data=moving_digits", "data.size=224", "data.frames=16"]  # as large as the videos that the preset asks for

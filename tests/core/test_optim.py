@@ -5,10 +5,9 @@ import torch
 from timm.optim.lars import Lars
 from torch import nn
 
-from core.config import load
+from core.configuring.config import load
 from core.optim import (
     Optim,
-    Optimizer,
     clip_gradients,
     learning_rate,
     make_adamw,
@@ -16,7 +15,7 @@ from core.optim import (
     set_schedule,
     weight_decay,
 )
-from core.types import Learner, Pace, generator_for
+from core.types import Learner, Optimizer, Pace, generator_for
 
 
 def test_the_learning_rate_warms_up_linearly_and_peaks_at_the_end_of_the_warm_up():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from core.config import ConfigError, load
-from core.distributed import World
-from core.fitting import load_split
+from core.configuring.config import ConfigError, load
+from core.configuring.fitting import load_split
 from core.models.blocks import Blocks
 from core.optim import make_optimizer
-from core.stepping import Batches, make_stepper
-from core.trainer import build_learner
+from core.running.building import build_learner
+from core.running.distributed import World
+from core.running.stepping import Batches, make_stepper
 
 CPU = torch.device("cpu")
 BLOCKS_AGAIN = "runtime.checkpoint_blocks=true"
@@ -133,7 +133,7 @@ def test_an_encoder_without_transformer_blocks_has_none_to_compute_again():
 
 
 def test_how_little_memory_a_step_takes_is_not_what_an_experiment_is():
-    from core.config import flatten, identity
+    from core.configuring.config import flatten, identity
 
     plain, small = load(["scale=smoke"]), load(["scale=smoke", "runtime.accumulate=2", BLOCKS_AGAIN])
     assert identity(flatten(plain)) == identity(flatten(small))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from core.checkpoint import checkpoints
-from core.config import GROUPS, SECTIONS, parse
+from core.configuring.config import GROUPS, SECTIONS, parse
+from core.running.checkpoint import checkpoints
 from core.train import describe, main
 
 

@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from core.checkpoint import checkpoints
-from core.config import load
+from core.configuring.config import load
 from core.data.left_out import data_facts
+from core.running.checkpoint import checkpoints
+from core.running.trainer import train
 from core.train import main, print_results
-from core.trainer import train
 from tests.core.data.making_videos import ramp, write_video
-from tests.core.test_trainer import TINY, Notebook, final_weights
+from tests.core.running.test_trainer import TINY, Notebook, final_weights
 
 pytest.importorskip("decord", reason="decord has no wheel for this machine")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config import composed, flatten, load, store_components
+from core.configuring.config import components, composed, flatten, load
 from core.masks import MASKS
 from core.types import Mask
 from tests.core.masks import test_masks as contract
@@ -49,7 +49,7 @@ def test_the_document_s_mask_hides_every_place_sometimes(rows):
 
 
 def test_the_document_s_command_resolves_to_it(rows):
-    for known in (store_components, composed):
+    for known in (components, composed):
         known.cache_clear()
     (train,) = [words for module, words in commands("add_a_mask.md") if module == "core.train"]
     flat = flatten(load(train))

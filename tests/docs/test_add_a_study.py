@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from sweeps import launch, plan
-from sweeps.expand import Request, expand
-from sweeps.study import parse
+from sweeps.cells.expand import expand
+from sweeps.cells.request import Request
+from sweeps.study.reading import parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "add_a_study.md").read_text(encoding="utf-8")
 STUDIES = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)]

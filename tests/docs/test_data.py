@@ -7,13 +7,15 @@ import pytest
 import torch
 import yaml
 
-from core.config import PRESETS, load
+from core.configuring.config import PRESETS, check_known_labels, load
+from core.configuring.fitting import load_split
 from core.data import DATA
-from core.data.flow_mixture import FlowMixture
-from core.trainer import train
+from core.data.flow.flow_mixture import FlowMixture
+from core.running.trainer import train
 from tests.core.data import making_flows as making
+from tests.core.data.making_sets import KINDS, made
 from tests.core.data.test_segmentation import voc
-from tests.core.test_trainer import Notebook
+from tests.core.running.test_trainer import Notebook
 from tests.docs.blocks import DOCS, blocks, commands
 
 # MC-JEPA (arXiv:2307.12698), Table 7: rows in order, times repeated.
@@ -58,7 +60,14 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("words", [words for _, words in commands("data.md")], ids=lambda words: words[1])
+COMMANDS = [words for _, words in commands("data.md")]
+
+
+def kind_of(words):
+    return words[1].removeprefix("data=")
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if kind_of(words) not in KINDS], ids=kind_of)
 def test_its_commands_train_on_such_files(words, tmp_path):
     voc(tmp_path / "voc", num=24)
     making.sintel(tmp_path / "sintel", height=28, width=60)
@@ -75,6 +84,21 @@ def test_its_commands_train_on_such_files(words, tmp_path):
     finally:
         torch.set_num_threads(before)
     assert record.outcome == "done" and record.results
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if kind_of(words) in KINDS], ids=kind_of)
+def test_its_commands_find_public_sets_and_shards(words, tmp_path):
+    path = next(word for word in words if word.startswith("data.path=")).removeprefix("data.path=")
+    made(kind_of(words), tmp_path / path)
+    run = load([*words, f"runtime.data_root={tmp_path}", f"runtime.cache={tmp_path / 'cache'}"])
+    for group in ("data", "eval_data"):
+        if getattr(run, group) is not None:
+            assert len(load_split(run, "train", group)) and len(load_split(run, "test", group))
+    check_known_labels(run, {})
+
+
+def test_it_has_a_command_for_each_public_set_and_kind_of_shard():
+    assert {kind_of(words) for words in COMMANDS} >= set(KINDS)
 
 
 def test_m_jepa_s_steps_at_scale_paper_are_a_hundred_epochs_of_table_7():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.config import load, metric_names
+from core.configuring.config import load, metric_names
 from core.evaluate import main as evaluate
 from core.train import main as train
 from tests.docs.blocks import commands

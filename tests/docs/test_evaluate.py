@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from core.config import load
-from core.cost import judging_names
+from core.configuring.config import load
 from core.evaluate import main
-from core.trainer import train
+from core.measuring.cost import judging_names
+from core.running.trainer import train
 from sweeps import query
 from sweeps.launch import main as launch
-from tests.core.test_trainer import TINY, Notebook
+from tests.core.running.test_trainer import TINY, Notebook
 from tests.docs.blocks import DOCS, MAX_LINES, commands
 
 COMMANDS = commands("evaluate.md")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from core.evals.finetune import FineTune
+from core.evals.tuned.finetune import FineTune
 from core.evaluate import main as evaluate
 from core.train import main as train
 from tests.docs.blocks import DOCS, commands

@@ -11,7 +11,7 @@ import pytest
 import analysis
 from analysis import report
 from analysis.site.study_page import MOST_PAGES
-from sweeps.db import open_database, upgrade
+from sweeps.database.opening import open_database, upgrade
 from tests.docs.blocks import DOCS, commands
 from tests.sweeps.launched import finish_next, register, two_rows
 
@@ -29,9 +29,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_report_writes_the_site(folder):
-    assert report.main(COMMANDS["analysis.report"]) == 0
+def test_the_report_writes_the_site_and_tables_with_all_notes(folder):
+    short, full = (words for module, words in commands("look_at_results.md") if module == "analysis.report")
+    table = folder / "results/tables/ratio.tex"
+    assert report.main(short) == 0
     assert "studies/ratio.html" in (folder / "results/report/index.html").read_text()
+    brief = table.read_text()
+    assert report.main(full) == 0
+    assert len(table.read_text()) > len(brief)
 
 
 def test_the_server_serves_it(folder):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from core.config import load
+from core.configuring.config import load
 from core.objectives.motion_content import Order
-from core.trainer import train
-from tests.core.test_trainer import Notebook
+from core.running.trainer import train
+from tests.core.running.test_trainer import Notebook
 from tests.docs.blocks import DOCS, commands
 
 RUNS = [arguments for module, arguments in commands("mc_jepa.md") if module == "core.train"]

@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config import load
+from core.configuring.config import load
 from core.data.moving_digits import MovingDigits
 from core.models.positions import sincos
-from core.trainer import train
+from core.running.trainer import train
 from core.types import Grid
 from core.weights.__main__ import main
-from tests.core.test_trainer import Notebook
+from tests.core.running.test_trainer import Notebook
 from tests.core.weights.released import ours, vjepa2
 from tests.core.weights.test_layouts import parts
 from tests.docs.blocks import commands

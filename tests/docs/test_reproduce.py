@@ -7,8 +7,8 @@ import pytest
 
 from analysis import report
 from sweeps import export, launch, status
-from sweeps.db import open_database, upgrade
-from tests.docs.blocks import DOCS, MAX_LINES, commands
+from sweeps.database.opening import open_database, upgrade
+from tests.docs.blocks import DOCS, commands
 from tests.sweeps.launched import finish_next, register, two_rows
 
 COMMANDS = commands("reproduce.md")
@@ -65,6 +65,6 @@ def test_training_again_is_a_command_that_launch_understands(tmp_path, monkeypat
     assert launch.parse(words).request.study.name == "masking_ratio"
 
 
-@pytest.mark.parametrize("document", ["query.md", "reproduce.md", "add_a_mask.md"])
-def test_a_document_is_short(document):
-    assert len((DOCS / document).read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+@pytest.mark.parametrize("document, lines", [("query.md", 175), ("reproduce.md", 100), ("add_a_mask.md", 100)])
+def test_a_document_is_short(document, lines):
+    assert len((DOCS / document).read_text(encoding="utf-8").splitlines()) <= lines

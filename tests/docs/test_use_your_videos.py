@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from core.config import load
-from core.trainer import train
+from core.configuring.config import load
+from core.running.trainer import train
 from tests.core.data.making_videos import ramp, write_video
-from tests.core.data.test_video_reader import write_frames
-from tests.core.test_trainer import Notebook
+from tests.core.data.video.test_video_reader import write_frames
+from tests.core.running.test_trainer import Notebook
 from tests.docs.blocks import commands
 
 pytest.importorskip("decord", reason="decord has no wheel for this machine")

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from core.config import load
+from core.configuring.config import load
+from core.configuring.fitting import load_split
 from core.evals import EVALS
-from core.fitting import load_split
-from core.judging import frozen_features
-from core.trainer import build_learner
-from tests.core.test_trainer import TINY, run_it
+from core.running.building import build_learner
+from core.running.judging import frozen_features
+from tests.core.running.test_trainer import TINY, run_it
 from tests.gpu.cuda import DEVICE, METHODS, needs_a_card
 
 pytestmark = needs_a_card

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.core.test_halves import loss_and_gradients
+from tests.core.running.test_halves import loss_and_gradients
 from tests.gpu.cuda import DEVICE, METHODS, needs_a_card
 
 pytestmark = needs_a_card

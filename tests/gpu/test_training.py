@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from core.train import main
-from sweeps.worker import describe
-from tests.core.test_trainer import run_it
+from sweeps.engine.working import describe
+from tests.core.running.test_trainer import run_it
 from tests.gpu.cuda import DEVICE, METHODS, losses, needs_a_card
 
 pytestmark = needs_a_card

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect
 
-from sweeps.db import Base, migrations, open_database, revision, upgrade
+from sweeps.database.opening import newest_revision, open_database, revision, upgrade
+from sweeps.database.tables import VERSION_TABLE, Base
+from tests.empty_database import opened
 from tests.sweeps.installed import missing
 from tests.sweeps.postgres import PostgresServer, find_programs
 
@@ -37,9 +38,10 @@ def emptied(server: PostgresServer) -> str:
     engine = open_database(server.url())
     with engine.begin() as connection:
         connection.exec_driver_sql("SET lock_timeout = '10s'")  # a connection left open is an error, not a hang
-        if revision(connection) == ScriptDirectory.from_config(migrations()).get_current_head():
+        is_ours = {*inspect(connection).get_table_names()} <= {*Base.metadata.tables, VERSION_TABLE}
+        if is_ours and revision(connection) == newest_revision():
             connection.exec_driver_sql(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY")
-        else:  # the first test, or one before it took the schema apart
+        else:  # the first test, or one before it took the schema apart or searched, with Optuna's tables
             connection.exec_driver_sql("DROP SCHEMA public CASCADE")
             connection.exec_driver_sql("CREATE SCHEMA public")
     upgrade(engine)
@@ -57,7 +59,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
-    engine = open_database(url)
-    upgrade(engine)
+    is_file = url.startswith("sqlite:///")
+    engine = opened(Path(url.removeprefix("sqlite:///"))) if is_file else open_database(url)
     yield engine
     engine.dispose()

@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import Engine, select
 
-from core.config import ConfigError
+from core.configuring.config import ConfigError
 from core.types import Recorder
-from sweeps.db import Attempt, RunRow
+from sweeps.database.tables import Attempt, RunRow
 
 NUM_STEPS = 10
 

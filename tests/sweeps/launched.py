@@ -6,11 +6,12 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from sweeps import queue
-from sweeps.expand import Expansion, Request
-from sweeps.queue import Usage
-from sweeps.registry import Registered, launch_hash, register_study
-from sweeps.study import parse
+from sweeps.cells.expand import Expansion
+from sweeps.cells.registry import Registered, launch_hash, register_study
+from sweeps.cells.request import Request
+from sweeps.engine import queue
+from sweeps.engine.queue import Usage
+from sweeps.study.reading import parse
 
 TWO_ROWS: dict[str, Any] = {
     "title": "Ratio",

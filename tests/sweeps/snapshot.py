@@ -1,7 +1,7 @@
 """Rewrite snapshot_defaults.json: ``python -m tests.sweeps.snapshot``. Say in the commit why an option changed.
 
-An option that came, went or changed its name needs a migration in sweeps/aliases.py first: without it every run that
-was ever recorded would be trained again. A default that changed needs none.
+An option that came, went or changed its name needs a migration in sweeps/database/aliases.py first: without it every
+run that was ever recorded would be trained again. A default that changed needs none.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.config import PRESETS, flatten, from_flat, identity, load
-from sweeps.aliases import Migration, migrated
-from sweeps.identity import digest
+from core.configuring.config import PRESETS, flatten, from_flat, identity, load
+from sweeps.database.aliases import Migration, migrated
+from sweeps.study.identity import digest
 
 PATH = Path(__file__).parent / "snapshot_defaults.json"
 SCALES = ("smoke", "cpu")
@@ -59,6 +59,8 @@ def rewrite(path: Path = PATH) -> list[str]:
 
 if __name__ == "__main__":
     if reasons := rewrite():
-        print(f"write a migration in sweeps/aliases.py first ({PATH.name} is as it was):", *reasons, sep="\n  ")
+        print(
+            f"write a migration in sweeps/database/aliases.py first ({PATH.name} is as it was):", *reasons, sep="\n  "
+        )
         sys.exit(1)
     print(f"{PATH.name}: {len(read()['defaults'])} defaults")

@@ -1,11 +1,16 @@
 import pytest
 from sqlalchemy import Engine, func, select
 
-from sweeps import aliases, export, launch, queue
-from sweeps.aliases import added, migrated, removed, renamed
-from sweeps.cli import OK, USER_ERROR
-from sweeps.db import Alias, CellRow, Config, Event, Result, RunRow, open_database, upgrade
-from sweeps.identity import digest
+from sweeps import aliases as command
+from sweeps import launch
+from sweeps.cells.capsule import read_capsule, write_capsule
+from sweeps.console.errors import OK, USER_ERROR
+from sweeps.database import aliases, registering
+from sweeps.database.aliases import added, migrated, removed, renamed
+from sweeps.database.opening import open_database, upgrade
+from sweeps.database.tables import Alias, CellRow, Config, Event, Result, RunRow
+from sweeps.engine import queue
+from sweeps.study.identity import digest
 from tests.sweeps.conftest import BOTH
 from tests.sweeps.launched import finish_next, register, two_rows
 
@@ -19,7 +24,7 @@ ALL = (ADDED, RENAMED, REMOVED)
 
 def store(engine: Engine, config: dict[str, object], seed: int = 0, *, done: bool) -> int:
     with engine.begin() as connection:
-        run_id = queue.register(connection, [(config, seed)], priority=int(done))[0]
+        run_id = registering.register(connection, [(config, seed)], priority=int(done))[0]
         if done:
             claim = queue.claim(connection, "w")
             assert claim is not None and claim.run_id == run_id
@@ -58,7 +63,7 @@ def test_an_old_run_is_found_by_a_launch_of_today(engine):
     run_id = store(engine, OLD, done=True)
     assert migrate(engine) == 1
     with engine.begin() as connection:
-        assert queue.register(connection, [(NEW, 0)]) == [run_id]
+        assert registering.register(connection, [(NEW, 0)]) == [run_id]
     assert rows(engine, RunRow.id, RunRow.state) == [(run_id, "done")]
     assert rows(engine, Config.hash, Config.json) == [(digest(NEW), NEW)]
 
@@ -68,7 +73,7 @@ def test_the_old_identity_still_finds_the_run(engine):
     migrate(engine)
     assert rows(engine, Alias.old_hash, Alias.migration) == [(digest(OLD), "new norm, ratio is share, no dropout")]
     with engine.begin() as connection:
-        assert queue.register(connection, [(OLD, 0)]) == [run_id]
+        assert registering.register(connection, [(OLD, 0)]) == [run_id]
 
 
 def test_migrating_twice_changes_nothing(engine):
@@ -82,7 +87,7 @@ def test_a_finished_old_run_takes_the_place_of_one_that_waits(engine):
     done = store(engine, OLD, done=True)
     assert [migrate(engine), migrate(engine)] == [1, 0]
     with engine.begin() as connection:
-        assert queue.register(connection, [(NEW, 0)]) == [done]
+        assert registering.register(connection, [(NEW, 0)]) == [done]
         assert queue.claim(connection, "w") is None
     assert rows(engine, RunRow.id, RunRow.state) == [(waiting, "cancelled"), (done, "done")]
 
@@ -92,14 +97,14 @@ def test_a_seed_that_the_new_config_lacks_is_moved_to_it(engine):
     second = store(engine, OLD, seed=1, done=True)
     migrate(engine)
     with engine.begin() as connection:
-        assert queue.register(connection, [(NEW, 0), (NEW, 1)]) == [first, second]
+        assert registering.register(connection, [(NEW, 0), (NEW, 1)]) == [first, second]
 
 
 def test_what_both_have_finished_is_kept(engine):
     new, old = store(engine, NEW, done=True), store(engine, OLD, done=True)
     migrate(engine)
     with engine.begin() as connection:
-        assert queue.register(connection, [(NEW, 0)]) == [new]
+        assert registering.register(connection, [(NEW, 0)]) == [new]
     assert rows(engine, RunRow.id, RunRow.state) == [(new, "done"), (old, "done")]
     assert rows(engine, func.count(Result.run_id)) == [(2,)]
 
@@ -134,14 +139,14 @@ def test_the_audit_is_not_rewritten(engine):
 def test_a_capsule_of_older_code_is_read_under_today_s_names(engine, tmp_path, monkeypatch):
     register(engine, two_rows())
     done = finish_next(engine, {"ridge/digit_top1": 50.0})
-    export.write_capsule(engine, tmp_path / "old.sqlite", ["ratio"])
+    write_capsule(engine, tmp_path / "old.sqlite", ["ratio"])
     monkeypatch.setattr(aliases, "MIGRATIONS", ALL)
     new = open_database(f"sqlite:///{tmp_path / 'new.sqlite'}")
     upgrade(new)
-    export.read_capsule(tmp_path / "old.sqlite", new)
+    read_capsule(tmp_path / "old.sqlite", new)
     assert rows(new, RunRow.state) == [("done",)], done
     with new.begin() as connection:
-        assert queue.register(connection, [({"mask.share": 0.5, "optim.steps": 100}, 0)]) == [1]
+        assert registering.register(connection, [({"mask.share": 0.5, "optim.steps": 100}, 0)]) == [1]
     new.dispose()
 
 
@@ -151,7 +156,7 @@ def test_a_run_that_both_sides_of_a_merge_have_is_one_run_though_one_side_is_of_
 ):
     register(engine, two_rows())
     finish_next(engine, {"ridge/digit_top1": 50.0})
-    export.write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"])
+    write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"])
     monkeypatch.setattr(aliases, "MIGRATIONS", ALL)
     if older == "capsule":
         migrate(engine)
@@ -160,10 +165,10 @@ def test_a_run_that_both_sides_of_a_merge_have_is_one_run_though_one_side_is_of_
         migrate(capsule)
         capsule.dispose()
     before = rows(engine, RunRow.id)
-    assert export.read_capsule(tmp_path / "capsule.sqlite", engine).known == 1
+    assert read_capsule(tmp_path / "capsule.sqlite", engine).known == 1
     assert rows(engine, RunRow.id) == before
     assert {("mask.share" in config) for (config,) in rows(engine, Config.json)} == {True}
-    assert export.write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"]).runs == 0
+    assert write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"]).runs == 0
 
 
 def test_launching_migrates_by_itself(engine, tmp_path, monkeypatch):
@@ -175,7 +180,7 @@ def test_launching_migrates_by_itself(engine, tmp_path, monkeypatch):
 
 
 def test_the_command_says_what_it_did(engine, capsys):
-    assert aliases.main(["apply", f"db={engine.url}"]) == OK
+    assert command.main(["apply", f"db={engine.url}"]) == OK
     assert capsys.readouterr().out == "0 configs migrated\n"
 
 
@@ -188,5 +193,5 @@ def test_the_command_says_what_it_did(engine, capsys):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, message):
-    assert aliases.main(words) == USER_ERROR
+    assert command.main(words) == USER_ERROR
     assert message in capsys.readouterr().err

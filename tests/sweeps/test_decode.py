@@ -10,10 +10,11 @@ import torch
 from sqlalchemy import select
 
 from analysis import gallery
-from core.decoder import BLOCK_SIDE, NUM_SAMPLES, Decoder, Pairs
+from core.running.decoder import BLOCK_SIDE, NUM_SAMPLES, Decoder, Pairs
 from core.types import generator_for
 from sweeps import decode
-from sweeps.db import Artifact, Blob, Config, RunRow, open_database
+from sweeps.database.opening import open_database
+from sweeps.database.tables import Artifact, Blob, Config, RunRow
 from sweeps.launch import main as launch
 
 STUDY = """

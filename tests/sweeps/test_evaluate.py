@@ -15,27 +15,16 @@ import pytest
 from alembic import command
 from sqlalchemy import delete, func, select, update
 
-from analysis import frame
+from analysis.numbers import frame
 from core.evaluate import main
-from sweeps import export, query
-from sweeps.cli import UserError
-from sweeps.database_lock import DatabaseLock
-from sweeps.db import (
-    Attempt,
-    CellRow,
-    Config,
-    EvaluationRow,
-    Result,
-    RunRow,
-    StudyRow,
-    migrations,
-    newest_revision,
-    open_database,
-    revision,
-    upgrade,
-)
+from sweeps import query
+from sweeps.answers.evaluations import Made, record, recorded, trained_runs
+from sweeps.cells.capsule import read_capsule, write_capsule
+from sweeps.console.errors import UserError
+from sweeps.database.lock import DatabaseLock
+from sweeps.database.opening import migrations, newest_revision, open_database, revision, upgrade
+from sweeps.database.tables import Attempt, CellRow, Config, EvaluationRow, Result, RunRow, StudyRow
 from sweeps.evaluate import told
-from sweeps.evaluations import Made, record, recorded, trained_runs
 from sweeps.launch import main as launch
 from tests.sweeps.conftest import BOTH
 from tests.sweeps.launched import finish_next, register, two_rows
@@ -354,8 +343,8 @@ def test_capsules_carry_later_evaluations_also_of_runs_that_are_there_already(en
     upgrade(other)
 
     def carry():
-        export.write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"])
-        return export.read_capsule(tmp_path / "capsule.sqlite", other)
+        write_capsule(engine, tmp_path / "capsule.sqlite", ["ratio"])
+        return read_capsule(tmp_path / "capsule.sqlite", other)
 
     assert carry().evaluations == 0
     with engine.begin() as connection:
@@ -368,6 +357,6 @@ def test_capsules_carry_later_evaluations_also_of_runs_that_are_there_already(en
     assert values == {"ridge/digit_top1": 60.0, "knn@k=3/digit_top1": 61.0}
     fresh = open_database(f"sqlite:///{tmp_path / 'fresh.sqlite'}")
     upgrade(fresh)
-    export.read_capsule(tmp_path / "capsule.sqlite", fresh)
+    read_capsule(tmp_path / "capsule.sqlite", fresh)
     with fresh.connect() as connection:
         assert connection.scalars(select(EvaluationRow.name)).all() == ["knn@k=3"]

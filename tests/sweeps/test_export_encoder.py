@@ -10,8 +10,9 @@ import torch
 import yaml
 from sqlalchemy import select, update
 
-from sweeps import model_card
-from sweeps.db import CellRow, RunRow, open_database
+from sweeps.answers import model_card
+from sweeps.database.opening import open_database
+from sweeps.database.tables import CellRow, RunRow
 from sweeps.export_encoder import main
 from sweeps.launch import main as launch
 from tests.docs.blocks import commands

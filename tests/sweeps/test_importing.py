@@ -5,12 +5,13 @@ import optuna
 import pytest
 from sqlalchemy import Engine, select
 
-from analysis.frame import load
-from analysis.tables import build
-from sweeps import importing, query, queue, series
-from sweeps.cli import OK, USER_ERROR
-from sweeps.db import Attempt, Base, CellRow, Config, Result, RunRow, StudyRow
-from sweeps.import_sources import hydra_multirun, read_metrics
+from analysis.numbers.frame import load
+from analysis.tables.building import build
+from sweeps import importing, query
+from sweeps.console.errors import OK, USER_ERROR
+from sweeps.database import registering, series
+from sweeps.database.import_sources import hydra_multirun, read_metrics
+from sweeps.database.tables import Attempt, Base, CellRow, Config, Result, RunRow, StudyRow
 
 MAE = ["method=mae", "scale=smoke"]
 MAP = "map={lr: optim.lr_peak, dropout: imported.dropout}"
@@ -76,7 +77,7 @@ def job(folder: Path, overrides: list[str], metrics: str = '{"acc": 0.5}', name:
 def test_trials_become_imported_runs_with_results_curves_and_our_options(engine, old, capsys):
     assert bring(engine, f"optuna={old}", "study_name=lr", MAP, "metric_map={value: ridge/digit_top1}", *MAE) == OK
     assert capsys.readouterr().out == (
-        "lr: 4 runs imported, 0 were there already\nleft out: trial 5 (waiting), trial 4 (failed)\n"
+        "lr: 4 runs imported, 0 there already\nleft out: trial 5 (waiting), trial 4 (failed)\n"
     )
     with engine.connect() as connection:
         found = connection.execute(
@@ -105,7 +106,7 @@ def test_importing_twice_changes_nothing(engine, old, capsys):
     before = everything(engine)
     assert bring(engine, *words) == OK
     assert everything(engine) == before
-    assert "0 runs imported, 4 were there already" in capsys.readouterr().out
+    assert "0 runs imported, 4 there already" in capsys.readouterr().out
 
 
 def test_a_trial_that_came_later_is_added(engine, old, capsys):
@@ -122,7 +123,7 @@ def test_a_trial_that_came_later_is_added(engine, old, capsys):
         )
     )  # fmt: skip
     bring(engine, *words)
-    assert "1 runs imported, 4 were there already" in capsys.readouterr().out
+    assert "1 run imported, 4 there already" in capsys.readouterr().out
     assert len(rows(engine, CellRow.row_key)) == 4
 
 
@@ -132,7 +133,7 @@ def test_an_imported_number_never_fills_a_cell_of_ours(engine, tmp_path):
     (config,) = rows(engine, Config.json)[0]
     ours = {key: value for key, value in config.items() if not key.startswith("imported.")}
     with engine.begin() as connection:
-        run_id = queue.register(connection, [(ours, 0)])[0]
+        run_id = registering.register(connection, [(ours, 0)])[0]
     assert rows(engine, RunRow.id, RunRow.state) == [(1, "done"), (run_id, "queued")]
 
 
@@ -162,7 +163,7 @@ def test_jobs_become_runs_with_their_own_seed(engine, tmp_path, capsys):
         )
     (tmp_path / "old" / "2" / ".hydra").mkdir(parents=True)
     assert bring(engine, f"multirun={tmp_path / 'old'}", "metrics=result.json", *MAE) == OK
-    assert capsys.readouterr().out == "old: 2 runs imported, 0 were there already\nleft out: job 2 (no result.json)\n"
+    assert capsys.readouterr().out == "old: 2 runs imported, 0 there already\nleft out: job 2 (no result.json)\n"
     assert rows(engine, Result.metric, Result.value) == [("test/top1", 60.0), ("test/top1", 61.0)]
     assert rows(engine, RunRow.seed) == [(3,), (3,)]
     assert rows(engine, StudyRow.name, StudyRow.source) == [("old", "imported from hydra old")]

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from sweeps import launch, plan
-from sweeps.cli import OK, USER_ERROR
+from sweeps.console.errors import OK, USER_ERROR
 
 BASE = {"method": "mae", "evals": ["knn"], "optim.steps": 1, "optim.batch_size": 4}
 PHOTOS = {"data": "image_folder", "data.path": "photos", "data.size": 32}

@@ -1,17 +1,23 @@
 """Launching: what is refused before anything is written, and one tiny study from its file to its table."""
 
+import contextlib
 import io
 import re
 import shutil
+import sqlite3
 
 import pytest
 import yaml
 from rich.console import Console
 from sqlalchemy import func, select, update
 
-from sweeps import launch, progress, queue, status
-from sweeps.cli import INCOMPLETE, INTERRUPTED, OK, USER_ERROR
-from sweeps.db import Attempt, Result, RunRow, StudyRow, open_database
+from sweeps import launch
+from sweeps.console.errors import INCOMPLETE, INTERRUPTED, OK, USER_ERROR
+from sweeps.database import series
+from sweeps.database.opening import open_database
+from sweeps.database.tables import Attempt, Result, RunRow, StudyRow
+from sweeps.engine import executors, queue
+from sweeps.progress import live, study_status
 from tests.sweeps.launched import finish_next, register, two_rows
 
 TINY = {
@@ -38,22 +44,29 @@ def folder(tmp_path, monkeypatch):
     [
         ([], "study is missing"),
         (["study=tinny"], "study=tinny: no such study (did you mean tiny"),
-        (["study=tiny", "scale=cpuu"], "scale must be one of smoke, cpu, gpu, paper, got 'cpuu' (did you mean cpu?)"),
+        (
+            ["study=tiny", "scale=cpuu"],
+            "scale must be one of smoke, cpu, lab, gpu, paper, got 'cpuu' (did you mean cpu?)",
+        ),
         (["study=tiny", "workers=0"], "workers must be a whole number of at least 1, got '0'"),
         (["study=tiny", "workers=2", "executor=inline"], "executor=inline trains in one process"),
         (["study=tiny", "executor=slrm"], "executor must be one of inline, local"),
         (["study=tiny", "seeds=[0,0]"], "seeds must be a list of different whole numbers"),
         (["study=tiny", "lease_s=-1"], "lease_s must be a number above 0, got '-1'"),
         (["study=tiny", "stack=0"], "stack must be auto or a whole number in [1, 64], got '0'"),
+        (["study=tiny", "gpus_per_run=0"], "gpus_per_run must be a whole number of at least 1, got '0'"),
+        (["study=tiny", "gpus_per_run=64"], "gpus_per_run=64: torch sees"),
+        (["study=tiny", "gpus_per_run=2", "stack=2", "runtime.device=cpu"], "stack=2: "),
+        (["study=tiny", "scale=smoke", "gpus_per_run=2", "runtime.device=cpu", "optim.batch_size=15"], "be shared out"),
         (["study=tiny", "retry=yes"], "retry must be one of true, false"),
         (["study=tiny", "results_dir=/proc/none"], "results_dir=/proc/none: /proc cannot be written to"),
         (["study=tiny", "results_dir=studies/tiny.yaml"], "tiny.yaml is a file; give a folder"),
         (["study=tiny", "runtime.dir=x"], "runtime.dir: every run has a folder of its own"),
-        (["tiny"], "'tiny' is not of the form key=value"),
+        (["study=tiny", "tiny"], "'tiny' is not of the form key=value"),
         (["study=tiny", "study=tiny"], "study is given twice: tiny and tiny"),
         (["study=tiny", "mask.ratio=0.5", "mask.ratio=0.7"], "mask.ratio is given twice: 0.5 and 0.7; give one value"),
         (["study=tiny", "db=mysql://root:secret@host/x"], "mysql"),
-        (["study=tiny", "db=postgresql://me:secret@127.0.0.1:1/x"], "db=postgresql://***@127.0.0.1:1/x: cannot be"),
+        (["study=tiny", "db=postgresql://me:secret@127.0.0.1:1/x"], "db=postgresql://me:***@127.0.0.1:1/x: cannot be"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line_and_writes_nothing(folder, capsys, words, message):
@@ -117,6 +130,20 @@ def test_a_study_goes_from_its_file_to_its_table_and_relaunching_trains_nothing(
 
 
 @pytest.mark.slow
+def test_a_launch_with_nothing_to_train_changes_no_byte_of_the_database(folder, capsys):
+    words = ["study=tiny", "scale=smoke", "executor=inline"]
+    assert launch.main(words) == OK
+    file = folder / "results" / "ablations.sqlite"
+    with contextlib.closing(sqlite3.connect(file)) as database:  # as a repository or an archive keeps it
+        database.execute("PRAGMA journal_mode = DELETE")
+    before = file.read_bytes()
+    assert launch.main(words) == OK
+    assert launch.main([*words, "mask.ratio=2.0"]) == USER_ERROR
+    assert launch.main([*words, "data.num_train=50", "name=other", "mask.ratoi=2"]) == USER_ERROR
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.glob("ablations.sqlite*")] == ["ablations.sqlite"]
+
+
 def test_an_override_makes_a_table_of_its_own_and_shares_what_is_equal(folder, capsys):
     words = ["scale=smoke", "executor=inline"]
     assert launch.main(["study=tiny", *words]) == OK
@@ -142,7 +169,7 @@ def test_a_study_whose_runs_fail_says_which_and_exits_non_zero(folder, capsys):
     assert launch.main(words) == INCOMPLETE
     error = capsys.readouterr().err
     assert re.search(r"failed: half, seed 0 \(run \d+\): .*no image of the train split can be read", error)
-    assert "3 of 3 runs of tiny@smoke have no result" in error
+    assert "3 of 3 runs of tiny@smoke without a result" in error
     assert "retry=true" in error
 
 
@@ -151,7 +178,7 @@ def test_a_study_whose_runs_fail_says_which_and_exits_non_zero(folder, capsys):
 
 def read(engine, name="ratio"):
     with engine.connect() as connection:
-        return status.read(connection, name)
+        return study_status.read(connection, name)
 
 
 def test_a_complete_study_ends_well_and_a_diverged_run_is_named(engine, capsys):
@@ -169,7 +196,7 @@ def test_an_incomplete_study_names_what_is_missing_and_how_to_go_on(engine, caps
     error = capsys.readouterr().err
     assert len(re.findall(r"^queued: ", error, re.MULTILINE)) == 3
     assert (
-        "3 of 4 runs of ratio have no result; go on with: python -m sweeps.launch study=ratio 'seeds=[0, 1]'" in error
+        "3 of 4 runs of ratio without a result; go on with: python -m sweeps.launch study=ratio 'seeds=[0, 1]'" in error
     )
 
 
@@ -204,14 +231,14 @@ def test_editing_the_file_makes_a_new_revision(folder, monkeypatch):
 
 
 def test_workers_are_one_a_core_and_never_more_than_runs():
-    assert launch.default_workers(1) == 1
-    assert launch.default_workers(10_000) == launch.threads_per_worker(1)
+    assert executors.default_workers(1) == 1
+    assert executors.default_workers(10_000) == executors.threads_per_worker(1)
 
 
 def test_without_a_terminal_progress_is_a_line_when_a_run_has_ended(engine):
     register(engine, two_rows())
     shown = io.StringIO()
-    with progress.Progress(engine, "ratio", console=Console(file=shown, width=200)) as seen:
+    with live.Progress(engine, "ratio", console=Console(file=shown, width=200)) as seen:
         for _ in range(3):
             seen.last_asked = 0.0
             seen.update()
@@ -226,7 +253,7 @@ def test_a_line_names_what_runs_and_what_failed(engine):
     with engine.begin() as connection:
         queue.fail(connection, queue.claim(connection, "w"), "ValueError: no", is_final=True)
         queue.claim(connection, "w")
-    assert re.fullmatch(r"ratio: 0 of 4 done, 1 failed; \w+, seed 0: step 0 of 100", progress.line(read(engine)))
+    assert re.fullmatch(r"ratio: 0 of 4 done, 1 failed; \w+, seed 0: step 0 of 100", live.line(read(engine)))
 
 
 def test_on_a_terminal_every_running_run_has_a_line(engine):
@@ -234,7 +261,7 @@ def test_on_a_terminal_every_running_run_has_a_line(engine):
     with engine.begin() as connection:
         queue.claim(connection, "w")
     console = Console(file=io.StringIO(), width=160, record=True, force_terminal=True)
-    console.print(progress.picture(read(engine)))
+    console.print(live.picture(read(engine)))
     lines = console.export_text().splitlines()
     assert "0 of 4 runs" in lines[0]
     assert "step 0 of 100" in lines[1]
@@ -258,3 +285,10 @@ def test_a_launched_study_trains_the_seeds_of_a_row_together_when_asked_to(folde
         facts = connection.scalars(select(Attempt.facts)).all()
     # The rows differ in their mask, another shape; the runs without training cannot be stacked.
     assert sorted(each.get("stack", 1) for each in facts) == [1, 1, 2, 2, 2, 2]
+
+
+def test_a_list_of_runtime_is_one_in_every_run(folder):
+    words = ["study=tiny", "scale=smoke", "executor=inline", "seeds=[0]", "runtime.also_monitor=[probe, lidar]"]
+    assert launch.main(words) == OK
+    with open_database("sqlite:///results/ablations.sqlite").begin() as connection:
+        assert "monitor/probe_digit_top1" in series.metrics(connection, 2)

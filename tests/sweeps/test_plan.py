@@ -4,16 +4,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sweeps import aliases, plan
-from sweeps.aliases import renamed
-from sweeps.cli import OK, USER_ERROR
-from sweeps.estimate import Cost, Estimator, Recorded, recorded
-from sweeps.expand import Expansion, Request
-from sweeps.identity import digest
-from sweeps.plan import Wanted, hours
-from sweeps.plan import lines as lines_of
-from sweeps.search import Search
-from sweeps.study import parse
+from sweeps import plan
+from sweeps.cells.estimate import Cost, Estimator, Recorded, recorded
+from sweeps.cells.expand import Expansion
+from sweeps.cells.request import Request
+from sweeps.console.errors import OK, USER_ERROR
+from sweeps.database import aliases
+from sweeps.database.aliases import renamed
+from sweeps.progress.to_finish import Wanted, hours
+from sweeps.progress.to_finish import lines as lines_of
+from sweeps.search.search import Search
+from sweeps.study.identity import digest
+from sweeps.study.reading import parse
 from tests.sweeps.launched import TWO_ROWS, finish_next, register, two_rows
 
 

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from sweeps import query, series
-from sweeps.cli import OK, USER_ERROR, UserError
-from sweeps.db import VERSION_TABLE, Attempt, insert_new
-from sweeps.query import ask, hint
+from sweeps import query
+from sweeps.answers.sql import ask, hint
+from sweeps.console.errors import OK, USER_ERROR, UserError
+from sweeps.database import series
+from sweeps.database.tables import VERSION_TABLE, Attempt, insert_new
 from tests.sweeps.launched import finish_next, register, two_rows
 
 
@@ -65,17 +66,41 @@ def test_a_wrong_statement_gives_the_database_s_reason(engine, capsys):
     assert "no such column: nonsense" in capsys.readouterr().err
 
 
-def test_a_study_is_a_tidy_frame_with_its_options(engine, capsys):
+def test_a_study_has_a_row_a_run_with_options_and_metrics_as_columns(engine, capsys):
     assert answer(engine, "study=ratio", "format=csv") == OK
+    frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert len(frame) == 4 and list(frame)[-3:] == ["ridge/digit_top1", "cpu_seconds", "gpu_seconds"]
+    assert frame.loc[frame["state"] == "done", ["mask.ratio", "ridge/digit_top1"]].to_numpy().tolist() == [[0.5, 61.25]]
+
+
+def test_the_long_form_of_a_study_is_a_row_a_run_and_metric(engine, capsys):
+    assert answer(engine, "study=ratio", "form=long", "format=csv") == OK
     frame = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert len(frame) == 4
     assert frame.loc[frame["state"] == "done", ["mask.ratio", "value"]].to_numpy().tolist() == [[0.5, 61.25]]
 
 
+def test_any_runs_are_asked_by_a_condition_and_shown_by_columns(engine, capsys):
+    assert (
+        answer(engine, "runs={mask.ratio} < 0.6", "show=run_id,state,mask.ratio,ridge/digit_top1", "format=csv") == OK
+    )
+    assert capsys.readouterr().out == ("run_id,state,mask.ratio,ridge/digit_top1\n1,done,0.5,61.25\n3,queued,0.5,\n")
+
+
+def test_what_became_of_a_run_is_shown_where_it_is_named(engine, capsys):
+    assert answer(engine, "runs=state = 'done'", "show=run_id,outcome,host", "format=csv") == OK
+    assert capsys.readouterr().out == "run_id,outcome,host\n1,done,node1\n"
+
+
+def test_any_runs_have_a_table_too(engine, capsys):
+    assert answer(engine, "runs=all") == OK
+    assert "mask.ratio" in capsys.readouterr().out
+
+
 def test_parquet_holds_what_csv_holds(engine, tmp_path, capsys):
     answer(engine, "study=all", "format=parquet", f"to={tmp_path}/a.parquet")
     assert "4 rows in" in capsys.readouterr().out
-    assert pd.read_parquet(tmp_path / "a.parquet")["value"].dropna().tolist() == [61.25]
+    assert pd.read_parquet(tmp_path / "a.parquet")["ridge/digit_top1"].dropna().tolist() == [61.25]
 
 
 def test_a_run_s_curve_is_one_line_over_all_its_attempts(engine, capsys):
@@ -97,6 +122,15 @@ def test_a_run_s_curve_is_one_line_over_all_its_attempts(engine, capsys):
         (["series=loss", "study=ratio"], "run= and series= go together"),
         (["run=1", "series=loss"], "series=loss: run 1 has no such series; it has: none"),
         (["run=99", "series=loss"], "run=99: the database has no such run"),
+        (["select 1", "form=long"], "form= goes with study= and runs="),
+        (["runs=stat = 'done'"], "did you mean state"),
+        (["runs=all", "show=run_id,mask.ratoi"], "show: this answer has no column mask.ratoi (did you mean mask.ratio"),
+        (["cells=nonsense = 1"], "no such column: nonsense"),
+        (["differences=1"], "two or more different runs"),
+        (["differences=1,99"], "the database has no such run: 99"),
+        (["data=99"], "data=99: the database has no such run: 99"),
+        (["data=none"], "data must be ids of different runs"),
+        (["costs=papers"], "costs must be by one of paper, study, method, got 'papers' (did you mean paper?)"),
         (["select 1", "format=xml"], "format must be one of table, csv, json, parquet"),
         (["select 1", "format=parquet"], "give to=FILE"),
         (["select 1", "format=csv", "to=/dev/null/a.csv"], "cannot be written"),
@@ -146,3 +180,29 @@ def test_the_hint_reads_what_either_database_says():
 def test_all_misspelt_options_are_named_at_once(engine):
     with pytest.raises(UserError, match=r"(?s){mask.ratoi}: .*mask.ratio\?.*\n{optim.stepps}: .*optim.steps"):
         ask(engine, "select {optim.stepps}, {mask.ratoi} from sw_config")
+
+
+def test_two_runs_curves_stand_side_by_side(engine, capsys):
+    with engine.begin() as connection:
+        series.write(connection, [series.chunk_row(1, 1, 0, "loss", [0, 1], [0.5, 0.25])])
+        series.write(connection, [series.chunk_row(2, 1, 0, "loss", [1], [0.125])])
+    assert answer(engine, "run=1,2", "series=loss", "format=csv") == OK
+    assert capsys.readouterr().out == "metric,step,run_1,run_2\nloss,0,0.5,\nloss,1,0.25,0.125\n"
+
+
+@pytest.mark.parametrize("typed", ["0", "1,1", "1,x", "1,", "1;2"])
+def test_runs_that_are_no_ids_are_refused(engine, capsys, typed):
+    assert answer(engine, f"run={typed}", "series=loss") == USER_ERROR
+    assert "run must be ids of different runs" in capsys.readouterr().err
+
+
+def test_the_best_cell_is_a_row_a_study(engine, capsys):
+    finish_next(engine, {"ridge/digit_top1": 62.75})
+    finish_next(engine, {"ridge/digit_top1": 70.0})
+    assert answer(engine, "best=ridge/digit_top1", "format=csv") == OK
+    assert capsys.readouterr().out == "study,row_key,col_key,mean,seeds\nratio,a,,65.625,2\n"
+
+
+def test_a_best_of_an_unknown_metric_is_answered_with_the_nearest(engine, capsys):
+    assert answer(engine, "best=ridge/digit_top") == USER_ERROR
+    assert "did you mean ridge/digit_top1" in capsys.readouterr().err

@@ -11,8 +11,9 @@ import yaml
 from sqlalchemy import func, select
 
 from sweeps import launch
-from sweeps.cli import OK
-from sweeps.db import Attempt, CellRow, RunRow, open_database
+from sweeps.console.errors import OK
+from sweeps.database.opening import open_database
+from sweeps.database.tables import Attempt, CellRow, RunRow
 
 TINY = {
     "title": "Tiny search",

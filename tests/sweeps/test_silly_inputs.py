@@ -13,12 +13,13 @@ import yaml
 from sqlalchemy import Engine
 
 from core import train
-from core.config import ConfigError, load
+from core.configuring.config import ConfigError, load
 from sweeps import launch, plan, query, status
-from sweeps.cli import OK, USER_ERROR
-from sweeps.db import mask_url
-from sweeps.study import instance_name, parse
-from sweeps.study_files import StudyError
+from sweeps.console.errors import OK, USER_ERROR
+from sweeps.console.url import mask_url
+from sweeps.study.files import StudyError
+from sweeps.study.model import instance_name
+from sweeps.study.reading import parse
 from tests.sweeps.launched import TWO_ROWS, register, two_rows
 
 ROOT = Path(__file__).parents[2]
@@ -109,8 +110,9 @@ def test_launch_blames_a_folder_before_any_worker_starts(
 
 def test_the_home_folder_is_known_everywhere(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("HOME", str(folder))
-    run = load([*RUN, "runtime.dir='~/run'", "runtime.cache='~/cache'"])
-    assert (run.runtime.dir, run.runtime.cache) == (f"{folder}/run", f"{folder}/cache")
+    for quote in ("'", ""):  # a shell takes the quotes off, and puts the folder in only at the beginning of a word
+        run = load([*RUN, f"runtime.dir={quote}~/run{quote}", f"runtime.cache={quote}~/cache{quote}"])
+        assert (run.runtime.dir, run.runtime.cache) == (f"{folder}/run", f"{folder}/cache")
     assert status.main(["db=sqlite:///~/none.sqlite"]) == USER_ERROR
     assert f"db=sqlite:///{folder}/none.sqlite: there is no such file" in capsys.readouterr().err
 
@@ -118,6 +120,36 @@ def test_the_home_folder_is_known_everywhere(folder: Path, monkeypatch: pytest.M
 def test_letters_beyond_ascii_need_no_quotes() -> None:
     with pytest.raises(ConfigError, match="got 'für_alle', which does not exist"):
         load([*RUN, "data=image_folder", "data.path=für_alle"])
+
+
+@pytest.mark.parametrize("name", ["~/photos", "a#b", "a&b", "a!b;c", "<a>", "a^b`c"])
+def test_a_folder_of_any_letters_needs_no_quotes(name: str) -> None:
+    with pytest.raises(ConfigError, match="which does not exist"):
+        load([*RUN, "data=image_folder", f"data.path={name}"])
+
+
+def test_a_file_in_a_folders_place_is_named_as_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "file").write_text("")
+    assert train.main([*RUN, "runtime.dir=file"]) == USER_ERROR
+    assert "error: runtime.dir=file: cannot be written to: " in (said := " ".join(capsys.readouterr().err.split()))
+    assert said.endswith("file is a file; give a folder")
+
+
+def test_a_files_name_in_place_of_a_url_is_told_how_to_become_one(folder: Path, capsys) -> None:
+    for command in (launch.main, status.main):
+        words = ["study=ratio"] if command is launch.main else []
+        assert command([*words, "db=a/runs.sqlite"]) == USER_ERROR
+        assert (
+            "db=a/runs.sqlite: not a database URL; of a file it is db=sqlite:///a/runs.sqlite"
+            in capsys.readouterr().err
+        )
+
+
+def test_words_of_another_form_are_told_at_once_with_the_form_that_is_taken(folder: Path, capsys) -> None:
+    assert launch.main(["--study", "ratio", "--scale", "smoke"]) == USER_ERROR
+    said = capsys.readouterr().err
+    assert "'--study', 'ratio', '--scale', 'smoke' are not of the form key=value (study=VALUE, not --study" in said
+    assert said.count("options:") == 1
 
 
 def test_a_terminal_of_another_encoding_shows_the_table(engine: Engine, url: str) -> None:

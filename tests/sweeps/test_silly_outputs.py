@@ -13,13 +13,13 @@ from sqlalchemy import Engine
 
 from analysis import report
 from core import evaluate, train
+from core.terminal import blamed
 from core.weights import __main__ as weights_command
 from sweeps import decode, export, export_encoder, launch, plan, query, status, worker
 from sweeps import evaluate as evaluate_runs
-from sweeps.cli import OK, USER_ERROR, UserError
-from sweeps.database_url import mask_url
-from sweeps.overrides import bare
-from sweeps.terminal import blamed
+from sweeps.console.errors import OK, USER_ERROR, UserError
+from sweeps.console.url import mask_url
+from sweeps.study.overrides import bare
 from tests.sweeps.launched import register, two_rows
 
 ROOT = Path(__file__).parents[2]
@@ -150,7 +150,8 @@ def test_a_results_folder_that_is_a_file_is_blamed(tmp_path: Path, capsys, engin
     register(engine, two_rows())
     (tmp_path / "file").write_text("")
     assert report.main([f"db={url}", f"results_dir={tmp_path / 'file'}"]) == USER_ERROR
-    assert f"results_dir={tmp_path / 'file'}: cannot be written to: Not a directory" in said(capsys)
+    place = tmp_path / "file"
+    assert f"results_dir={place}: cannot be written to: {place} is a file; give a folder" in said(capsys)
 
 
 def test_a_capsule_that_is_a_folder_is_refused(tmp_path: Path, capsys, engine: Engine, url: str) -> None:
@@ -178,10 +179,6 @@ def test_quotes_around_a_value_are_none_of_it() -> None:
     assert [bare(text) for text in ("'cuda'", '"a b"', "cpu", "'", "it's")] == ["cuda", "a b", "cpu", "'", "it's"]
 
 
-def test_both_packages_have_one_text_of_how_to_speak_to_a_terminal() -> None:
-    assert (ROOT / "core" / "terminal.py").read_text() == (ROOT / "sweeps" / "terminal.py").read_text()
-
-
 @pytest.mark.parametrize("option", ["runtime.dir", "runtime.cache"])
 @pytest.mark.parametrize("value", ["", "''", "' '"])
 def test_a_folder_without_a_name_is_not_the_one_that_one_stands_in(
@@ -196,8 +193,8 @@ def test_a_folder_without_a_name_is_not_the_one_that_one_stands_in(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (launch, ["study=ratio", "results_dir="]),
-        (launch, ["study=ratio", "name="]),
+        (launch, ["study=masking_ratio", "results_dir="]),
+        (launch, ["study=masking_ratio", "name="]),
         (report, ["results_dir="]),
         (status, ["study="]),
         (query, ["study="]),

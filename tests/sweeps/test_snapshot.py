@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from sweeps.aliases import added, migrated, removed, renamed
-from sweeps.identity import digest
+from sweeps.database.aliases import added, migrated, removed, renamed
+from sweeps.study.identity import digest
 from tests.sweeps import snapshot
 
-HOW = "if it is meant: an option that came, went or was renamed needs a migration in sweeps/aliases.py; then run "
-HOW += "`python -m tests.sweeps.snapshot` and say why in the commit"
+HOW = "if it is meant: an option that came, went or was renamed needs a migration in sweeps/database/aliases.py; "
+HOW += "then run `python -m tests.sweeps.snapshot` and say why in the commit"
 STORED = snapshot.read()
 
 

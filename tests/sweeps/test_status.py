@@ -5,16 +5,20 @@ from alembic import command
 from rich.console import Console
 from sqlalchemy import Engine, select, update
 
-from sweeps import launch, progress, queue, status
-from sweeps.cli import USER_ERROR
-from sweeps.db import Attempt, Environment, RunRow, insert_new, migrations, revision
-from sweeps.queue import Usage
+from sweeps import launch, status
+from sweeps.console.errors import USER_ERROR
+from sweeps.database import series
+from sweeps.database.opening import migrations, revision
+from sweeps.database.tables import Attempt, Environment, RunRow, insert_new
+from sweeps.engine import queue
+from sweeps.engine.queue import Usage
+from sweeps.progress import live, study_status
 from tests.sweeps.launched import finish_next, register, two_rows
 
 
-def read(engine: Engine, name: str = "ratio") -> status.StudyStatus:
+def read(engine: Engine, name: str = "ratio") -> study_status.StudyStatus:
     with engine.connect() as connection:
-        return status.read(connection, name)
+        return study_status.read(connection, name)
 
 
 def text(page: object) -> str:
@@ -46,7 +50,32 @@ def test_a_running_run_shows_step_speed_loss_and_time_left(engine):
     run = read(engine).of("running")[0]
     assert (run.step, run.num_steps, run.label) == (50, 100, "half, seed 0")
     assert (run.speed, run.seconds_left, run.loss) == (pytest.approx(5.0), pytest.approx(10.0), 0.25)
-    assert "half, seed 0: loss 0.25 at step 50 of 100;" in progress.line(read(engine))
+    assert "half, seed 0: loss 0.25 at step 50 of 100;" in live.line(read(engine))
+
+
+def test_a_run_that_looks_collapsed_is_named_while_it_is_trained(engine):
+    register(engine, two_rows())
+
+    def logged(number: int, step: int, **values: float) -> None:
+        with engine.begin() as connection:
+            rows = [
+                series.chunk_row(claim.run_id, 1, number, f"monitor/{name}", [step], [value])
+                for name, value in values.items()
+            ]
+            series.write(connection, rows)
+
+    with engine.begin() as connection:
+        claim = queue.claim(connection, "worker 1")
+        queue.hold(connection, claim, Usage(step=45, loss=0.25))
+    logged(0, 20, rankme=5.0, feature_std=0.5)
+    assert not any(run.collapse for run in read(engine).runs)
+    logged(1, 40, rankme=1.02, feature_std=0.003, collapsed=1.0)
+    said = "looks collapsed: feature std 0.003, RankMe 1.02 at step 40"
+    assert [run.collapse for run in read(engine).of("running")] == [said]
+    assert f"loss 0.25 at step 45 of 100, {said}" in live.line(read(engine))
+    assert said in text(status.page(engine, "ratio", None))
+    logged(2, 60, rankme=4.0, feature_std=0.4)
+    assert not any(run.collapse for run in read(engine).runs)
 
 
 def test_the_time_left_of_a_study_counts_what_waits(engine):
@@ -219,3 +248,17 @@ def test_a_missing_database_is_not_made(tmp_path, capsys):
 @pytest.mark.parametrize(("seconds", "shown"), [(None, "–"), (41.6, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
 def test_a_duration_is_shown_as_people_say_it(seconds, shown):
     assert status.duration(seconds) == shown
+
+
+def test_a_run_that_was_stopped_as_collapsed_is_an_outcome_and_says_why(engine, capsys):
+    register(engine, two_rows())
+    told = {"state": "collapsed", "said": "stopped at step 40: collapse/rankme is below 1.2", "rankme": 1.1}
+    with engine.begin() as connection:
+        queue.finish(
+            connection, queue.claim(connection, "w"), "collapsed", facts={"collapse": told}, usage=Usage(step=40)
+        )
+    for _ in range(3):
+        finish_next(engine, {})
+    assert launch.verdict(read(engine), ["study=ratio"]) == 0
+    assert "stopped at step 40: collapse/rankme is below 1.2" in capsys.readouterr().err
+    assert [run.step for run in read(engine).of("collapsed")] == [40]

@@ -6,7 +6,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from sqlalchemy import select
 
-from sweeps.db import Config, RunRow, open_database
+from sweeps.database.opening import open_database
+from sweeps.database.tables import Config, RunRow
 from sweeps.launch import main as launch
 from sweeps.plan import main as plan
 from tests.core.weights.released import timm_vit

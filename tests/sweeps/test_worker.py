@@ -12,11 +12,14 @@ import pytest
 import torch
 from sqlalchemy import Engine, select, update
 
-from core.config import ConfigError
-from sweeps import cli, queue, series
-from sweeps.db import Attempt, Environment, Event, Result, RunRow
-from sweeps.owner import is_dead, worker_name
-from sweeps.worker import USAGE, Work, main, run_folder, stop_on_signals, work
+from core.configuring.config import ConfigError
+from sweeps import cli
+from sweeps.database import registering, series
+from sweeps.database.tables import Attempt, Environment, Event, Result, RunRow
+from sweeps.engine import queue
+from sweeps.engine.owner import is_dead, worker_name
+from sweeps.engine.working import Work, run_folder, stop_on_signals, work
+from sweeps.worker import USAGE, main
 from tests.sweeps.counting import FUNCTIONS, NUM_STEPS
 
 
@@ -27,7 +30,7 @@ def results(tmp_path: Path) -> Path:
 
 def add(engine: Engine, *seeds: int, **config: Any) -> list[int]:
     with engine.begin() as connection:
-        return queue.register(connection, [(config, seed) for seed in seeds or (0,)])
+        return registering.register(connection, [(config, seed) for seed in seeds or (0,)])
 
 
 def go(engine: Engine, results: Path, *, stop: threading.Event | None = None, **options: Any) -> Counter[str]:
@@ -278,7 +281,7 @@ def test_a_disk_that_is_full_when_a_run_begins_gives_it_back_and_says_so(
     def full(run_folder: Path, attempt: int) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sweeps.recorder.adopt", full)
+    monkeypatch.setattr("sweeps.engine.recorder.adopt", full)
     with pytest.raises(cli.UserError, match=r"No space left on device \(run 1, step 0\).*make room and launch again"):
         go(engine, results)
     with engine.begin() as connection:

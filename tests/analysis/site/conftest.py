@@ -10,8 +10,9 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from analysis.report import write
-from sweeps import series
-from sweeps.db import Attempt, Environment, RunRow, open_database, upgrade
+from sweeps.database import series
+from sweeps.database.opening import open_database, upgrade
+from sweeps.database.tables import Attempt, Environment, RunRow
 from tests.analysis.conftest import MAIN, ROWS, Laboratory, fill_grid, fill_rows
 
 EVIL = "<script>document.title = 'owned'</script>\" onmouseover=\"alert(1)"

@@ -14,12 +14,14 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from analysis.serve import open_server
-from sweeps.db import Attempt, Result, RunRow, open_database
+from sweeps.database.opening import open_database
+from sweeps.database.tables import Attempt, Result, RunRow
 from tests.analysis.conftest import MAIN
 from tests.analysis.site.browser import ENTER, TAB, Browser, programs
 from tests.sweeps.installed import missing
 
 pytestmark = pytest.mark.slow
+UNFOLD = "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
 WAIT_S = 60  # for something that takes two seconds on a machine with nothing else to do
 
 
@@ -98,6 +100,35 @@ def test_words_and_states_filter_a_table(index: Browser) -> None:
     assert "mae_st_scratch" in column(index, "studies", 0)
 
 
+def test_the_way_back_to_the_index_shows_it_as_it_was_set(index: Browser) -> None:
+    index.type("input[data-filters=studies]", "masking")
+    index.click('button[data-shows="partial"]')
+    index.until(
+        "return location.hash.includes('words.studies=masking') && location.hash.includes('shows.studies=partial')"
+    )
+    kept, shown = index.js("return location.hash"), column(index, "studies", 0)
+    index.click('a[href="studies/ijepa_masking.html"]')
+    assert index.text("h1") == "Masking strategy"
+    index.js("history.back()")
+    index.until(
+        "return location.pathname.endsWith('/index.html') && document.querySelector('table[data-sortable] th button')"
+    )
+    assert index.js("return location.hash") == kept and column(index, "studies", 0) == shown == ["ijepa_masking"]
+    assert index.js("return document.querySelector('input[data-filters=studies]').value") == "masking"
+
+
+def test_an_order_is_in_the_address_and_all_parts_of_the_index_have_it(index: Browser) -> None:
+    index.js(UNFOLD)
+    index.click("#studies-1 th:last-child button")
+    index.until("return location.hash.startsWith('#sort.studies=')")
+    num = index.js("return document.querySelectorAll('#studies table').length")
+    index.js("location.reload()")
+    index.until(
+        f"return document.querySelectorAll('#studies table th:last-child[aria-sort=descending]').length === {num}"
+    )
+    assert num >= 2
+
+
 def test_the_theme_follows_the_system_until_it_is_chosen(index: Browser) -> None:
     background = "return getComputedStyle(document.body).backgroundColor"
     light = index.js(background)
@@ -161,23 +192,29 @@ def test_everything_that_can_be_used_is_reached_by_tab_and_shows_it(index: Brows
     index.press(ENTER)
     assert index.js("return location.hash") == "#main"
     index.open(index.js("return location.href.split('#')[0]"))
-    wanted = index.js("return document.querySelectorAll('a, button, input, [tabindex=\"0\"]').length")
+    usable = "a, button, input, summary, [tabindex='0']"  # but what is folded away
+    wanted = index.js(f'return [...document.querySelectorAll("{usable}")].filter(e => e.checkVisibility()).length')
     reached = []
     for _ in range(wanted):
         index.press(TAB)
         reached.append(
-            index.js("const e = document.activeElement; return [e.outerHTML, getComputedStyle(e).outlineStyle]")
+            index.js(
+                "const e = document.activeElement;"
+                "return [[...document.querySelectorAll('*')].indexOf(e), getComputedStyle(e).outlineStyle]"
+            )
         )
-    assert len({outer for outer, _ in reached}) == wanted
+    assert len({place for place, _ in reached}) == wanted
     assert {style for _, style in reached} <= {"solid", "auto"}
 
 
 def test_a_column_is_sorted_by_keyboard(index: Browser) -> None:
-    index.js("document.querySelector('#studies th:first-child button').focus()")
+    index.js(UNFOLD)
+    table = index.js("return [...document.querySelectorAll('#studies table')].at(-1).id")  # what never ran: many
+    index.js(f"document.querySelector('#{table} th:first-child button').focus()")
     index.press(ENTER)
     index.press(ENTER)
-    found = column(index, "studies", 0)
-    assert found == sorted(found, reverse=True)
+    found = column(index, table, 0)
+    assert found == sorted(found, reverse=True) and len(found) > 10
 
 
 @pytest.mark.parametrize("page", ["", 'a[href="agreement.html"]', 'a[href="studies/masking_ratio.html"]', "run"])
@@ -187,6 +224,7 @@ def test_everything_has_a_role_and_a_name(index: Browser, page: str) -> None:
         page = '#run-list a[href^="../runs/"]'
     if page:
         index.click(page)
+    index.js(UNFOLD)
     for css, role in (("button", "button"), ("input", "searchbox"), ("table", "table"), ("svg[role]", "image")):
         for element in index.find_all(css)[:30]:
             assert index.role(element) == role and index.name(element).strip(), css

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import ConfigError, load
+from core.configuring.config import ConfigError, load
+from core.configuring.fitting import load_split
 from core.data.arrays import ArrayDataset, cached_folder, reserve
 from core.data.moving_digits import MovingDigits
-from core.fitting import load_split
 from core.types import DataSpec
 
 

@@ -11,11 +11,11 @@ from PIL import Image
 
 from core.data.augment import normalise
 from core.data.davis import Davis
-from core.evals.features import FrozenFeatures
+from core.evals.frozen.features import FrozenFeatures
 from core.evals.vos import Vos
 from core.models import ViT
 from core.models.resized import for_frames
-from core.motion_pictures import tracks
+from core.pictures.motion import tracks
 from core.train import main
 from core.types import DataError, generator_for
 

@@ -18,15 +18,17 @@ import numpy as np
 import pytest
 import torch
 
-from core.data import video_kinds, video_reader
 from core.data.arrays import cache_key
-from core.data.containers import codec
 from core.data.fingerprint import fingerprint
 from core.data.left_out import data_facts
-from core.data.video_clips import VERSION
-from core.data.video_kinds import SUFFIXES
-from core.data.video_reader import DecordReader, Facts, Reader, TorchcodecReader, Unreadable
-from core.data.videos import VideoCsv, VideoFolder
+from core.data.video import video_kinds
+from core.data.video.containers import codec
+from core.data.video.decord_reader import DecordReader
+from core.data.video.torchcodec_reader import TorchcodecReader, torchcodec_or_none
+from core.data.video.video_clips import VERSION
+from core.data.video.video_kinds import SUFFIXES
+from core.data.video.video_reader import Facts, Reader, Unreadable
+from core.data.video.videos import VideoCsv, VideoFolder
 from tests.sweeps.installed import missing
 
 pytest.importorskip("decord", reason="decord has no wheel for this machine")
@@ -57,7 +59,7 @@ def without_torchcodec() -> Iterator[None]:
     """As on a machine where it is not installed."""
 
     def forget() -> None:
-        video_reader.torchcodec_or_none.cache_clear()
+        torchcodec_or_none.cache_clear()
         video_kinds.opens.cache_clear()
 
     with pytest.MonkeyPatch.context() as patch:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from core.config import ConfigError, load
+from core.configuring.config import ConfigError, load
+from core.configuring.fitting import located
 from core.data.image_folder import ImageFolder
 from core.data.pictures import SUFFIXES, read_or_reason, read_picture
-from core.fitting import located
-from core.trainer import train
-from tests.core.test_trainer import Notebook
+from core.running.trainer import train
+from tests.core.running.test_trainer import Notebook
 
 CASES = Path(__file__).parent / "cases" / "images"
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)

@@ -10,7 +10,7 @@ from PIL import Image
 from core.data.array_files import Npz
 from core.data.image_folder import ImageFolder
 from core.data.moving_digits import MovingDigits
-from core.data.videos import FrameFolder
+from core.data.video.videos import FrameFolder
 
 
 def write(folder, num):

@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from core.data.image_folder import ImageFolder
-from core.data.loader import StepLoader, step_indices
+from core.data.loader import StepLoader, chosen_workers, step_indices
 from core.data.moving_digits import MovingDigits
 from core.types import Dataset
 
@@ -157,3 +157,26 @@ def test_a_set_of_several_sizes_chooses_the_samples_of_a_step_itself(digits):
 def test_a_message_calls_the_batch_size_as_its_option_is_called(digits):
     with pytest.raises(ValueError, match=r"objective\.flow_batch must be a positive multiple of the 2 processes"):
         StepLoader(digits, batch_size=5, seed=1, num_steps=4, world_size=2, option="objective.flow_batch")
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 6, 12])
+def test_processes_that_outnumber_samples_take_each_as_often_as_any_other(digits, num):
+    loaders = [
+        StepLoader(digits, batch_size=num, seed=1, num_steps=4, rank=rank, world_size=6, may_repeat=True)
+        for rank in range(6)
+    ]
+    whole = StepLoader(digits, batch_size=num, seed=1, num_steps=4).batch(2).clips
+    taken = torch.cat([loader.batch(2).clips for loader in loaders])
+    assert torch.equal(taken, whole.repeat_interleave(len(taken) // num, dim=0))
+
+
+def test_samples_that_cannot_be_taken_equally_often_are_refused(digits):
+    with pytest.raises(ValueError, match=r"a positive multiple or a divisor of the 6 processes it is shared by, got 4"):
+        StepLoader(digits, batch_size=4, seed=1, num_steps=4, world_size=6, may_repeat=True)
+
+
+def test_a_gpu_is_given_processes_that_decode_and_a_cpu_only_those_asked_for():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert chosen_workers(0, cpu) == chosen_workers(0, None) == 0
+    assert 1 <= chosen_workers(0, gpu) <= 12
+    assert chosen_workers(3, gpu) == chosen_workers(3, cpu) == 3

@@ -10,7 +10,7 @@ from PIL import Image
 
 from core.data import split_folders
 from core.data.image_folder import ImageFolder
-from core.data.videos import FrameFolder, VideoFolder
+from core.data.video.videos import FrameFolder, VideoFolder
 from tests.core.data.making_videos import ramp, write_video
 
 pytest.importorskip("decord", reason="decord has no wheel for this machine")

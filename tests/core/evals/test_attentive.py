@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.evals.attention_grid import Layout
 from core.evals.attentive import Attentive
+from core.evals.grids.attention_grid import Layout
 from core.evals.ridge import Ridge
 from core.models.vit import ViT
 from core.types import DataSpec, Tokens, generator_for

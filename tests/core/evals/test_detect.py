@@ -14,7 +14,7 @@ from core.data.moving_digits import MovingDigits
 from core.evals.detect import Detect, Moment, Pool, average_precision, every_layer, mean_average_precision, rate
 from core.models import ViT
 from core.types import DataSpec, Grid, Pooling, Regions, Sampling, Tokens, generator_for
-from tests.core.test_trainer import run_it
+from tests.core.running.test_trainer import run_it
 
 SPEC = DataSpec(channels=3, frames=4, height=32, width=48, box_classes=3)
 GRID = Grid(2, 8, 12)  # patches of 4 px

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from core.evals import EVALS
-from core.evals.linear_grid import Optimizer
-from core.types import Tuning, generator_for
+from core.types import Optimizer, Tuning, generator_for
 from tests.core.evals.known import clusters, known
 
 # One that trains the encoder is given no features: see test_finetune.py.

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from core.config import ConfigError, load
+from core.configuring.config import ConfigError, load
 from core.data.augment import normalise
 from core.data.moving_digits import MovingDigits
-from core.evals.features import FrozenFeatures
 from core.evals.flow import Flow, Total
 from core.evals.flow_frames import edges, estimated
+from core.evals.frozen.features import FrozenFeatures
 from core.evaluate import main as evaluate
 from core.types import FlowTruth, Grid, Learner
-from tests.core.evals.test_features import TinyEncoder
-from tests.core.test_trainer import run_it
+from tests.core.evals.frozen.test_features import TinyEncoder
+from tests.core.running.test_trainer import run_it
 
 
 def truth_of(flow: Tensor, *, valid: Tensor | None = None, occluded: Tensor | None = None) -> FlowTruth:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from core.evals.frozen.samples import Samples
 from core.evals.knn import Knn, knn_scores, whitening
-from core.evals.samples import Samples
 from tests.core.evals.known import clusters
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from core.evals.frozen.samples import top1
 from core.evals.linear import Linear
-from core.evals.samples import top1
 from tests.core.evals.known import clusters
 
 

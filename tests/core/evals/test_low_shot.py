@@ -4,9 +4,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from core.evals.frozen.samples import Samples, draw_per_class, top1
 from core.evals.low_shot import HeadKind, LowShot, fit_logistic
 from core.evals.ridge import Ridge, fit_ridge, standardiser
-from core.evals.samples import Samples, draw_per_class, top1
 from core.types import generator_for
 from tests.core.evals.known import clusters
 

@@ -7,8 +7,8 @@ import torch
 from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
+from core.evals.frozen.samples import Samples
 from core.evals.ridge import Ridge, fit_ridge, standardiser
-from core.evals.samples import Samples
 from tests.core.evals.known import clusters
 
 

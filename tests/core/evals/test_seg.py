@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import ConfigError, load
+from core.configuring.config import ConfigError, load
 from core.data.augment import normalise
 from core.data.moving_digits import MovingDigits
-from core.evals.features import FrozenFeatures
-from core.evals.maps import by_frame, centre, level_of
+from core.evals.frozen.features import FrozenFeatures
+from core.evals.frozen.maps import by_frame, centre, level_of
 from core.evals.seg import Frames, Segment, confusion, mean_iou, pixel_loss
 from core.models import ViT
 from core.types import DataSpec, Grid, Sampling, generator_for
 from tests.core.evals.known import clusters
-from tests.core.test_trainer import run_it
+from tests.core.running.test_trainer import run_it
 
 SPEC = DataSpec(channels=3, frames=3, height=16, width=24, segment_classes=3)
 

@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from core.config import load
-from core.evals.linear_grid import Optimizer
+from core.configuring.config import load
 from core.evals.vissl import Choice, Vissl
-from core.types import Pooling, generator_for
+from core.types import Optimizer, Pooling, generator_for
 from tests.core.evals.known import TensorFeatures, clusters, known
 
 QUICK = {"optimizer": Optimizer.sgd, "lrs": [1.0, 1e-6], "weight_decays": [0.0], "epochs": 10, "batch_size": 32}

@@ -12,8 +12,8 @@ from torch import Tensor
 from core.data.augment import normalise
 from core.evals import propagation
 from core.evals.contours import contour_overlap, region_overlap
-from core.evals.features import FrozenFeatures
-from core.evals.maps import fitting, resized
+from core.evals.frozen.features import FrozenFeatures
+from core.evals.frozen.maps import fitting, resized
 from core.evals.propagation import nearest, propagated
 from core.evals.vos import Followed, Vos, answered, objects_of, score
 from core.models import ConvNeXt, ViT
@@ -21,7 +21,7 @@ from core.models.adapted import enlarged
 from core.models.positions import Position
 from core.models.resized import for_frames
 from core.types import DataSpec, Grid, TrackedVideo, generator_for
-from tests.core.test_trainer import run_it
+from tests.core.running.test_trainer import run_it
 
 SPEC = DataSpec(channels=3, frames=5, height=24, width=32, has_objects=True)
 

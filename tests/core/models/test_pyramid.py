@@ -8,7 +8,7 @@ from timm.models.convnext import ConvNeXt as TimmConvNeXt
 from timm.models.resnet import BasicBlock
 from timm.models.resnet import ResNet as TimmResNet
 
-from core.config import ConfigError, load
+from core.configuring.config import ConfigError, load
 from core.models import ENCODERS
 from core.models.convnext import ConvNeXt
 from core.models.resnet import ResNet

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.config import ConfigError, load
+from core.configuring.config import ConfigError, load
 from core.models.pwc import PWC
 from core.objectives.flow import Flow, FlowLearner, Levels, VarCov
 from core.objectives.flow_estimator import favoured

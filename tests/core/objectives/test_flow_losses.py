@@ -95,3 +95,9 @@ def test_losses_are_float32_of_half_precision_features():
         flow_losses.covariance(half),
     ):
         assert value.dtype is torch.float32
+
+
+def test_frames_that_are_all_there_twice_spread_as_they_do_once():
+    features = 0.3 * pictures("spread", channels=5)
+    for measure in (flow_losses.variance, flow_losses.covariance):
+        torch.testing.assert_close(measure(torch.cat([features, features]), repeats=2), measure(features))

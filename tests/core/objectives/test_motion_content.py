@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from core.config import load
+from core.configuring.config import load
 from core.objectives.motion_content import Lesson, MotionContent, Order
 from core.optim import Optim, learning_rate, make_adamw
-from core.trainer import build_learner
+from core.running.building import build_learner
 from core.types import generator_for
-from tests.core.test_trainer import final_weights, run_it
+from tests.core.running.test_trainer import final_weights, run_it
 
 
 @pytest.fixture(scope="module")

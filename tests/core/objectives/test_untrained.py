@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from core.config import ConfigError, load, spec_of
-from core.trainer import build_learner
+from core.configuring.config import ConfigError, load, spec_of
+from core.running.building import build_learner
 
 PARTLESS = ["scale=smoke", "objective=untrained"]
 

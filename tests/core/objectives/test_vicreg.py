@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from core.config import load
+from core.configuring.config import load
 from core.objectives.vicreg import EPS, Expander, Vicreg, vicreg_loss
-from core.trainer import build_learner
+from core.running.building import build_learner
 from core.types import DataSpec, generator_for
-from tests.core.test_trainer import run_it
+from tests.core.running.test_trainer import run_it
 
 ONES = {"sim_coeff": 1.0, "std_coeff": 1.0, "cov_coeff": 1.0}
 

@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
 
-from core.config import ConfigError, load
+from core.configuring.config import ConfigError, load
 from core.models import ViT
 from core.targets.dalle import load_encoder
 from core.targets.pixels import Frames
 from core.targets.tokens import DalleTokens, Kind, TokenTarget
 from core.types import DataSpec, TargetModule, View, generator_for
-from tests.core.test_trainer import final_weights, run_it
+from tests.core.running.test_trainer import final_weights, run_it
 
 CLIP = DataSpec(channels=3, frames=4, height=16, width=24, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 VOCABULARY = 16

@@ -4,7 +4,7 @@ import pytest
 import torch
 from skimage.feature import hog
 
-from core.config import load
+from core.configuring.config import load
 from core.models import ViT
 from core.targets import HogTarget
 from core.targets.hog import histograms

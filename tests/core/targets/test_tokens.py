@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import save_file
 from sklearn.cluster import KMeans
 
-from core.config import ConfigError, load
+from core.configuring.config import ConfigError, load
 from core.models import ViT
 from core.targets import TokenTarget
 from core.targets import tokenizer as module
 from core.targets.pixels import Frames
 from core.types import DataSpec, View, generator_for
-from tests.core.test_trainer import final_weights, run_it
+from tests.core.running.test_trainer import final_weights, run_it
 
 CLIP = DataSpec(channels=3, frames=4, height=8, width=8)
 OPTIONS = TokenTarget(vocabulary=16, steps=8)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.checkpoint import checkpoints
-from core.config import ConfigError, flatten, from_flat, identity, load, spec_of
-from core.stored import open_stored
-from core.trainer import build_learner, seen, start_from_weights
+from core.configuring.config import ConfigError, flatten, from_flat, identity, load, spec_of
+from core.running.building import build_learner, seen, start_from_weights
+from core.running.checkpoint import checkpoints
+from core.running.stored import open_stored
 from core.weights.reading import sha256_of
-from tests.core.test_trainer import run_it
+from tests.core.running.test_trainer import run_it
 from tests.core.weights.released import timm_vit
 
 TINY = ["scale=smoke", "encoder.width=24", "encoder.position=learned", "weights=file"]

@@ -1,0 +1,1 @@
+"""Figures: what will be drawn, as data, and the drawing of it."""

@@ -1,0 +1,72 @@
+"""How figures look, and what keeps their bytes the same from one machine and day to the next."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import seaborn as sns
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart with any common colour blindness, and in print; black is kept for references.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#666666"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]  # so that colour is never the only difference
+REFERENCE = "#333333"
+# Inches: a column and the text of the narrowest usual two-column paper, LaTeX's own article. A figure is as wide as one
+# of them and is never scaled, so that its type is of one size.
+COLUMN, TEXT = 3.15, 6.45
+TYPE = 8.0  # points
+
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: no machine's own fonts
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ssl-ablations",  # element ids are random otherwise
+    "text.usetex": False,
+    "text.parse_math": False,  # a label's "$" is a dollar sign
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,  # journals refuse Type 3
+    "font.size": TYPE,
+    "axes.titlesize": TYPE,
+    "axes.labelsize": TYPE,
+    "xtick.labelsize": TYPE,
+    "ytick.labelsize": TYPE,
+    "legend.fontsize": TYPE,
+    "legend.title_fontsize": TYPE,
+    "figure.titlesize": TYPE + 1,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "grid.color": "#E4E4E4",
+}
+
+
+def settings() -> dict[str, Any]:
+    """rcParams to draw and save in: seaborn's white grid and ours on top, nothing of the user's matplotlibrc."""
+    return {**sns.plotting_context("paper"), **sns.axes_style("whitegrid"), **_RC}
+
+
+def svg(figure: Figure) -> bytes:
+    """Bytes that depend on the drawing alone: no date, no version."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def pdf(figure: Figure) -> bytes:
+    """As `svg`: what a paper includes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return buffer.getvalue()
+
+
+def every_form(figure: Figure) -> dict[str, bytes]:
+    return {"svg": svg(figure), "png": png(figure), "pdf": pdf(figure)}
+
+
+def png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    return buffer.getvalue()

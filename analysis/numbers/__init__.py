@@ -1,0 +1,1 @@
+"""Numbers of stored runs: frames, intervals, agreement. Nothing is drawn or formatted here."""

@@ -1,0 +1,60 @@
+"""The index in groups that fold: a reader's own studies, then each paper's, then what nobody has run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.site.summary import NOT_RUN, Summary
+
+OWN, NEVER = "Own questions", "Not run yet"
+MOST_FINDINGS = 3  # of a folded paper: seven papers and what is never run fit on a page
+MOST_OPEN = 8  # studies that have run: with more of them papers are folded, so that all fit on a page
+
+
+@dataclass(frozen=True)
+class Group:
+    """`state` counts what is complete, `findings` are the clearest answers of its studies: read while it is folded."""
+
+    name: str
+    studies: tuple[Summary, ...]
+    is_open: bool
+
+    @property
+    def state(self) -> str:
+        num_complete = sum(study.state == "complete" for study in self.studies)
+        num = len(self.studies)
+        running = sum(study.state == "running" for study in self.studies)
+        words = [f"{num_complete} of {num} complete"] if self.name != NEVER else [f"{num} studies"]
+        return ", ".join(words + ([f"{running} running"] if running else []))
+
+    @property
+    def findings(self) -> list[Summary]:
+        """The studies whose answers are clearest: what is decided first, else in their order."""
+        told = [study for study in self.studies if study.answer]
+        return sorted(told, key=lambda study: _unclear(study.answer))[:MOST_FINDINGS]
+
+    @property
+    def has_figures(self) -> bool:
+        return any(study.thumbnail for study in self.studies)
+
+
+def grouped(studies: Sequence[Summary]) -> list[Group]:
+    """Studies that are of no paper are whoever asks's own and come first."""
+    found: dict[str, list[Summary]] = {}
+    for study in studies:
+        name = NEVER if study.state == NOT_RUN else study.paper or OWN
+        found.setdefault(name, []).append(study)
+    places = {OWN: 0, NEVER: 2}
+    num_run = sum(len(own) for name, own in found.items() if name != NEVER)
+    return [
+        Group(name, tuple(found[name]), is_open=name == OWN or (name != NEVER and num_run <= MOST_OPEN))
+        for name in sorted(found, key=lambda name: (places.get(name, 1), name))
+    ]
+
+
+def _unclear(answer: str) -> int:
+    """0 of an answer that decides all rows, 1 of one that decides some, 2 of one that decides none."""
+    if "undecided" not in answer:
+        return 0
+    return 1 if any(f" {word}" in answer for word in ("better", "worse", "the same")) else 2

@@ -1,0 +1,1 @@
+"""From words to components: a flat config, the tables of what may be chosen, whether the parts fit."""

@@ -1,0 +1,1 @@
+"""Pairs of frames, with the flow between them where it is known."""

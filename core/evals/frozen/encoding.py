@@ -1,0 +1,193 @@
+"""Samples on their way through an encoder: fetched, cut, encoded a batch at a time, and what that has used."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from core.evals.frozen.clips import Cut, Plan, encode
+from core.evals.frozen.shared import Share
+from core.types import Batch, Dataset, DataSpec, EncoderModule, Look, Sampling, generator_for
+
+
+class Used(NamedTuple):
+    """What encoding has used so far."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of this process
+    clips: int = 0  # that went through the encoder
+
+
+class Encoding:
+    """One encoder that is shown the samples of some data sets, in evaluation mode and without gradient.
+
+    It runs under autocast where a `dtype` is given. The arguments are those of
+    `core.evals.frozen.features.FrozenFeatures`.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderModule,
+        datasets: Mapping[str, Dataset],
+        *,
+        prepare: Callable[[Tensor, DataSpec], Tensor],
+        change: Callable[[Tensor, DataSpec, Look, Generator], Tensor] | None,
+        built_for: DataSpec,
+        device: torch.device,
+        batch_size: int,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self.encoder, self.prepare, self.built_for, self.device, self.dtype = encoder, prepare, built_for, device, dtype
+        self.spec = datasets["train"].spec
+        self.used = Used()
+        self._datasets, self._change, self._batch_size = datasets, change, batch_size
+        self._most_clips: int | None = None  # that the encoder takes at once, where that is fewer
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        start, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+            self.used = Used(self.used.seconds + seconds, self.used.cpu_seconds + cpu_seconds, self.used.clips)
+
+    def add_clips(self, number: int) -> None:
+        """Count clips that went through the encoder."""
+        self.used = self.used._replace(clips=self.used.clips + number)
+
+    def layers(
+        self,
+        split: str,
+        videos: Tensor,
+        num_layers: int,
+        clips: Plan,
+        sampling: Sampling,
+        look: Look | None,
+        with_prefix: bool,
+        reduced: Callable[[list[Tensor]], list[Tensor]],
+        share: Share | None = None,
+    ) -> Iterator[tuple[slice, int, int, list[Tensor]]]:
+        """Rows of `videos`, number of the view, place of the clip in it, and what is `reduced` of its tokens layer by
+        layer. With a `share` the main process gets others' batches from them, who get none.
+        """
+        batch_size = max(1, self._batch_size * self.built_for.frames // max(self.spec.frames, self.built_for.frames))
+        cuts = [(cut, view, place) for view, cuts in enumerate(clips.views) for place, cut in enumerate(cuts)]
+        show = self.prepare if look is None else self._changed(look)
+        # Cuts of one sample follow one another, so that each sample is fetched once and only one is held.
+        groups = [(sample, list(of)) for sample, of in itertools.groupby(sorted(cuts), key=lambda item: item[0].sample)]
+        batches = [slice(start, start + batch_size) for start in range(0, len(videos), batch_size)]
+        mine = [rows for number, rows in enumerate(batches) if share is None or share.owner(number) == share.rank]
+        samples = [videos[rows] * self.spec.clips_per_video + sample for rows in mine for sample, _ in groups]
+        dataset = self._datasets[split]
+        in_thread = self.device.type == "cuda" and getattr(dataset, "is_lazy", False)  # decoding: a GPU would wait
+        with evaluating(self.encoder), read_ahead(dataset, samples, in_thread=in_thread) as read:
+            for number, rows in enumerate(batches):
+                if share is not None and share.owner(number) != share.rank:
+                    if share.is_main:
+                        for _, view, place in itertools.chain.from_iterable(of for _, of in groups):
+                            taken = [tensor.to(self.device) for tensor in share.take(number)]
+                            self.add_clips(len(videos[rows]))
+                            yield rows, view, place, taken
+                    continue
+                for _, group in groups:
+                    pixels = self._shown(next(read), show)
+                    for cut, view, place in group:
+                        with torch.inference_mode(), self.autocast():
+                            clip = self._cut(pixels, cut, clips.frames)
+                            layers = self.in_parts(
+                                clip,
+                                lambda part: encode(
+                                    self.encoder, part, self.built_for, sampling, num_layers, with_prefix=with_prefix
+                                ),
+                            )
+                        self.add_clips(len(clip))
+                        found = reduced(layers)
+                        if share is None or share.is_main:
+                            yield rows, view, place, found
+                        else:
+                            share.give(found)
+
+    def in_parts(self, clips: Tensor, encoded: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+        """`encoded(clips)`, of as many clips at once as the device's memory has room for: half as many when it is full,
+        from then on."""
+        while True:
+            most = self._most_clips or len(clips)
+            try:
+                parts = [encoded(part) for part in torch.split(clips, most)]
+                return parts[0] if len(parts) == 1 else [torch.cat(layers) for layers in zip(*parts, strict=True)]
+            except torch.OutOfMemoryError:
+                if most == 1:
+                    raise
+                self._most_clips = most // 2
+            # Only now, as the error holds on to what had been made by then.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _changed(self, look: Look) -> Callable[[Tensor, DataSpec], Tensor]:
+        """What crops and mirrors as `look` says, one batch after the other."""
+        assert self._change is not None
+        change, generator = self._change, generator_for(0, "look", look.number)
+        return lambda clips, spec: change(clips, spec, look, generator)
+
+    def fetch(self, split: str, indices: Tensor, show: Callable[[Tensor, DataSpec], Tensor]) -> Tensor:
+        """The samples at `indices` on the device, normalised as the encoder is used to."""
+        return self._shown(self._datasets[split].fetch(indices).clips, show)
+
+    def _shown(self, clips: Tensor, show: Callable[[Tensor, DataSpec], Tensor]) -> Tensor:
+        clips = clips.to(self.device, non_blocking=True)
+        return show(clips, dataclasses.replace(self.spec, mean=self.built_for.mean, std=self.built_for.std))
+
+    def _cut(self, pixels: Tensor, cut: Cut, frames: int) -> Tensor:
+        height, width = self.built_for.height, self.built_for.width
+        clip = pixels[:, :, cut.first : cut.first + frames]
+        return clip[..., cut.top : cut.top + height, cut.left : cut.left + width].contiguous()
+
+    def autocast(self) -> torch.autocast:
+        dtype = self.dtype
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+@contextmanager
+def read_ahead(dataset: Dataset, samples: Sequence[Tensor], *, in_thread: bool) -> Iterator[Iterator[Tensor]]:
+    """The clips at each of `samples`, one after the other; those to come next read in a thread meanwhile."""
+    if not in_thread:
+        yield (dataset.fetch(indices).clips for indices in samples)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="read_ahead") as pool:
+        due = collections.deque[Future[Batch]]()
+        left = iter(samples)
+
+        def read() -> Iterator[Tensor]:
+            for indices in left:
+                due.append(pool.submit(dataset.fetch, indices))
+                if len(due) > 1:
+                    yield due.popleft().result().clips
+            while due:
+                yield due.popleft().result().clips
+
+        try:
+            yield read()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for `module`; each part's own mode is put back afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,1 @@
+"""Evaluations that train a copy of the encoder, and their recipes."""

@@ -1,0 +1,1 @@
+"""What a config will compute and hold, counted on torch's meta device before anything runs."""

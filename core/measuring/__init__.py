@@ -1,0 +1,1 @@
+"""What a run uses: time, memory, operations, as metrics beside its accuracy."""

@@ -1,0 +1,1 @@
+"""What pictures of a run are drawn from."""

@@ -1,0 +1,1 @@
+"""Training a run and judging it: the loop, its steps, its checkpoints."""

@@ -1,0 +1,182 @@
+"""What a table says of each row beside its baseline, in words: better, worse, same within a margin, or undecided.
+
+The interval that the table shows decides: clear of zero, the row is better or worse; within the margin on both sides,
+it is the same (which an interval of 95 % says at 2.5 % a side, more strictly than two one-sided tests at 5 %). Else it
+is undecided, and the spread so far tells how many more seeds would decide it in four of five tries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from sweeps.answers.blocked_intervals import Comparison, Difference, Estimate, quantile
+from sweeps.study.metric_words import describe
+
+POWER = 0.8
+MOST_SEEDS = 1000
+MOST_NAMED = 8  # rows of one verdict in a sentence
+
+# Which way a metric is better, by a word of its name after the "/": flow/epe_noc, vos/jf, ridge/digit_top1.
+_HIGHER = {"top1", "top5", "miou", "map", "jf", "j", "f"}
+_LOWER = {"epe", "f1"}  # optical flow's Fl: the share of outliers
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """None where neither is: a share of hidden patches, a cost that comes with what it buys."""
+    words = set(metric.rpartition("/")[2].split("_"))
+    return True if words & _HIGHER else False if words & _LOWER else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`kind` is better, worse, higher, lower (of a metric that is better in neither direction), same or undecided."""
+
+    kind: str
+    text: str
+
+    @property
+    def is_decided(self) -> bool:
+        return self.kind != "undecided"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A column of the table: its label, its rows' labels in their order, and the seconds of a run of each row."""
+
+    label: str
+    baseline: str
+    comparison: Comparison
+    labels: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def kind_of(estimate: Estimate, is_higher: bool | None, margin: float | None) -> str:
+    if estimate.excludes_zero:
+        if is_higher is None:
+            return "higher" if estimate.mean > 0 else "lower"
+        return "better" if (estimate.mean > 0) == is_higher else "worse"
+    is_same = margin is not None and -margin <= estimate.low and estimate.high <= margin
+    return "same" if is_same else "undecided"
+
+
+def verdicts(column: Judged, metric: str, margin: float | None) -> dict[str, Verdict]:
+    """Of every row that has a difference, by its key."""
+    found = {}
+    for key, difference in column.comparison.differences.items():
+        kind = kind_of(difference.estimate, higher_is_better(metric), margin)
+        if difference.is_by_one_number:
+            found[key] = Verdict("undecided", "undecided: all seeds differ by one number, 1 more seed tells the spread")
+            continue
+        text = f"same within ±{margin:g}" if kind == "same" else kind
+        if kind == "undecided":
+            seconds = column.seconds.get(key, math.nan) + column.seconds.get(column.baseline, math.nan)
+            text = f"undecided: {_what_it_takes(num_more(difference, column.comparison, margin), seconds)}"
+        found[key] = Verdict(kind, text)
+    return found
+
+
+def num_more(difference: Difference, comparison: Comparison, margin: float | None) -> int | None:
+    """Seeds until the difference found so far would be clear of zero, or within the margin, in four of five tries.
+
+    None beyond `MOST_SEEDS`.
+    """
+    num = difference.estimate.num_seeds
+    num_rows = len(comparison.rows) if comparison.rows and not difference.fallback else 2
+
+    def decides(n: int) -> bool:
+        df = (num_rows - 1) * (n - 1)
+        return _power(difference.estimate.mean, difference.sd, n, df, comparison.confidence) >= POWER or _is_narrow(
+            difference, n, df, comparison.confidence, margin
+        )
+
+    low, high = num, num + 1
+    while not decides(high):
+        if high >= MOST_SEEDS:
+            return None
+        low, high = high, min(MOST_SEEDS, 2 * high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return high - num
+
+
+@cache  # the table, the sentence and the index ask for the same
+def _power(mean: float, sd: float, num_seeds: int, df: int, confidence: float) -> float:
+    # A second to import: only where something is undecided.
+    from statsmodels.stats.power import ttest_power
+
+    return float(ttest_power(abs(mean) / sd, num_seeds, 1 - confidence, df=df)) if sd > 0 and mean else 0.0
+
+
+def _is_narrow(difference: Difference, num_seeds: int, df: int, confidence: float, margin: float | None) -> bool:
+    """Whether four of five intervals of so many seeds lie within the margin, were the mean so far the true one."""
+    if margin is None:
+        return False
+    error = difference.sd / math.sqrt(num_seeds)
+    slack = quantile(df, 2 * POWER - 1) * error
+    return quantile(df, confidence) * error + slack + abs(difference.estimate.mean) <= margin
+
+
+def _what_it_takes(num: int | None, seconds: float) -> str:
+    if num is None:
+        return f"over {MOST_SEEDS} more seeds"
+    seeds = f"about {num} more seed{'s' if num > 1 else ''}"
+    return seeds if math.isnan(seconds) else f"{seeds}, {_about(num * seconds)}"
+
+
+def _about(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1:
+        return "less than a minute"
+    if minutes >= 120:
+        return f"about {minutes / 60:.0f} hours"
+    return f"about {minutes:.0f} minute{'s' if round(minutes) > 1 else ''}"
+
+
+# ---- the study in a sentence -----------------------------------------------------------------------------------------
+
+_SAID = ("better", "worse", "higher", "lower", "same", "undecided")
+
+
+def sentence(columns: Sequence[Judged], metric: str, margin: float | None) -> str:
+    """`Beside 90 %: 75 % is better; 50 % and 95 % are worse.`; "" where nothing can be compared yet.
+
+    The random initialisation is a reference, not an answer: it is in the table only.
+    """
+    parts = []
+    for column in columns:
+        found = {key: v for key, v in verdicts(column, metric, margin).items() if key in column.labels}
+        if told := [_of_kind(column, found, kind, margin) for kind in _SAID]:
+            words = "; ".join(filter(None, told))
+            parts.append(f"{column.label}: {words}" if column.label and words else words)
+    parts = list(filter(None, parts))
+    if not parts:
+        return ""
+    baseline = next(column.labels[column.baseline] for column in columns if column.baseline in column.labels)
+    return f"{describe(metric).words} beside {baseline}: {'. '.join(parts)}."
+
+
+def _of_kind(column: Judged, found: Mapping[str, Verdict], kind: str, margin: float | None) -> str:
+    rows = [(column.labels[key], verdict) for key, verdict in found.items() if verdict.kind == kind]
+    if not rows:
+        return ""
+    if kind == "undecided":
+        told = [f"{_quoted(label)} ({verdict.text.removeprefix('undecided: ')})" for label, verdict in rows]
+    else:
+        told = [_quoted(label) for label, _ in rows]
+    word = f"the same within ±{margin:g}" if kind == "same" else kind
+    return f"{_listed(told)} {'are' if len(told) > 1 else 'is'} {word}"
+
+
+def _quoted(label: str) -> str:
+    """A label with a comma would fall apart in a list."""
+    return f"“{label}”" if "," in label else label
+
+
+def _listed(words: Sequence[str]) -> str:
+    if len(words) > MOST_NAMED:
+        words = [*words[:MOST_NAMED], f"{len(words) - MOST_NAMED} more"]
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]

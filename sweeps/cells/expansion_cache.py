@@ -1,0 +1,84 @@
+"""What studies expand to, what configs compute and where study files lie, remembered in `.cache`: a plan of many takes
+seconds only once.
+
+An entry is named by everything that decides what is in it, so it is never out of date.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(".cache/expansions")
+ConfigSteps = list[tuple[str, int]]  # hash of each cell's config, and its steps
+
+
+def read(launch: str) -> ConfigSteps | None:
+    found = _read(_path(launch))
+    return None if found is None else [(config, steps) for config, steps in found]
+
+
+def write(launch: str, configs: ConfigSteps) -> None:
+    _write(_path(launch), configs)
+
+
+def read_work(config: str) -> dict[str, Any] | None:
+    """What `write_work` was given for the config of this hash, by the code of today."""
+    found = _read(_work_path(config))
+    return None if found is None else dict(found)
+
+
+def write_work(config: str, work: Mapping[str, Any]) -> None:
+    _write(_work_path(config), dict(work))
+
+
+def read_file(table: str) -> Path | None:
+    """The study file that `write_file` was given for a table."""
+    found = _read(_file_path(table))
+    return None if found is None else Path(found)
+
+
+def write_file(table: str, file: Path) -> None:
+    _write(_file_path(table), str(file.absolute()))
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_bytes()) if path.exists() else None
+
+
+def _write(path: Path, content: Any) -> None:
+    # Where nothing can be written, the next plan expands and counts again.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(content), encoding="ascii")
+        temporary.replace(path)
+
+
+def _path(launch: str) -> Path:
+    """`launch` is `sweeps.cells.registry.launch_hash`: of study, arguments and core. Our own code decides too."""
+    return FOLDER / f"{hashlib.sha256((launch + _code('sweeps')).encode()).hexdigest()}.json"
+
+
+def _work_path(config: str) -> Path:
+    return FOLDER / "work" / f"{hashlib.sha256((config + _code('core')).encode()).hexdigest()}.json"
+
+
+def _file_path(table: str) -> Path:
+    return FOLDER / "files" / f"{hashlib.sha256(table.encode()).hexdigest()}.json"
+
+
+@functools.cache
+def _code(package: str) -> str:
+    digest = hashlib.sha256()
+    # `work` decides what is remembered of a config.
+    own = [Path(__file__).parent / "work.py"] if package == "core" else []
+    for path in [*sorted((Path(__file__).parents[2] / package).rglob("*.py")), *own]:
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()

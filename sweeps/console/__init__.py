@@ -1,0 +1,1 @@
+"""What a person types and is told: offered commands and URLs without passwords. Every room above speaks through it."""

@@ -1,0 +1,1 @@
+"""What runs: a worker claims a run, trains it, records it and lets it go."""

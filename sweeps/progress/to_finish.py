@@ -1,0 +1,182 @@
+"""What studies still need, and what that will cost: one answer for `plan`, `status`, the site and the server.
+
+Imports no torch, and reads none of what core makes of a study: what configs compute was counted
+before (`sweeps.cells.work`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from sweeps.cells import work
+from sweeps.cells.edited import launched
+from sweeps.cells.estimate import Cost as Cost
+from sweeps.cells.estimate import Estimator, RunKey
+from sweeps.cells.estimate import Recorded as Recorded
+from sweeps.cells.estimate import recorded as recorded
+from sweeps.cells.registry import current_configs
+from sweeps.cells.request import Request
+from sweeps.database.tables import FINAL_STATES, StudyRow
+from sweeps.progress.to_come import by_rule, further_runs, trials
+from sweeps.study.model import DEFAULT_SCALE
+
+UNFINISHED = ("missing", "queued", "running", "cancelled")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A study's cells and the runs they ask for: hash of the config and seed -> steps."""
+
+    name: str
+    num_cells: int
+    steps: dict[RunKey, int]
+    further: dict[RunKey, int] = field(default_factory=dict)  # likewise, those that a rule for seeds will ask for
+    num_trials: int = 0  # runs that a search will ask for
+    scale: str = DEFAULT_SCALE
+
+
+@dataclass(frozen=True)
+class Line:
+    """One study: what it has, what is left and to come, and at what cost."""
+
+    name: str
+    num_cells: int
+    runs: frozenset[RunKey]
+    shared: int
+    done: frozenset[RunKey]
+    running: int
+    left: dict[RunKey, Cost | None]  # None: nothing like it was ever run
+    to_come: tuple[Cost | None, ...] = ()
+
+    @property
+    def costs(self) -> list[Cost | None]:
+        """Of everything until it is finished."""
+        return [*self.left.values(), *self.to_come]
+
+
+# ---- what is wanted --------------------------------------------------------------------------------------------------
+
+
+def asked_for(connection: Connection | None, request: Request, configs: Sequence[tuple[str, int]]) -> Wanted:
+    """What a study of these cells, hash and steps of each, asks for and will ask for."""
+    of = dict(configs)
+    search, seeds = trials(connection, request, of), further_runs(connection, request, of)
+    steps = {(config, seed): steps for config, steps in configs for seed in request.wanted_seeds}
+    asked = {key: of[key[0]] for key in seeds}
+    further = {key: of[key[0]] for key in by_rule(connection, request, of)}
+    return Wanted(request.instance, len(configs), steps | search.steps | asked, further, search.num_left, request.scale)
+
+
+def stored(connection: Connection, names: Sequence[str]) -> list[Wanted]:
+    """What these studies of the database ask for, as they were launched."""
+    rows = connection.execute(select(StudyRow.name, StudyRow.spec).where(StudyRow.name.in_(names))).all()
+    specs: dict[str, Mapping[str, Any]] = {row.name: row.spec for row in rows}
+    found = []
+    for name in names:
+        spec = specs[name]
+        scale, overrides = str(spec.get("scale", DEFAULT_SCALE)), tuple(spec.get("overrides", ()))
+        request = Stored(launched(name, spec), scale, overrides, name=name)
+        found.append(asked_for(connection, request, current_configs(connection, name)))
+    return found
+
+
+class Stored(Request):
+    """A launch as the database has it: `name` is the whole name of the instance."""
+
+    @property
+    def instance(self) -> str:
+        return self.name
+
+
+# ---- what there is, what is left -------------------------------------------------------------------------------------
+
+
+def of_database(
+    connection: Connection, names: Sequence[str], runs: Sequence[Recorded] | None = None
+) -> tuple[dict[str, Line], Estimator]:
+    """Each of these studies of the database, by name, and the estimator that told their costs.
+
+    `runs` are the database's, for who has read them already. Nothing is counted here: a launch records what its
+    configs compute.
+    """
+    studies = stored(connection, names)
+    runs = recorded(connection) if runs is None else runs
+    estimator = Estimator(runs, work.of_configs(connection, configs_left(studies, runs), counting=False))
+    return {line.name: line for line in lines(studies, estimator)}, estimator
+
+
+def lines(studies: Sequence[Wanted], estimator: Estimator) -> list[Line]:
+    """What each study has and still needs. A failed, diverged or collapsed run is an outcome, and not repeated."""
+    by_key = estimator.runs
+    found = []
+    for study in studies:
+        others = {key for other in studies if other is not study for key in other.steps}
+        states = {key: by_key[key].state if key in by_key else "missing" for key in study.steps}
+        left = [key for key, state in states.items() if state in UNFINISHED]
+        mine = estimator.for_study(study.scale, study.steps)
+        costs = {key: mine.left(key, study.steps[key], list(study.steps)) for key in left}
+        to_come = [mine.left(key, steps, list(study.steps)) for key, steps in study.further.items()]
+        if study.num_trials:
+            to_come += [of_a_trial(study, mine)] * study.num_trials
+        found.append(
+            Line(
+                name=study.name,
+                num_cells=study.num_cells,
+                runs=frozenset(study.steps),
+                shared=len(others & study.steps.keys()),
+                done=frozenset(key for key, state in states.items() if state == "done"),
+                running=sum(state == "running" for state in states.values()),
+                left=costs,
+                to_come=tuple(to_come),
+            )
+        )
+    return found
+
+
+def configs_left(studies: Sequence[Wanted], runs: Iterable[Recorded]) -> set[str]:
+    """Configs of which a run is left or to come: what others compute need not be counted."""
+    states = {run.key: run.state for run in runs}
+    return {
+        config
+        for study in studies
+        for config, seed in (*study.steps, *study.further)
+        if study.num_trials or states.get((config, seed), UNFINISHED[0]) in UNFINISHED
+    }
+
+
+def of_a_trial(study: Wanted, estimator: Estimator) -> Cost | None:
+    """What a run of the study cost so far, those that a search stopped early counted in; before any, its estimate."""
+    trained = [key for key, steps in study.steps.items() if steps]
+    ended = [estimator.runs[key] for key in trained if key in estimator.runs]
+    costs = [run.cost for run in ended if run.state in FINAL_STATES and run.state != "cancelled"]
+    costs = costs or [cost for key in trained if (cost := estimator.left(key, study.steps[key])) is not None]
+    if not costs:
+        return None
+    return Cost(mean(cost.cpu_seconds for cost in costs), mean(cost.gpu_seconds for cost in costs))
+
+
+# ---- showing ---------------------------------------------------------------------------------------------------------
+
+
+def hours(costs: Iterable[Cost | None], *, gpu: bool) -> str:
+    """The sum, `?` when nothing of it is known, `> 1.2 h` when only a part is."""
+    listed = list(costs)
+    known = [cost for cost in listed if cost is not None]
+    if listed and not known:
+        return "?"
+    value = sum(cost.gpu_seconds if gpu else cost.cpu_seconds for cost in known) / 3600
+    return f"{'> ' if len(known) < len(listed) else ''}{value:.2f} h"
+
+
+def said(costs: Sequence[Cost | None], estimator: Estimator | None) -> str:
+    """`to finish: 0.78 h of CPU, 0.00 h of GPU (rates: 41 runs of this database)`; empty where nothing is left."""
+    if not costs:
+        return ""
+    basis = estimator.said() if estimator is not None else ""
+    told = f"to finish: {hours(costs, gpu=False)} of CPU, {hours(costs, gpu=True)} of GPU"
+    return told + (f" ({basis})" if basis else "")

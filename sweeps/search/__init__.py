@@ -1,0 +1,1 @@
+"""What proposes the next run: trials of a search, seeds of a rule."""

@@ -1,0 +1,120 @@
+"""What else differs: the options in which a row and its baseline differ although the row does not say so.
+
+A comparison is a claim that rows differ in what the table says and in nothing else. What a row sets, and what that
+implies, is what the table says; a study that means more to differ lists it under `varies`, and the table repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from sweeps.console.errors import close_matches
+from sweeps.study.model import Cell, Study
+from sweeps.study.overrides import format_value
+
+# What an option decides besides its own sub-options: another method has other parts, and no other schedule or data.
+_PARTS = ("objective", "mask", "target", "predictor", "loss", "encoder", "flow_data")
+_IMPLIED = {"method": _PARTS, "objective": _PARTS}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row that is not its baseline in an option; None is an option that the other's parts do not have."""
+
+    row: Cell
+    key: str
+    value: Any
+    of_baseline: Any
+    is_set: bool  # or implied, by what the two rows set
+    is_listed: bool  # in `varies`
+
+    @property
+    def is_told(self) -> bool:
+        return self.is_set or self.is_listed
+
+    @property
+    def is_of_one_part(self) -> bool:
+        """An option that one of two variants has: that they are two variants says it already."""
+        return "." in self.key and (self.value is None or self.of_baseline is None)
+
+    @property
+    def text(self) -> str:
+        return f"{self.key} {_shown(self.value)} (baseline {_shown(self.of_baseline)})"
+
+
+def differences(study: Study, scale: str, cells: Sequence[tuple[Cell, Mapping[str, Any]]]) -> Iterator[Difference]:
+    """Of every row to the baseline of its column, in the table's order; the random initialisation is no row.
+
+    `cells` are the study's with their resolved options.
+    """
+    baselines = {cell.col_key: config for cell, config in cells if cell.row_key == study.baseline}
+    sets = {row.key: row.overrides(scale) for row in study.rows}
+    for cell, config in cells:
+        baseline = baselines.get(cell.col_key)
+        if cell.is_random_init or cell.row_key == study.baseline or baseline is None:
+            continue
+        told = {**sets[cell.row_key], **sets[study.baseline]}
+        for key in sorted(config.keys() | baseline.keys()):
+            if config.get(key) != baseline.get(key):
+                is_set = any(_decides(option, key) for option in told)
+                yield Difference(cell, key, config.get(key), baseline.get(key), is_set, _is_listed(study, scale, key))
+
+
+def by_row(found: Iterable[Difference], name: Callable[[Cell], str]) -> dict[str, list[str]]:
+    """What each row, called by `name`, has otherwise in whichever column; without the options of one variant alone."""
+    rows: dict[str, dict[str, None]] = {}
+    for difference in found:
+        if not difference.is_of_one_part:
+            rows.setdefault(name(difference.row), {})[difference.text] = None
+    return {row: list(texts) for row, texts in rows.items()}
+
+
+def wrong(study: Study, scale: str, cells: Sequence[tuple[Cell, Mapping[str, Any]]]) -> Iterator[str]:
+    """One line a row that differs in more than it says, and one a misspelt option in `varies`."""
+    options = sorted({key for _, config in cells for key in config})
+    for pattern in listed(study, scale):
+        part = pattern.rpartition(".")[0]
+        siblings = [key for key in options if part and key.startswith(f"{part}.")]
+        # Beside other parts it may be an option of a part that only another scale has.
+        is_known = not siblings or any(_matches(key, pattern) for key in options)
+        if not is_known and (near := close_matches(pattern, siblings)):
+            yield f"varies: no run has the option {pattern!r}{near}"
+    untold: dict[str, list[Difference]] = {}
+    for difference in differences(study, scale, cells):
+        if not difference.is_told:
+            place = difference.row.row_key + (f", {difference.row.col_key}" if difference.row.col_key else "")
+            untold.setdefault(place, []).append(difference)
+    for place, found in untold.items():
+        keys = ", ".join(difference.key for difference in found)
+        yield (
+            f"row {place} differs from the baseline {study.baseline} in more than it sets: "
+            f"{'; '.join(difference.text for difference in found)}. Give both the same, or say that they are meant to "
+            f"differ: varies: [{keys}]"
+        )
+
+
+def listed(study: Study, scale: str) -> list[str]:
+    """The patterns of `varies` at a scale: the study's and the scale's own."""
+    own = study.spec["scales"].get(scale, {}).get("varies", [])
+    return list(dict.fromkeys([*study.spec.get("varies", []), *own]))
+
+
+def _is_listed(study: Study, scale: str, key: str) -> bool:
+    return any(_matches(key, pattern) for pattern in listed(study, scale))
+
+
+def _matches(key: str, pattern: str) -> bool:
+    return fnmatch(key, pattern) or key.startswith(f"{pattern}.")
+
+
+def _decides(option: str, key: str) -> bool:
+    return key == option or any(
+        key == part or key.startswith(f"{part}.") for part in (option, *_IMPLIED.get(option, ()))
+    )
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else format_value(value)

@@ -1,0 +1,126 @@
+"""What a row is called beside its baseline, and what it takes where nothing is decided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from statsmodels.stats.power import TTestPower
+
+from sweeps.answers.blocked_intervals import Arm, Comparison, Difference, Estimate, compare
+from sweeps.answers.verdicts import Judged, kind_of, num_more, sentence, verdicts
+from sweeps.study.files import StudyError
+from sweeps.study.margin import margin_of
+from sweeps.study.metric_words import describe
+from sweeps.study.reading import parse
+from tests.sweeps.launched import TWO_ROWS
+
+TOP1 = "ridge/digit_top1"
+
+
+def around(mean: float, half: float, num_seeds: int = 3) -> Estimate:
+    return Estimate(mean, mean - half, mean + half, num_seeds)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "higher", "kind"),
+    [
+        (3.0, 1.0, True, "better"), (-3.0, 1.0, True, "worse"), (3.0, 1.0, False, "worse"), (3.0, 1.0, None, "higher"),
+        (0.5, 1.4, True, "same"), (0.5, 1.6, True, "undecided"), (0.5, 0.1, True, "better"),
+        (1.0, float("nan"), True, "undecided"),
+    ],
+)  # fmt: skip
+def test_a_row_is_called_by_where_its_interval_lies(mean, half, higher, kind):
+    assert kind_of(around(mean, half), higher, 2.0) == kind
+
+
+def test_without_a_margin_no_row_is_the_same():
+    assert kind_of(around(0.0, 0.1), True, None) == "undecided"
+
+
+def test_the_margin_is_two_points_of_top_1_at_scale_cpu_and_the_study_s_where_it_says_one():
+    assert [margin_of({}, scale, TOP1) for scale in ("smoke", "cpu", "gpu", "paper")] == [2.0, 2.0, 1.0, 0.5]
+    assert margin_of({}, "cpu", "flow/epe") is None
+    told = {"margin": 0.3, "scales": {"gpu": {"margin": 0.1}}}
+    assert margin_of(told, "cpu", "flow/epe") == 0.3 and margin_of(told, "gpu", "flow/epe") == 0.1
+
+
+def test_a_margin_is_a_part_of_the_study_and_of_no_run():
+    plain, told = (
+        parse({**TWO_ROWS, **m}, Path("s.yaml")) for m in ({}, {"margin": 1, "scales": {"gpu": {"margin": 2}}})
+    )
+    for scale in ("cpu", "gpu"):
+        assert [cell.overrides for cell in told.cells(scale)] == [cell.overrides for cell in plain.cells(scale)]
+
+
+@pytest.mark.parametrize("value", [0, -1, "two", True, None])
+def test_a_margin_that_is_no_number_is_named(value):
+    with pytest.raises(StudyError, match=r"margin must be a number above 0"):
+        parse({**TWO_ROWS, "margin": value}, Path("s.yaml"))
+    with pytest.raises(StudyError, match=r"scales\.gpu\.margin must be a number above 0"):
+        parse({**TWO_ROWS, "scales": {"gpu": {"margin": value}}}, Path("s.yaml"))
+
+
+def test_seeds_until_a_difference_is_clear_are_those_of_statsmodels_power():
+    found = num_more(Difference(around(1.0, 4.0, 4), 3, 2.0), Comparison({}), None)
+    assert found is not None
+    power = [TTestPower().power(0.5, 4 + n, 0.05) for n in (found - 1, found)]
+    assert power[0] < 0.8 <= power[1]
+
+
+def test_a_difference_of_nothing_asks_for_seeds_until_it_is_within_the_margin():
+    wide = Difference(around(0.0, 4.0), 2, 2.0)
+    assert num_more(wide, Comparison({}), None) is None
+    assert 5 < (num_more(wide, Comparison({}), 2.0) or 0) < 20
+    assert verdicts(Judged("", "a", Comparison({"b": wide})), TOP1, None)["b"].text == (
+        "undecided: over 1000 more seeds"
+    )
+
+
+def test_more_rows_need_fewer_seeds_as_they_tell_the_spread_together():
+    difference = Difference(around(1.5, 4.0, 2), 4, 2.0)
+    alone, together = (num_more(difference, Comparison({}, rows), None) for rows in ((), tuple("abcde")))
+    assert (alone or 0) > (together or 0)
+
+
+def test_an_undecided_row_says_seeds_and_minutes():
+    column = Judged("", "a", Comparison({"b": Difference(around(1.0, 4.0, 4), 3, 2.0)}), {}, {"a": 60.0, "b": 120.0})
+    num = num_more(column.comparison.differences["b"], column.comparison, 0.5)
+    assert verdicts(column, TOP1, 0.5)["b"].text == (
+        f"undecided: about {num} more seeds, about {3 * (num or 0)} minutes"
+    )
+
+
+def test_a_study_is_one_sentence_with_its_columns_and_without_its_reference():
+    values = {"a": [50.0, 51.0, 50.5], "b": [60.1, 60.9, 60.4], "c": [40.0, 41.2, 40.4], "d": [50.1, 51.0, 50.4]}
+    arms = [Arm(key, dict(enumerate(row))) for key, row in values.items()]
+    random = Arm("random_init", {0: 1.0, 1: 2.0, 2: 3.0}, spoilt="untrained")
+    labels = {"a": "90 %", "b": "75 %", "c": "50 %", "d": "25 %"}
+    comparison = compare([*arms, random], "a")
+    columns = [Judged(label, "a", comparison, labels) for label in ("half", "full")]
+    one = "75 % is better; 50 % is worse; 25 % is the same within ±2"
+    assert sentence(columns[:1], TOP1, 2.0) == f"{describe(TOP1).words} beside 90 %: half: {one}."
+    assert sentence(columns, TOP1, 2.0) == f"{describe(TOP1).words} beside 90 %: half: {one}. full: {one}."
+    assert sentence([Judged("", "a", Comparison({}), labels)], TOP1, 2.0) == ""
+
+
+def test_a_label_with_a_comma_is_quoted_in_a_list():
+    values = {"a": [50.0, 51.0, 50.5], "b": [60.1, 60.9, 60.4], "c": [40.0, 41.2, 40.4]}
+    comparison = compare([Arm(key, dict(enumerate(row))) for key, row in values.items()], "a")
+    labels = {"a": "none", "b": "factor 1, l2", "c": "l2"}
+    assert sentence([Judged("", "a", comparison, labels)], TOP1, 2.0) == (
+        f"{describe(TOP1).words} beside none: “factor 1, l2” is better; l2 is worse."
+    )
+
+
+def test_seeds_that_all_differ_by_one_number_decide_nothing():
+    # Counted metrics do so by chance: an interval of no width would call the row better.
+    comparison = compare([Arm("a", {0: 50.0, 1: 52.0}), Arm("b", {0: 51.5, 1: 53.5})], "a")
+    verdict = verdicts(Judged("", "a", comparison, {"a": "a", "b": "b"}), TOP1, 2.0)["b"]
+    assert verdict.kind == "undecided" and "differ by one number" in verdict.text
+
+
+def test_two_rows_of_the_same_runs_are_the_same():
+    runs = {0: 50.0, 1: 52.0}
+    comparison = compare([Arm("a", runs), Arm("b", runs)], "a")
+    assert verdicts(Judged("", "a", comparison, {"a": "a", "b": "b"}), TOP1, 2.0)["b"].kind == "same"
