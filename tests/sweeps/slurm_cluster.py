@@ -121,6 +121,14 @@ class SlurmCluster:
     def node_state(self) -> str:
         return self.run("sinfo", "--noheader", "--format=%t").stdout.strip()
 
+    def resume_node(self) -> None:
+        """As an administrator does: a drained node takes no job until it is told to, and Slurm drains one that it
+        asks to start a job whose earlier life has not ended on it yet."""
+        if self.node_state().startswith(("drain", "drng", "down")):
+            host = socket.gethostname().partition(".")[0]
+            self.run("scontrol", "update", f"NodeName={host}", "State=RESUME")
+        self.wait_until(lambda: self.node_state() in ("idle", "mix", "alloc", "comp"), "the node")
+
     def lose_node(self) -> None:
         """As when the machine loses its power: the daemon, its job steps and all they started are killed at once."""
         assert self.node is not None

@@ -37,7 +37,7 @@ from tests.sweeps.installed import missing
 from tests.sweeps.postgres import PostgresServer
 from tests.sweeps.slurm_cluster import SlurmCluster, missing_programs
 
-pytestmark = pytest.mark.timeout(1800)  # a pilot's imports take seconds, or minutes where the cores are taken
+pytestmark = pytest.mark.timeout(900)  # a pilot's imports take seconds, or minutes where the cores are taken
 ROOT = Path(__file__).parents[3]
 TINY = {
     "title": "Hidden share",
@@ -70,6 +70,7 @@ def cluster(shared_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> It
     for name in ("SLURM_CONF", "PATH"):
         monkeypatch.setenv(name, shared_cluster.environment[name])
     monkeypatch.chdir(ROOT)  # jobs start where they were submitted, and import tests.sweeps.counting
+    shared_cluster.resume_node()
     yield shared_cluster
     shared_cluster.run("scancel", "--user", str(os.getuid()))
     shared_cluster.wait_until(lambda: not jobs(shared_cluster), "an empty queue")
@@ -324,6 +325,8 @@ def test_a_study_goes_through_slurm_to_its_table_and_a_second_launch_adds_no_job
     with engine.connect() as connection:
         busy = str(connection.scalars(select(Attempt.slurm_job).where(Attempt.outcome.is_(None))).first())
     cluster.run("scontrol", "requeue", busy)
+    # Slurm drains a node whose daemon finds a job's earlier life still there when it starts the next.
+    cluster.wait_until(lambda: "COMPLETING" not in jobs(cluster), "the end of the requeued job's first life")
     assert cluster.node is not None
     cluster.node.kill()
     cluster.node.wait()
