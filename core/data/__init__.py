@@ -1,7 +1,8 @@
 """Data sets, by the name that `data=` takes."""
 
 from core.data.array_files import Idx, Npz
-from core.data.davis import Davis
+from core.data.dense.davis import Davis
+from core.data.dense.segmentation import Ade20k, Cityscapes, Voc
 from core.data.downloaded.cifar import Cifar10, Cifar100
 from core.data.downloaded.imagenette import Imagenette
 from core.data.downloaded.stl10 import Stl10
@@ -11,7 +12,6 @@ from core.data.flow.flow_mixture import FlowMixture
 from core.data.flow.frame_pairs import FramePairs
 from core.data.image_folder import ImageFolder
 from core.data.moving_digits import MovingDigits
-from core.data.segmentation import Ade20k, Cityscapes, Voc
 from core.data.shards.parquet import Parquet
 from core.data.shards.webdataset import WebDataset
 from core.data.torchvision_set import Torchvision

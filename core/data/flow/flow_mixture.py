@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from core.data.arrays import check_split
-from core.data.davis import Davis
+from core.data.dense.davis import Davis
 from core.data.flow.flow_files import FlyingChairs, FlyingThings, Hd1k, KittiFlow, Sintel
 from core.data.flow.frame_pairs import FramePairs
 from core.data.groups import Group, turn

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from core.data.arrays import cache_key, cached_folder, check_split
+from core.data.dense.placing import Fit, placing
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, named_faults, to_rgb
-from core.data.placing import Fit, placing
 from core.types import Batch, Data, DataError, DataSpec, FlowTruth, generator_for
 
 _VERSION = 2  # raise it when the same files would give other pixels, or when more of them is checked

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from core.data.dense.placing import Fit
 from core.data.flow.flow_files import FlyingChairs, FlyingThings, Hd1k, KittiFlow, Pass, Sintel
 from core.data.loader import StepLoader
-from core.data.placing import Fit
 from core.types import DataError
 from tests.core.data import making_flows as making
 from tests.core.data.making_flows import picture, some_flow, write_flo, write_picture

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from core.configuring.config import ConfigError, load
+from core.data.dense.placing import Fit
 from core.data.flow.flow_files import Sintel
 from core.data.flow.flow_mixture import FlowMixture
 from core.data.groups import Group, turn
 from core.data.loader import StepLoader
-from core.data.placing import Fit
 from core.types import DataError
 from tests.core.data import making_flows as making
 from tests.core.data.making_flows import picture, write_picture

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from core.data.augment import normalise
-from core.data.davis import Davis
+from core.data.dense.davis import Davis
 from core.evals.frozen.features import FrozenFeatures
 from core.evals.vos import Vos
 from core.models import ViT

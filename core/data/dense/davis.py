@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from core.data.arrays import cache_key, cached_folder, check_split
+from core.data.dense.placing import require_mask_size
 from core.data.flow.frame_pairs import file_facts, frame_size
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, named_faults, to_rgb
-from core.data.placing import require_mask_size
 from core.types import Batch, Data, DataError, DataSpec, TrackedVideo
 
 FRAMES, MASKS, LISTS = "JPEGImages", "Annotations", "ImageSets"

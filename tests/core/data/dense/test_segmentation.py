@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from core.data.placing import Fit
-from core.data.segmentation import Ade20k, Cityscapes, Voc
+from core.data.dense.placing import Fit
+from core.data.dense.segmentation import Ade20k, Cityscapes, Voc
 from core.types import DataError
 from tests.core.data.making_flows import picture, write_picture
 

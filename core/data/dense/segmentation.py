@@ -15,9 +15,9 @@ from torch import Tensor
 
 from core.data import split_folders
 from core.data.arrays import cache_key, cached_folder, check_split
+from core.data.dense.placing import Fit, placing, require_mask_size, to_nearest
 from core.data.flow.frame_pairs import file_facts, folder_in, folder_of, frame_size, read_frame
 from core.data.pictures import IMAGENET_MEAN, IMAGENET_STD, SUFFIXES, named_faults
-from core.data.placing import Fit, placing, require_mask_size, to_nearest
 from core.types import Batch, Data, DataError, DataSpec
 
 _VERSION = 2  # raise it when the same files would give other values, or when more of them is checked
