@@ -33,8 +33,8 @@ from sweeps.study.seed_rule import without_file
 from sweeps.study.shown import wrong_comparisons, wrong_figures
 
 __all__ = [
-    "Edited", "Shown", "ShownCell", "digest_of_files", "display_of", "edited", "label_of", "launch_words", "launched",
-    "remember", "scale_of", "shown", "shown_row", "without_file",
+    "Edited", "Shown", "ShownCell", "digest_of_files", "display_of", "edited", "file_of", "label_of",
+    "launch_words", "launched", "remember", "scale_of", "shown", "shown_row", "without_file",
 ]  # fmt: skip
 
 _NAMED = 6  # differences that one line names
@@ -116,7 +116,7 @@ def edited(connection: Connection, names: Sequence[str], place: Place = HERE) ->
     """Those of the studies whose files ask for what is not shown; a study whose file is not here is not among them."""
     found = []
     for row in _rows(connection, names):
-        file = _file_of(connection, row.name, row.source)
+        file = file_of(connection, row.name, row.source)
         if file is None:
             continue
         answer = _today(connection, file, row)
@@ -134,7 +134,7 @@ def shown(connection: Connection, names: Iterable[str]) -> dict[str, Shown]:
 
 def shown_row(connection: Connection, row: Any) -> Shown:
     """How the study of this row of `sw_study` is shown."""
-    file = _file_of(connection, row.name, row.source)
+    file = file_of(connection, row.name, row.source)
     answer = None if file is None else _today(connection, file, row)
     return answer if isinstance(answer, Shown) else Shown(row.name, row.spec)
 
@@ -143,7 +143,7 @@ def digest_of_files(connection: Connection) -> str:
     """Another one when a study's file here is edited."""
     found = hashlib.sha256()
     for row in connection.execute(select(StudyRow.name, StudyRow.source).order_by(StudyRow.name)):
-        if (file := _file_of(connection, row.name, row.source)) is not None:
+        if (file := file_of(connection, row.name, row.source)) is not None:
             found.update(f"{row.name} {_content_of(file)}".encode())
     return found.hexdigest()
 
@@ -173,7 +173,8 @@ def remember(connection: Connection, name: str, file: Path) -> None:
     expansion_cache.write_file(_key(connection, name), file)
 
 
-def _file_of(connection: Connection, name: str, source: str | None) -> Path | None:
+def file_of(connection: Connection, name: str, source: str | None) -> Path | None:
+    """The file on this machine that a stored study was launched from, if it is there and this machine knows it."""
     if source is None:
         return None
     if not source.startswith(_STUDIES):

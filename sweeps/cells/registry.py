@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, insert, select, update
 
 from sweeps.cells import superseded, untrained
-from sweeps.cells.edited import display_of
+from sweeps.cells.edited import display_of, file_of, launched
 from sweeps.cells.expand import Expansion
 from sweeps.cells.request import Request
 from sweeps.console.errors import UserError
@@ -159,8 +159,13 @@ def settled(connection: Connection, request: Request) -> Request:
     told = sorted(request.overrides)
     for name in (request.name, f"{request.words}-{hashlib.sha256(canonical_json(told).encode()).hexdigest()[:6]}"):
         candidate = dataclasses.replace(request, name=name)
-        spec = connection.scalar(select(StudyRow.spec).where(StudyRow.name == candidate.instance))
-        if spec is None or (sorted(spec.get("overrides", [])), spec.get("scale")) == (told, request.scale):
+        row = connection.execute(
+            select(StudyRow.spec, StudyRow.source).where(StudyRow.name == candidate.instance)
+        ).one_or_none()
+        spec = {} if row is None else row.spec
+        if row is None or (sorted(spec.get("overrides", [])), spec.get("scale")) == (told, request.scale):
+            if row is not None:
+                _refuse_another_file(connection, candidate, row.spec, row.source)
             return candidate
         if request.name:
             others = " ".join(sorted(spec.get("overrides", []))) or "no overrides"
@@ -169,6 +174,32 @@ def settled(connection: Connection, request: Request) -> Request:
                 f"{spec.get('scale')}, {others}); give another name"
             )
     raise UserError(f"name: {candidate.instance} is the table of another experiment; give one with name=WORD")
+
+
+def _refuse_another_file(connection: Connection, request: Request, spec: Mapping[str, Any], source: str | None) -> None:
+    """Raises UserError where the table's runs were asked for by another study file of this file's name.
+
+    A file that was edited or moved is the same study, and so is a copy of it; one beside which the table's own file
+    still lies is another. Where this machine does not know that file (another launched it, or it is gone), another
+    title over rows of which none is the table's tells.
+    """
+    path = request.study.path
+    own = file_of(connection, request.instance, source)
+    if own is not None:
+        if own.resolve() == path.resolve() or own.read_bytes() == path.read_bytes():
+            return
+        other = f"the study of {own}, which is another file"
+    else:
+        before = launched(request.instance, spec)
+        if before.title == request.study.title or {row.key for row in before.rows} & {
+            r.key for r in request.study.rows
+        }:
+            return
+        other = f"another study, {before.title!r}"
+    raise UserError(
+        f"study={path}: the table {request.instance} is of {other}; give this one a table of its own with name=WORD, "
+        "or rename the file"
+    )
 
 
 def shown_path(path: Path) -> str:
