@@ -99,8 +99,9 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, notes:
     with drawn_ahead([frames[study] for study in studies]) as images:
         made = {study: table_of(frames[study]) for study in studies}
         summaries = agreement.summarise(everything)
-        drawn = agreement_drawing.images(summaries)
-        over_all = agreement_files(summaries, drawn) if frames.keys() == set(studies) else {}
+        is_all = frames.keys() == set(studies)
+        drawn = agreement_drawing.images(summaries, for_a_page=not is_all)
+        over_all = agreement_files(summaries, drawn) if is_all else {}
         pages = [Content(frames[study], table, partial(images, study)) for study, table in made.items()]
         site = site_files(Site(engine, place=place), everything, pages, summaries, drawn)
         for study, table in made.items():

@@ -115,7 +115,7 @@ class Live:
             frames = [self._frame(name) for name in names(self.engine)]
             summaries = agreement.summarise(frames)
             if path == "agreement.html":
-                return _page(site.agreement_page(summaries, agreement_drawing.images(summaries)))
+                return _page(site.agreement_page(summaries, agreement_drawing.images(summaries, for_a_page=True)))
             return _page(site.index_page(frames, summaries))
         if path == "explore.html":
             return _page(site.explorer_page())

@@ -11,7 +11,7 @@ from typing import Any
 
 FUNCTIONS = {
     "core.evaluate": ("sweeps.evaluate", "main"),  # run= and study=
-    "sweeps.launch": ("analysis.report", "write"),  # the study's table and figures
+    "sweeps.launch": ("analysis.after_launch", "write"),  # the study's table and figures
 }
 
 

@@ -117,7 +117,7 @@ OPEN = {
     "sweeps.progress": ("analysis",),
 }
 # The two commands that end in a function of a package above, which they call by name through `core.handing_over`.
-HAND_OVERS = {"core.evaluate": "sweeps.evaluate", "sweeps.launch": "analysis.report"}
+HAND_OVERS = {"core.evaluate": "sweeps.evaluate", "sweeps.launch": "analysis.after_launch"}
 
 
 def is_below(module: str, place: str) -> bool:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.drawing import noted
-from analysis.figures.theme import PALETTE, REFERENCE, TEXT, TYPE, every_form, settings
+from analysis.figures.theme import PALETTE, REFERENCE, TEXT, TYPE, every_form, settings, svg
 from analysis.numbers.agreement import FEWEST_ROWS, Comparison, Summary
 
 LINE_HEIGHT = 0.3  # inches
@@ -24,13 +24,16 @@ _NOTE = (
 )
 
 
-def images(summaries: Sequence[Summary]) -> dict[str, bytes]:
-    """The figure as {"svg": ..., "png": ..., "pdf": ...}; nothing where there is no comparison to draw."""
+def images(summaries: Sequence[Summary], *, for_a_page: bool = False) -> dict[str, bytes]:
+    """The figure as {"svg": ..., "png": ..., "pdf": ...}, or `for_a_page` the first only.
+
+    Nothing where there is no comparison to draw.
+    """
     if not summaries:
         return {}
     with mpl.rc_context(cast(Any, settings())):
         figure = draw(summaries)
-        return every_form(figure)
+        return {"svg": svg(figure)} if for_a_page else every_form(figure)
 
 
 def draw(summaries: Sequence[Summary]) -> Figure:

@@ -104,6 +104,10 @@ def choosing_seeds(frame: Frame) -> dict[str, list[int]]:
 
 def rounds(frame: Frame) -> Rounds:
     """As `sweeps.answers.search_rounds.read`, from the frame alone."""
+    return frame.once(_rounds)
+
+
+def _rounds(frame: Frame) -> Rounds:
     spec, runs = spec_of(frame), frame.rows[frame.rows["metric"] == spec_of(frame).metric]
     tried: dict[str, Tried] = {}
     for key, own in runs.groupby("row_key", sort=False):
@@ -128,9 +132,23 @@ def rounds(frame: Frame) -> Rounds:
 
 def sentence_of(frame: Frame) -> str:
     """What a search answers: its best beside the published setting."""
+    metric, margin = _metric_and_margin(frame)
+    return sentence(frame.once(_judged), metric, margin)
+
+
+def kinds_of(frame: Frame) -> Counter[str]:
+    """The verdict of a search's best beside the published setting, once it is judged."""
+    judged = frame.once(_judged)
+    return Counter([judged.verdict.kind] if judged is not None and judged.verdict is not None else [])
+
+
+def _judged(frame: Frame) -> Judgement | None:
+    return rounds(frame).judgement(*_metric_and_margin(frame))
+
+
+def _metric_and_margin(frame: Frame) -> tuple[str, float | None]:
     metric = spec_of(frame).metric
-    margin = margin_of(frame.study.spec, frame.scale, metric)
-    return sentence(rounds(frame).judgement(metric, margin), metric, margin)
+    return metric, margin_of(frame.study.spec, frame.scale, metric)
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------
@@ -153,8 +171,8 @@ def table(frame: Frame) -> Table:
             1, Column(f"difference/{spec.metric}", "Δ not searched", Kind.difference, spec.metric, digits=digits)
         )
     columns += [Column(key, key, Kind.setting) for key in spec.space]
-    margin = margin_of(frame.study.spec, frame.scale, spec.metric)
-    judged = rounds(frame).judgement(spec.metric, margin)
+    _, margin = _metric_and_margin(frame)
+    judged = frame.once(_judged)
     seeds = choosing_seeds(frame)
     found = trials(frame, spec.metric)
     done = found.dropna(subset="value").sort_values("value", ascending=spec.direction == "minimize", kind="stable")

@@ -23,6 +23,10 @@ def of_column(frame: Frame, col_key: str, metric: str) -> Comparison:
 
     A rule for seeds looks at the differences again and again: their intervals are as wide as its looks ask for.
     """
+    return frame.once(_of_column, col_key, metric)
+
+
+def _of_column(frame: Frame, col_key: str, metric: str) -> Comparison:
     cells = frame.cells[frame.cells["col_key"] == col_key]
     spoilt = _spoilt(frame, col_key)
     arms = []
@@ -44,11 +48,7 @@ def _spoilt(frame: Frame, col_key: str) -> dict[str, str]:
 
 def judged(frame: Frame, compared: Mapping[str, Comparison]) -> list[Judged]:
     """The columns as verdicts are made of them; the random initialisation has no label there, as it is no answer."""
-    labels = {cell.row_key: cell.row_label for cell in records(frame.cells[~frame.cells["is_random_init"]])}
-    columns = {cell.col_key: cell.col_label for cell in records(frame.cells)}
-    done = frame.runs[frame.runs["state"] == "done"]
-    cost = done.assign(seconds=done[["cpu_seconds", "gpu_seconds"]].max(axis="columns"))
-    means = cost.groupby(["row_key", "col_key"])["seconds"].mean().dropna().to_dict()
+    labels, columns, means = frame.once(_words_and_means)
     return [
         Judged(
             columns.get(key, ""), frame.study.baseline, comparison, labels,
@@ -58,8 +58,22 @@ def judged(frame: Frame, compared: Mapping[str, Comparison]) -> list[Judged]:
     ]  # fmt: skip
 
 
+def _words_and_means(frame: Frame) -> tuple[dict[str, str], dict[str, str], dict[Any, float]]:
+    """The rows' labels, the columns', and by row and column the mean seconds of a run."""
+    labels = {cell.row_key: cell.row_label for cell in records(frame.cells[~frame.cells["is_random_init"]])}
+    columns = {cell.col_key: cell.col_label for cell in records(frame.cells)}
+    done = frame.runs[frame.runs["state"] == "done"]
+    cost = done.assign(seconds=done[["cpu_seconds", "gpu_seconds"]].max(axis="columns"))
+    means = cost.groupby(["row_key", "col_key"])["seconds"].mean().dropna().to_dict()
+    return labels, columns, means
+
+
 def kinds_of(frame: Frame) -> Counter[str]:
     """How many rows beside the baseline, in all columns, are better, worse, same, ... or undecided."""
+    return frame.once(_kinds_of)
+
+
+def _kinds_of(frame: Frame) -> Counter[str]:
     metric = frame.metrics[0]
     margin = margin_of(frame.study.spec, frame.scale, metric)
     columns = judged(frame, _compared(frame, metric))

@@ -11,10 +11,10 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from sqlalchemy import Connection, Engine, and_, func, select
@@ -31,6 +31,7 @@ from sweeps.study.search_space import is_given_later
 MISSING = "missing"  # the state of a run that nobody has asked for yet
 TOLD = ("data", "collapse")  # columns of JSON text: what an attempt saw, and how its features lie
 _NOT_GIVEN = (MISSING, "queued", "cancelled")  # another study's, where it is a seed this one has not spent
+T = TypeVar("T")
 _NAME = re.compile(r"\w[\w.,=+@-]*")  # what sweeps.study.model.instance_name gives: a name of files, in no other folder
 
 
@@ -65,6 +66,16 @@ class Frame:
     digest: str  # 12 hex digits over all of the above
     read_curves: Callable[[Sequence[int]], Mapping[int, Curve]] = field(default=lambda run_ids: {}, compare=False)
 
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def once(self, make: Callable[..., T], *arguments: Hashable) -> T:
+        """`make(frame, *arguments)`, made when it is first asked for: tables, indexes and pages show the same."""
+        key = (make, arguments)
+        if key not in self._made:
+            self._made[key] = make(self, *arguments)
+        found: T = self._made[key]
+        return found
+
     @cached_property
     def curves(self) -> Mapping[int, Curve]:
         """What the loss of each finished run did, by run id; read when a table first asks."""
@@ -75,12 +86,12 @@ class Frame:
         """`rows` with every config key as a column (a key that is also a column of `rows` keeps the row's)."""
         return self.rows.join(self.configs[self.configs.columns.difference(self.rows.columns)], on="config_id")
 
-    @property
+    @cached_property
     def runs(self) -> pd.DataFrame:
         """One row a (cell, seed): `rows` at the main metric."""
         return self.rows[self.rows["metric"] == self.metrics[0]]
 
-    @property
+    @cached_property
     def cells(self) -> pd.DataFrame:
         """One row a place in the table, in the study's order."""
         return self.runs.drop_duplicates(["row_key", "col_key"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.site.summary import NOT_RUN, Summary
@@ -32,7 +32,7 @@ class Group:
     def findings(self) -> list[Summary]:
         """The studies whose answers are clearest: what is decided first, else in their order."""
         told = [study for study in self.studies if study.answer]
-        return sorted(told, key=lambda study: _unclear(study.answer))[:MOST_FINDINGS]
+        return sorted(told, key=lambda study: _unclear(study.kinds))[:MOST_FINDINGS]
 
     @property
     def has_figures(self) -> bool:
@@ -53,8 +53,9 @@ def grouped(studies: Sequence[Summary]) -> list[Group]:
     ]
 
 
-def _unclear(answer: str) -> int:
+def _unclear(kinds: Mapping[str, int]) -> int:
     """0 of an answer that decides all rows, 1 of one that decides some, 2 of one that decides none."""
-    if "undecided" not in answer:
-        return 0
-    return 1 if any(f" {word}" in answer for word in ("better", "worse", "the same")) else 2
+    num_undecided = kinds.get("undecided", 0)
+    if sum(kinds.values()) == num_undecided:
+        return 2
+    return 1 if num_undecided else 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.numbers.frame import MISSING, Frame
 from analysis.site import thumbnail
-from analysis.site.answers import answer
+from analysis.site.answers import answer, kinds
 from sweeps.cells.edited import launch_words
 from sweeps.console.offered import Place
 from sweeps.database.tables import WITHOUT_NUMBER
@@ -43,6 +43,7 @@ class Summary:
     command: str
     has_page: bool = True
     answer: str = ""  # the rows' verdicts in a sentence
+    kinds: Mapping[str, int] = field(default_factory=dict)  # how many rows are better, ..., undecided
     thumbnail: thumbnail.Thumbnail | None = None  # of its main figure
 
     @property
@@ -95,7 +96,8 @@ def of_frame(frame: Frame, spec: Mapping[str, Any], line: Line, basis: str, plac
         cost_basis=basis,
         command=command(frame.name, spec, place),
         answer=answer(frame),
-        thumbnail=thumbnail.of_frame(frame),
+        kinds=kinds(frame),
+        thumbnail=frame.once(thumbnail.of_frame),
     )
 
 

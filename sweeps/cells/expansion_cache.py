@@ -1,5 +1,5 @@
-"""What studies expand to, what configs compute and where study files lie, remembered in `.cache`: a plan of many takes
-seconds only once.
+"""What studies expand to, which launches are one, what configs compute and where study files lie, remembered in
+`.cache`: a plan of many takes seconds only once.
 
 An entry is named by everything that decides what is in it, so it is never out of date.
 """
@@ -26,6 +26,19 @@ def read(launch: str) -> ConfigSteps | None:
 
 def write(launch: str, configs: ConfigSteps) -> None:
     _write(_path(launch), configs)
+
+
+def is_same(launch: str, other: str) -> bool:
+    """Whether two launches are one: equal hashes, or an expansion by the code of today gave what the other had given.
+
+    The hash of a launch has all of core in it, so that another comment there is another hash of the same study.
+    """
+    return launch == other or _read(_same_path(launch, other)) is not None
+
+
+def write_same(launch: str, other: str) -> None:
+    """`launch`, expanded by the code of today, is what `other` was when it was registered."""
+    _write(_same_path(launch, other), True)
 
 
 def read_work(config: str) -> dict[str, Any] | None:
@@ -64,6 +77,10 @@ def _write(path: Path, content: Any) -> None:
 def _path(launch: str) -> Path:
     """`launch` is `sweeps.cells.registry.launch_hash`: of study, arguments and core. Our own code decides too."""
     return FOLDER / f"{hashlib.sha256((launch + _code('sweeps')).encode()).hexdigest()}.json"
+
+
+def _same_path(launch: str, other: str) -> Path:
+    return FOLDER / "same" / f"{hashlib.sha256((launch + other + _code('sweeps')).encode()).hexdigest()}.json"
 
 
 def _work_path(config: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, insert, select, update
 
-from sweeps.cells import superseded, untrained
+from sweeps.cells import expansion_cache, superseded, untrained
 from sweeps.cells.edited import display_of, file_of, launched
 from sweeps.cells.expand import Expansion
 from sweeps.cells.request import Request
@@ -46,9 +47,9 @@ def launch_hash(request: Request, fingerprint: str) -> str:
 def find_registered(connection: Connection, request: Request, spec_hash: str) -> Registered | None:
     """This very launch, if it is in the database as it would be written now, with all its runs."""
     row = connection.execute(
-        select(StudyRow.id, StudyRow.revision).where(StudyRow.name == request.instance, StudyRow.spec_hash == spec_hash)
+        select(StudyRow.id, StudyRow.revision, StudyRow.spec_hash).where(StudyRow.name == request.instance)
     ).one_or_none()
-    if row is None:
+    if row is None or not expansion_cache.is_same(spec_hash, row.spec_hash):
         return None
     seeds = request.wanted_seeds
     here = (CellRow.study_id == row.id, CellRow.revision == row.revision)
@@ -67,8 +68,10 @@ def find_registered(connection: Connection, request: Request, spec_hash: str) ->
 
 def registered_configs(connection: Connection, request: Request, spec_hash: str) -> list[tuple[str, int]] | None:
     """Config hash and steps of each cell of this very launch, or None when it is not in the database."""
-    here = select(StudyRow.id).where(StudyRow.name == request.instance, StudyRow.spec_hash == spec_hash)
-    return (current_configs(connection, request.instance) or None) if connection.scalar(here) is not None else None
+    stored = connection.scalar(select(StudyRow.spec_hash).where(StudyRow.name == request.instance))
+    if stored is None or not expansion_cache.is_same(spec_hash, stored):
+        return None
+    return current_configs(connection, request.instance) or None
 
 
 def current_configs(connection: Connection, name: str) -> list[tuple[str, int]]:
@@ -99,7 +102,9 @@ def register_study(connection: Connection, expansion: Expansion, spec_hash: str,
     """Write what is new of a study, in the caller's transaction. Safe to repeat, and from two launchers at once.
 
     An edited study (other content or other configs) becomes a new revision; older cells and all runs are kept, and
-    finished ones that no table shows any more are marked so (`superseded`).
+    finished ones that no table shows any more are marked so (`superseded`). One that is there as it would be written
+    now is left as it is, with the `spec_hash` of the code that wrote it: a later comment in core is no other study, and
+    a database that is kept in a repository is not to change for it. This machine remembers that both are one.
     A run that a search had pruned is queued again: a table wants its end. `priority` only ever raises a run's.
     """
     request = expansion.request
@@ -112,7 +117,9 @@ def register_study(connection: Connection, expansion: Expansion, spec_hash: str,
     new = {"name": request.instance, "spec": expansion.spec, "spec_hash": spec_hash, "revision": 0, "source": source}
     insert_new(connection, StudyRow, [new])
     row = connection.execute(
-        select(StudyRow.id, StudyRow.revision, StudyRow.spec).where(StudyRow.name == request.instance).with_for_update()
+        select(StudyRow.id, StudyRow.revision, StudyRow.spec, StudyRow.spec_hash, StudyRow.source)
+        .where(StudyRow.name == request.instance)
+        .with_for_update()
     ).one()
     revision = row.revision
     if revision == 0 or _differs(connection, row.id, revision, row.spec, expansion.spec, cells):
@@ -120,11 +127,12 @@ def register_study(connection: Connection, expansion: Expansion, spec_hash: str,
         connection.execute(insert(CellRow), [{"study_id": row.id, "revision": revision} | values for values in cells])
         connection.execute(delete(Paper).where(Paper.study_id == row.id))
         insert_new(connection, Paper, [{"study_id": row.id} | values for values in printed_values(request.study)])
-    connection.execute(
-        update(StudyRow)
-        .where(StudyRow.id == row.id)
-        .values(revision=revision, spec=expansion.spec, spec_hash=spec_hash, source=source)
-    )
+    # As text: equal mappings may have their keys in other orders, and tables follow them.
+    if (row.revision, row.source, json.dumps(row.spec)) != (revision, source, json.dumps(expansion.spec)):
+        values = {"revision": revision, "spec": expansion.spec, "spec_hash": spec_hash, "source": source}
+        connection.execute(update(StudyRow).where(StudyRow.id == row.id).values(values))
+    elif row.spec_hash != spec_hash:
+        expansion_cache.write_same(spec_hash, row.spec_hash)
     if revision > max(row.revision, 1):
         superseded.mark(connection, row.id)
     seeds = request.wanted_seeds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -83,9 +85,15 @@ def load_document(name_or_path: str | Path) -> tuple[Any, Path]:
     except UnicodeDecodeError:
         raise StudyError(f"study={name_or_path}: cannot read {path}: it is not UTF-8; save it as that") from None
     try:
-        return yaml.load(text, Loader=_Loader), path
+        return copy.deepcopy(_content(text)), path
     except yaml.YAMLError as error:
         raise StudyError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+@functools.lru_cache(maxsize=512)
+def _content(text: str) -> Any:
+    """Of a file's text, not of a path: a report asks for each study several times, and its file may be edited."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def several(where: str, messages: Sequence[str]) -> str:

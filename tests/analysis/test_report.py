@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from analysis import report
+from analysis.numbers import comparing
+from analysis.numbers.frame import Frame, names
+from analysis.numbers.stats import Comparison
 from analysis.report import OPTIONS, contents, main, write
 from sweeps.console.offered import Place
 from sweeps.database.opening import migrations, open_database
@@ -160,6 +163,20 @@ def test_writing_again_leaves_unchanged_files_alone(laboratory: Laboratory, tmp_
     times = [path.stat().st_mtime_ns for path in paths]
     assert write(laboratory.engine, ["rows"], tmp_path) == paths
     assert [path.stat().st_mtime_ns for path in paths] == times
+
+
+def test_a_report_compares_the_rows_of_a_column_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, str]] = []
+    compare = comparing._of_column
+
+    def counted(frame: Frame, col_key: str, metric: str) -> Comparison:
+        asked.append((frame.name, col_key, metric))
+        return compare(frame, col_key, metric)
+
+    monkeypatch.setattr(comparing, "_of_column", counted)
+    contents(engine, names(engine))
+    assert {study for study, _, _ in asked} == set(names(engine))
+    assert len(asked) == len(set(asked))  # table, indexes, pages and the agreement with the papers all ask
 
 
 def test_what_is_said_over_all_studies_is_not_rewritten_for_one(laboratory: Laboratory) -> None:

@@ -1,6 +1,7 @@
 """Tables and figures of a searched study, on trials whose numbers are known."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_categories_lie_side_by_side(engine: Engine) -> None:
 def test_too_few_trials_are_said_to_be_too_few(engine: Engine) -> None:
     frame = load(engine, "search")
     rows = frame.rows[frame.rows["row_key"].isin(["trial_0", "default"])]
-    small = type(frame)(**{**vars(frame), "rows": rows})
+    small = replace(frame, rows=rows)
     for figure in SPEC["figures"]:
         assert "1 finished trial" in search.plot(small, figure).note
         assert landscape.images(search.plot(small, figure))["png"]

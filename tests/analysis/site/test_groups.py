@@ -4,10 +4,11 @@ from analysis.site.groups import NEVER, OWN, grouped
 from analysis.site.summary import NOT_RUN, Summary
 
 
-def study(name: str, paper: str = "", state: str = "complete", answer: str = "") -> Summary:
+def study(name: str, paper: str = "", state: str = "complete", answer: str = "", **kinds: int) -> Summary:
     return Summary(
-        name=name, title=name, question="", paper=paper, place="", arxiv="", scale="cpu", state=state, counts={},
-        cpu_seconds=0.0, gpu_seconds=0.0, num_to_come=0, costs=(), cost_basis="", command="", answer=answer,
+        name=name, title=name, question="", paper=paper, place="", arxiv="", scale="cpu", state=state,
+        counts={}, cpu_seconds=0.0, gpu_seconds=0.0, num_to_come=0, costs=(), cost_basis="", command="",
+        answer=answer, kinds=kinds,
     )  # fmt: skip
 
 
@@ -27,11 +28,27 @@ def test_many_studies_that_ran_fold_their_papers() -> None:
 
 
 def test_a_folded_paper_says_its_state_and_its_clearest_findings_first() -> None:
-    (group,) = grouped([study("a", "MAE", answer="a is undecided."), study("b", "MAE", "partial", "b is better.")])
-    assert (group.state, next(study.answer for study in group.findings)) == ("1 of 2 complete", "b is better.")
+    first, second = study("a", "MAE", answer="a", undecided=1), study("b", "MAE", "partial", "b", better=1)
+    (group,) = grouped([first, second])
+    assert (group.state, [study.answer for study in group.findings]) == ("1 of 2 complete", ["b", "a"])
 
 
 def test_findings_that_decide_some_rows_come_before_those_that_decide_none() -> None:
-    answers = ["a is undecided.", "b is worse; c is undecided.", "d is better."]
-    (group,) = grouped([study(str(number), "MAE", answer=answer) for number, answer in enumerate(answers)])
-    assert [study.answer for study in group.findings] == answers[::-1]
+    kinds = {"none": {"undecided": 1}, "some": {"lower": 1, "undecided": 1}, "all": {"better": 1}}
+    (group,) = grouped([study(name, "MAE", answer=name, **counts) for name, counts in kinds.items()])
+    assert [study.name for study in group.findings] == ["all", "some", "none"]
+
+
+def test_a_row_called_undecided_is_no_verdict() -> None:
+    (group,) = grouped(
+        [
+            study("a", "MAE", answer="b is undecided", undecided=1),
+            study("c", "MAE", answer="“undecided or not” is better", better=1),
+        ]
+    )
+    assert [study.name for study in group.findings] == ["c", "a"]
+
+
+def test_an_answer_without_a_verdict_yet_comes_last() -> None:
+    (group,) = grouped([study("a", "MAE", answer="it is not judged yet"), study("b", "MAE", answer="b", worse=1)])
+    assert [study.name for study in group.findings] == ["b", "a"]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, func, select
 
-from sweeps.cells.registry import find_registered, launch_hash, shown_path
+from sweeps.cells.registry import find_registered, launch_hash, registered_configs, shown_path
 from sweeps.cells.request import Request
 from sweeps.database.opening import open_database
 from sweeps.database.tables import CellRow, Config, Paper, RunRow, StudyRow
@@ -80,6 +80,27 @@ def test_a_launch_is_recognised_until_the_file_or_core_changes(engine):
         assert find_registered(connection, asked, launch_hash(asked, "core 2")) is None
         edited = request(title="Other words")
         assert find_registered(connection, edited, launch_hash(edited, "core 1")) is None
+
+
+def test_a_study_that_other_code_resolves_as_before_is_not_written_again(engine, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # what is remembered lies below it
+    asked = request()
+    registered = register(engine, asked, "core 1")
+    assert register(engine, asked, "core 2") == registered
+    with engine.connect() as connection:
+        assert connection.scalar(select(StudyRow.spec_hash)) == launch_hash(asked, "core 1")
+        assert find_registered(connection, asked, launch_hash(asked, "core 2")) == registered
+        assert find_registered(connection, asked, launch_hash(asked, "core 3")) is None
+        assert registered_configs(connection, asked, launch_hash(asked, "core 2")) is not None
+
+
+def test_a_study_that_other_code_resolves_otherwise_is_written_with_its_hash(engine, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    register(engine, request(), "core 1")
+    edited = request(title="Other words")
+    assert register(engine, edited, "core 2").revision == 2
+    with engine.connect() as connection:
+        assert connection.scalar(select(StudyRow.spec_hash)) == launch_hash(edited, "core 2")
 
 
 def test_the_database_names_no_machine_s_folders():
