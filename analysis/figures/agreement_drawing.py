@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from analysis.figures.drawing import noted
 from analysis.figures.theme import PALETTE, REFERENCE, TEXT, TYPE, every_form, settings, svg
 from analysis.numbers.agreement import FEWEST_ROWS, Comparison, Summary
 
-LINE_HEIGHT = 0.3  # inches
+LINE_HEIGHT = 0.165  # inches: forty tables are on one page of a paper
 SAME, OTHER, TAU = PALETTE[0], "#D9D9D9", PALETTE[1]
 _NOTE = (
     "τ: Kendall's rank correlation of our rows' order with the printed one. Lines: its 95 % interval over resampled "
@@ -43,12 +43,13 @@ def draw(summaries: Sequence[Summary]) -> Figure:
     lines = [lines[number] for number in sorted(places, key=places.__getitem__)]
     at = sorted(places.values())
     num_lines = max(at) + 1
-    figure = Figure(figsize=(TEXT, 1.6 + LINE_HEIGHT * num_lines), layout="constrained")
+    figure = Figure(figsize=(TEXT, 1.0 + LINE_HEIGHT * num_lines), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     _correlations(left, lines, at)
     _signs(right, lines, at)
     scales = {summary.scale for summary in summaries}
-    labels = [_label(line, with_scale=len(scales) > 1) for line in lines]
+    words = Counter(line.words for line in lines)
+    labels = [_label(line, with_scale=len(scales) > 1, is_alone=words[line.words] == 1) for line in lines]
     left.set_yticks([*at, *papers.values()], [*labels, *papers])
     for label in left.get_yticklabels()[len(at) :]:
         label.set_fontweight("bold")
@@ -74,9 +75,10 @@ def _places(lines: Sequence[Comparison]) -> tuple[dict[int, int], dict[str, int]
     return places, headings
 
 
-def _label(line: Comparison, *, with_scale: bool) -> str:
-    text = f"{line.name} ({line.scale})" if with_scale and "@" not in line.study else line.name
-    return textwrap.fill(text, 40)
+def _label(line: Comparison, *, with_scale: bool, is_alone: bool) -> str:
+    """In words; by the study's name where another has the same ones."""
+    words = line.words if is_alone else f"{line.study}: {line.quantity}".removesuffix(": ")
+    return f"{words} ({line.scale})" if with_scale and "@" not in line.study else words
 
 
 def _correlations(axes: Axes, lines: Sequence[Comparison], places: Sequence[int]) -> None:
@@ -88,7 +90,7 @@ def _correlations(axes: Axes, lines: Sequence[Comparison], places: Sequence[int]
         if math.isfinite(low):
             axes.plot([low, high], [place, place], color=TAU, linewidth=1.4, zorder=2, solid_capstyle="butt")
         is_whole = len(line.rows) >= FEWEST_ROWS and line.num_seeds > 1
-        axes.scatter([line.tau], [place], c=[TAU if is_whole else "white"], edgecolors=TAU, s=34, zorder=3)
+        axes.scatter([line.tau], [place], c=[TAU if is_whole else "white"], edgecolors=TAU, s=24, zorder=3)
     axes.set_xlim(-1.08, 1.08)
     axes.set(xlabel="τ of the rows' order")
     axes.grid(axis="y", visible=False)
@@ -97,8 +99,8 @@ def _correlations(axes: Axes, lines: Sequence[Comparison], places: Sequence[int]
 def _signs(axes: Axes, lines: Sequence[Comparison], places: Sequence[int]) -> None:
     most = max(1, *(line.num_signs for line in lines))
     for place, line in zip(places, lines, strict=True):
-        axes.barh(place, line.num_signs, height=0.62, color=OTHER, zorder=2)
-        axes.barh(place, line.num_same, height=0.62, color=SAME, zorder=3)
+        axes.barh(place, line.num_signs, height=0.7, color=OTHER, zorder=2)
+        axes.barh(place, line.num_same, height=0.7, color=SAME, zorder=3)
         text = f"{line.num_same} of {line.num_signs}" if line.num_signs else "no printed difference"
         axes.text(line.num_signs + 0.02 * most, place, f" {text}", va="center", fontsize=TYPE)
     axes.set_xlim(0, 1.45 * most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -23,7 +25,9 @@ from analysis.numbers.frame import records
 
 PANEL_HEIGHT, LEGEND_LINE = 2.5, 0.17  # inches
 MOST_IN_A_LINE = 3  # panels
-BESIDE_ROWS = 26  # letters of the label of an axis that has rows' labels to its left
+# Letters of a line of an axis's label: below a panel, along its height, and where rows' labels leave less room.
+WIDE, UPRIGHT, BESIDE_ROWS = 34, 22, 26
+STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
 
 
 def images(plot: Plot) -> dict[str, bytes]:
@@ -42,6 +46,7 @@ def draw(plot: Plot) -> Figure:
     num_lines = math.ceil(len(plot.panels) / num_columns)
     height = num_lines * (1.3 + 0.3 * num_marks if is_flat else PANEL_HEIGHT)
     figure = Figure(figsize=(TEXT if num_columns > 1 else COLUMN, height), layout="constrained")
+    cast(ConstrainedLayoutEngine, figure.get_layout_engine()).set(wspace=0.05)  # ticks stand out at both ends
     all_axes: list[Axes] = []
     for number, panel in enumerate(plot.panels):
         axes = figure.add_subplot(num_lines, num_columns, number + 1, sharey=_shared(all_axes, plot, panel))
@@ -51,7 +56,8 @@ def draw(plot: Plot) -> Figure:
         _DRAWING[panel.kind](axes, panel, groups)
         _reference(axes, panel, _of(plot.references, number))
         _keep_in_range(axes, panel)
-        _label(axes, panel, is_shared=any(axes.get_shared_y_axes().joined(axes, other) for other in all_axes[:-1]))
+        is_shared = any(axes.get_shared_y_axes().joined(axes, other) for other in all_axes[:-1])
+        _label(axes, panel, is_shared=is_shared, most=WIDE if num_columns == 2 else BESIDE_ROWS)
     told = "" if has_legend or plot.references.empty else " Dashed: random init."
     noted(figure, plot.title, (plot.note + told).strip())
     if has_legend:
@@ -60,12 +66,14 @@ def draw(plot: Plot) -> Figure:
 
 
 def noted(figure: Figure, title: str, note: str) -> None:
-    """The title above and the note below, in lines as long as the figure is wide."""
+    """The title above and the note below, in lines as long as the figure is wide; more than one each make it taller."""
     letters = int(figure.get_figwidth() * 72 / (0.53 * TYPE))
-    figure.suptitle(textwrap.fill(title, int(0.85 * letters)))
+    title = textwrap.fill(title, int(0.85 * letters))
+    note = textwrap.fill(note.replace(" %", "\u00a0%"), letters)  # no line begins with a sign
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * (title + note).count("\n"))
+    figure.suptitle(title)
     if note:
-        note = note.replace(" %", "\u00a0%")  # no line begins with a sign
-        figure.supxlabel(textwrap.fill(note, letters), fontsize=TYPE, x=0.01, ha="left")
+        figure.supxlabel(note, fontsize=TYPE, x=0.01, ha="left")
 
 
 def _shared(drawn: list[Axes], plot: Plot, panel: Panel) -> Axes | None:
@@ -81,11 +89,13 @@ def _of(points: pd.DataFrame, number: int) -> pd.DataFrame:
     return points[points["panel"] == number]
 
 
-def _label(axes: Axes, panel: Panel, *, is_shared: bool) -> None:
-    if panel.kind in FLAT:
-        axes.set(xlabel=wrapped(panel.ylabel, BESIDE_ROWS), ylabel=wrapped(panel.xlabel))  # the values lie along x
+def _label(axes: Axes, panel: Panel, *, is_shared: bool, most: int) -> None:
+    """`most` letters has a line below a panel that has rows' labels to its left."""
+    if panel.kind in FLAT:  # the values lie along x
+        num_rows = len(axes.get_yticks())
+        axes.set(xlabel=wrapped(panel.ylabel, most), ylabel=wrapped(panel.xlabel, max(12, 5 * num_rows)))
     else:
-        axes.set(xlabel=wrapped(panel.xlabel), ylabel=wrapped(panel.ylabel))
+        axes.set(xlabel=wrapped(panel.xlabel), ylabel=wrapped(panel.ylabel, UPRIGHT))
     axes.set_title(panel.title)
     if is_shared:
         axes.set_ylabel("")
@@ -103,8 +113,9 @@ def _keep_in_range(axes: Axes, panel: Panel) -> None:
         (axes.set_xlim if is_flat else axes.set_ylim)(*ends)
 
 
-def wrapped(label: str, most: int = 34) -> str:
-    return textwrap.fill(label, most)  # about the width of a panel, and its height
+def wrapped(label: str, most: int = WIDE) -> str:
+    """In lines as long as a panel is wide; a unit does not stand alone."""
+    return textwrap.fill(re.sub(r" (\([^ ]*\))$", "\u00a0\\1", label), most)
 
 
 def _reference(axes: Axes, panel: Panel, reference: pd.DataFrame) -> None:
@@ -228,11 +239,20 @@ def _place_x(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> Callable[[pd
     if panel.is_log and 0 in found:
         found = [zero if value == 0 else value for value in found]
         axes.set_xticks(found if _ticks_fit(found, is_log=True) else [zero, *_decades(found[1:])])
+        _broken_axis(axes, math.sqrt(zero * found[1]))
     elif _ticks_fit(found, is_log=panel.is_log):
         axes.set_xticks(found)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(0 if value == zero else value)))
     axes.margins(x=0.08)
     return lambda x: x.astype("float64").replace(0, zero)
+
+
+def _broken_axis(axes: Axes, place: float) -> None:
+    """Two strokes through the axis between 0 and the rest, which no log axis joins."""
+    strokes: dict[str, Any] = {"marker": [(-1, -2), (1, 2)], "markersize": 6, "markeredgecolor": REFERENCE}
+    for shift in (-1.5, 1.5):  # points
+        beside = axes.get_xaxis_transform() + ScaledTranslation(shift / 72, 0, axes.figure.dpi_scale_trans)
+        axes.plot([place], [0], transform=beside, clip_on=False, zorder=5, color="none", **strokes)
 
 
 def _place_of_zero(values: Sequence[float]) -> float:
@@ -291,7 +311,7 @@ def _flat(axes: Axes, panel: Panel, groups: Sequence[_Group]) -> None:
             )
     axes.set_yticks(range(len(rows)), [textwrap.fill(_name(row), 24) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(5))  # the ticks of two panels meet between them
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))  # the ticks of two panels meet between them
 
 
 def _bars(axes: Axes, points: pd.DataFrame, places: pd.Series[float], group: _Group, *, height: float) -> None:

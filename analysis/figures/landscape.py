@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.figures.drawing import BESIDE_ROWS, PANEL_HEIGHT, compact, noted, wrapped
+from analysis.figures.drawing import BESIDE_ROWS, PANEL_HEIGHT, STEPS, compact, noted, wrapped
 from analysis.figures.search import Axis, Landscape
 from analysis.figures.theme import COLUMN, PALETTE, REFERENCE, every_form, settings
 from sweeps.study.metric_words import option_words
@@ -92,5 +92,5 @@ def _place(axes: Axes, axis: Axis, name: str) -> None:
     if axis.is_log:
         axes.set(**{f"{name}scale": "log"})
     else:
-        side.set_major_locator(MaxNLocator(5, integer=axis.is_whole))
+        side.set_major_locator(MaxNLocator(5, integer=axis.is_whole, steps=STEPS))
     side.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))

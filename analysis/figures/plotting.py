@@ -8,6 +8,7 @@ or, for x, a metric ("collapse/rankme"); every x but a metric is a property of t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from analysis.numbers.frame import Frame, records
 from analysis.numbers.stats import summarise
 from sweeps.console.errors import UserError
 from sweeps.study.checks import FORMULAS as FORMULA_KEYS
-from sweeps.study.metric_words import describe, metric_words, option_words
+from sweeps.study.metric_words import PER_CENT, describe, metric_words, option_words
 
 # The only arithmetic a study file can ask for, by name, of the frame's tidy columns; `FORMULA_KEYS` is what each needs.
 FORMULAS: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
@@ -30,6 +31,7 @@ FORMULAS: dict[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
     "cpu_hours": lambda t: t["cpu_seconds"] / 3600,
     "gpu_hours": lambda t: t["gpu_seconds"] / 3600,
 }
+FAR = 3
 MOST_DOTS = 5  # seeds: of more their interval says enough
 FLAT = ("bar", "point")  # drawn with the values along x, so that long row labels stay readable
 
@@ -79,16 +81,13 @@ def plot(frame: Frame, figure: Mapping[str, Any]) -> Plot:
         paper = frame.study.printed
         assert paper is not None
         label = "" if panels[0].kind == "line" and frame.study.columns else panels[0].xlabel
-        quantity = "" if frame.study.columns else _printed_quantity(frame, panels[0].metric)
-        metric = f"{paper.metric} ({quantity})" if quantity and quantity not in paper.metric else paper.metric
-        if quantity and "," in paper.metric:  # several, of which this is one
-            metric = quantity
+        quantity = "" if frame.study.columns else _printed_quantity(frame, panels[0].metric) or ""
         panels.append(
             replace(
                 panels[0],
                 title="as printed",
                 xlabel=label,
-                ylabel=metric,
+                ylabel=printed_words(paper.metric, quantity, panels[0].metric, float(printed["mean"].max())),
                 is_printed=True,
                 low=-math.inf,
                 high=math.inf,
@@ -99,15 +98,63 @@ def plot(frame: Frame, figure: Mapping[str, Any]) -> Plot:
     references = points[points["is_random_init"]].drop_duplicates("panel")
     of_encoder = {number for number, panel in enumerate(panels) if describe(panel.metric).is_of_encoder}
     references = references[references["panel"].isin(of_encoder)]
+    references, beyond = _within_reach(references, points[~points["is_random_init"]], panels)
     points = points[~points["is_random_init"]].reset_index(drop=True)
     incomplete = points[points["num_seeds"] < points["num_wanted"]]
     ours = points[~points["panel"].isin([n for n, panel in enumerate(panels) if panel.is_printed])]
-    note = _about_marks(ours, panels[0].kind)
+    note = _about_marks(ours, panels[0].kind) + beyond
     if len(incomplete):
         shares = [f"{row.label}: {row.num_seeds}/{row.num_wanted} seeds" for row in records(incomplete)]
         note += " Hollow or absent: " + "; ".join(dict.fromkeys(shares)) + "."
     title = str(figure.get("title", frame.study.title))
     return Plot(str(figure["name"]), title, tuple(panels), points, references, note.strip(), _seeds(tidy, ours, panels))
+
+
+def _within_reach(
+    references: pd.DataFrame, points: pd.DataFrame, panels: Sequence[Panel]
+) -> tuple[pd.DataFrame, str]:  # fmt: skip
+    """The references to draw, and what the note says of those that would press the marks together at one side.
+
+    Bars begin at 0, and so reach far anyway; elsewhere a reference further than `FAR` times what the marks span is
+    told in words.
+    """
+    kept: list[int] = []
+    told: dict[str, None] = {}
+    for row in records(references):
+        panel, own = panels[row.panel], points[points["panel"] == row.panel]
+        lows, highs = own["low"].fillna(own["mean"]), own["high"].fillna(own["mean"])
+        low, high = lows.min(), highs.max()
+        is_far = low < high and max(low - row.mean, row.mean - high) > FAR * (high - low)
+        if is_far and panel.kind != "bar":
+            unit = describe(panel.metric).unit
+            told[f"{row.mean:.3g}{' ' if unit else ''}{unit}"] = None
+        else:
+            kept.append(row.panel)
+    return references[references["panel"].isin(kept)], f" Random init: {', '.join(told)}, off the axis." if told else ""
+
+
+def printed_words(printed: str, quantity: str, metric: str, largest: float) -> str:
+    """What an axis of printed numbers is called: of all that `printed` names, the `quantity` beside our `metric`.
+
+    "EPE (K15, clean), mIoU (ISeg)" and "K15 train" give "K15 train EPE (px)". `largest` tells per cent from shares.
+    """
+    parts = re.split(r",\s*(?![^()]*\))| and (?![^()]*\))", printed)
+    measure = _squashed(metric.rpartition("/")[2].rpartition("_")[2])
+    words = printed
+    if len(parts) > 1:
+        heads = [part.partition(" (")[0] for part in parts]
+        words = next((head for head in heads if measure in _squashed(head)), quantity or printed)
+    if quantity and " " not in words and words != quantity:
+        words = f"{quantity} {words}"
+    elif quantity and len(parts) == 1 and quantity not in words:
+        words = f"{words} ({quantity})"
+    unit = describe(metric).unit
+    is_named = words.endswith(")") or not unit or (unit == PER_CENT and largest <= 1)
+    return words if is_named else f"{words} ({unit})"
+
+
+def _squashed(words: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", words.lower())
 
 
 def _about_marks(points: pd.DataFrame, kind: str) -> str:

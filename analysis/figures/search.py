@@ -342,11 +342,12 @@ def plot(frame: Frame, figure: Mapping[str, Any]) -> Landscape:
     spec = spec_of(frame)
     metric = str(figure.get("metric", spec.metric))
     title = str(figure.get("title", frame.study.title))
-    words = metric_words(metric)
-    label = str(figure.get("ylabel", words)) if figure["kind"] == "importance" else words
+    is_importance = figure["kind"] == "importance"
+    share = f"share of the variance of {describe(metric).words}"
+    label = str(figure.get("ylabel", share)) if is_importance else metric_words(metric)
     done = trials(frame, metric).dropna(subset="value")
     note = counted(len(done), "finished trial")
-    if figure["kind"] == "importance":
+    if is_importance:
         bars = importances(done, spec) if len(done) >= FEWEST else ()
         if not bars:
             return Landscape(title, "importance", label, f"{note}: too few that differ")
@@ -364,6 +365,7 @@ def plot(frame: Frame, figure: Mapping[str, Any]) -> Landscape:
     )
     values = done["value"].to_numpy(dtype=np.float64)
     surface = _surface(axes, values) if len(done) >= FEWEST_OF_CONTOUR else None
+    note = f"Dots: {note}" + ("; the surface between them is interpolated." if surface else ".")
     return Landscape(title, "contour", label, note, axes=axes, values=values, surface=surface)
 
 

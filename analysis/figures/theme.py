@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 # Okabe and Ito's palette: told apart with any common colour blindness, and in print; black is kept for references.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#666666"]
@@ -17,9 +20,10 @@ REFERENCE = "#333333"
 # of them and is never scaled, so that its type is of one size.
 COLUMN, TEXT = 3.15, 6.45
 TYPE = 8.0  # points
+FONT = "DejaVu Sans"  # ships with matplotlib
 
 _RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: no machine's own fonts
+    "font.family": FONT,
     "svg.fonttype": "path",
     "svg.hashsalt": "ssl-ablations",  # element ids are random otherwise
     "text.usetex": False,
@@ -44,7 +48,19 @@ _RC: dict[str, Any] = {
 
 def settings() -> dict[str, Any]:
     """rcParams to draw and save in: seaborn's white grid and ours on top, nothing of the user's matplotlibrc."""
+    _use_own_font()
     return {**sns.plotting_context("paper"), **sns.axes_style("whitegrid"), **_RC}
+
+
+def _use_own_font() -> None:
+    """Of `FONT` the files that ship with matplotlib alone: a machine's are of another version and give other bytes."""
+    own = Path(mpl.get_data_path(), "fonts", "ttf").resolve()
+    listed = [font.fname for font in fontManager.ttflist if font.name == FONT]
+    if listed and all(Path(name).resolve().parent == own for name in listed):
+        return
+    fontManager.ttflist[:] = [font for font in fontManager.ttflist if font.name != FONT]
+    for name in ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf"):
+        fontManager.addfont(own / name)
 
 
 def svg(figure: Figure) -> bytes:

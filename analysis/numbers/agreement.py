@@ -65,6 +65,7 @@ class Comparison:
     differs: str  # our data and model, beside the paper's
     digest: str
     paper: str = ""
+    title: str = ""  # of the study
 
     @property
     def num_signs(self) -> int:
@@ -95,8 +96,10 @@ class Comparison:
         return around(value, resampled) if self.num_seeds > 1 else (math.nan, math.nan)
 
     @property
-    def name(self) -> str:
-        return f"{self.study}: {self.quantity}" if self.quantity else self.study
+    def words(self) -> str:
+        """The study's title, "on" the data that its name tells, and which of its printed columns this is."""
+        data = self.study.partition("@")[2]
+        return f"{self.title}{f' on {data}' if data else ''}{f': {self.quantity}' if self.quantity else ''}"
 
 
 @dataclass(frozen=True)
@@ -263,6 +266,7 @@ def _comparison(frame: Frame, pair: _Pair) -> Comparison | None:
         differs=recipe(frame),
         digest=frame.digest,
         paper=frame.study.source.get("paper", ""),
+        title=frame.study.title,
     )
 
 

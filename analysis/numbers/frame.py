@@ -63,7 +63,7 @@ class Frame:
     metrics: list[str]  # what the table shows, the main one first
     rows: pd.DataFrame
     configs: pd.DataFrame
-    digest: str  # 12 hex digits over all of the above
+    digest: str  # 12 hex digits over all of the above but the study's figures
     read_curves: Callable[[Sequence[int]], Mapping[int, Curve]] = field(default=lambda run_ids: {}, compare=False)
 
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
@@ -271,7 +271,9 @@ def _digest(spec: Mapping[str, Any], rows: pd.DataFrame, configs: pd.DataFrame) 
     content = rows.drop(columns=["run_id", "config_id"])
     # Recorded before attempts were told of these: the digest is the one of then.
     content = content.drop(columns=[name for name in TOLD if content[name].isna().all()])
-    text = json.dumps(without_file(spec), sort_keys=True)
+    # What its figures look like changes no table.
+    asked = {key: value for key, value in without_file(spec).items() if key != "figures"}
+    text = json.dumps(asked, sort_keys=True)
     text += content.to_csv(index=False, lineterminator="\n", float_format="%.17g")
     text += json.dumps(sorted(json.dumps(c, sort_keys=True) for c in configs.to_dict("records")))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

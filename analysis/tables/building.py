@@ -24,7 +24,7 @@ from analysis.numbers.stats import (
 from analysis.tables.marks import notes_of, printed_metric, with_best, with_stars
 from analysis.tables.parts import Cell, Column, Kind, Row, Table
 from sweeps.database.tables import BROKEN
-from sweeps.study.metric_words import metric_words, option_words
+from sweeps.study.metric_words import describe, metric_words, option_words
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,8 @@ def _cell(
     if runs is None:
         return Cell(text="–")
     if column.kind is Kind.value:
+        if place.is_random_init and not runs.values and not describe(column.metric).is_of_encoder:
+            return Cell(text="–", note="untrained")  # what a step takes, say: there was none
         return value_cell(runs, by_rule=frame.study.seed_rule(frame.scale) is not None)
     if is_baseline:
         return Cell(text="baseline")

@@ -23,6 +23,7 @@ from sweeps.answers.plateau import MARK as PLATEAU
 PRINTED_ONLY = "printed only"
 BASELINE = "baseline"
 VERDICT = "verdict"
+NOTHING = "–"  # where a row has no number by what it is
 _WORDS = (Kind.printed, Kind.setting)  # columns of text, not of estimates
 
 
@@ -146,6 +147,8 @@ def latex(table: Table, notes: str = "short") -> str:
     lines = _lines(table)
     # A page is narrow: what an undecided row takes is in the sentence below.
     lines = [[*line[:-1], re.sub(r"undecided: [^;]*", "undecided", line[-1])] for line in lines]
+    if notes == "short":  # which says what is grey
+        lines = [[line[0].removesuffix(f" ({PRINTED_ONLY})"), *line[1:]] for line in lines]
     header = _header(table)
     longest = [LONGEST, *[HEADER] * (len(header) - 1)]  # of a header's lines: labels below the first are as long
     widths = [
@@ -224,6 +227,7 @@ def _latex_notes(table: Table, notes: str) -> list[str]:
         "*: p < .05, sign-flip test, Holm": any(cell.is_significant for cell in cells),
         f"{MARK}: features collapsed or as untrained": any(row.collapse for row in table.rows),
         f"{PLATEAU}: a plateau of the loss left late, or not": any(row.plateau for row in table.rows),
+        f"grey: {PRINTED_ONLY}": any(row.is_printed_only for row in table.rows),
     }
     told = "; ".join(words for words, is_used in marks.items() if is_used)
     return [f"{what}{told[:1].upper()}{told[1:]}{'. ' if told else ''}Scale {table.scale}, data {table.digest}."]
@@ -259,7 +263,7 @@ class _Piece:
 def _pieces(
     table: Table, header: Sequence[str], lines: Sequence[Sequence[str]], places: Sequence[int]
 ) -> list[_Piece]:  # fmt: skip
-    """These columns, in as many pieces as their rows take; what was not trained is left out where it has no cell."""
+    """These columns, in as many pieces as their rows take; a row that has no cell in any of them is left out."""
     kept = [0, *places]
     sides = ["l" if place == 0 or place > len(table.columns) else "r" for place in range(len(header))]
     columns = "".join(sides[place] for place in kept)
@@ -271,7 +275,7 @@ def _pieces(
     rows: list[str] = []
     height = 0
     for row, line in zip(table.rows, lines, strict=True):
-        if row.is_random_init and not any(line[place] for place in places):
+        if not any(line[place] not in ("", NOTHING) for place in places):
             continue
         cells = [_stacked(text, LONGEST, side) for text, side in zip(line, sides, strict=False)]
         cells = _with_marks(row, cells, r"\textbf{{{}}}")

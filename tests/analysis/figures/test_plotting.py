@@ -254,7 +254,7 @@ def test_the_printed_panel_shows_what_the_paper_prints_of_the_panels_own_metric(
     plot = figure_of(load(laboratory.engine, "rows"), "knn")
     printed = plot.points[plot.points["panel"] == 1].set_index("row_key")["mean"]
     assert printed.dropna().to_dict() == {"multiblock": 77.6, "block": 79.1}
-    assert plot.panels[1].ylabel == "m (kNN)"
+    assert plot.panels[1].ylabel == "kNN m (%)"
 
 
 # ---- what a reader sees without the page
@@ -327,3 +327,47 @@ def test_a_random_initialisation_alone_is_named_in_the_note_and_takes_no_legend(
     figure = drawn(figure_of(rows, "bars"))
     assert not figure.legends and all(axes.get_legend() is None for axes in figure.axes)
     assert " ".join(figure._supxlabel.get_text().split()).endswith("Dashed: random init.")
+
+
+@pytest.mark.parametrize(
+    ("printed", "quantity", "metric", "largest", "expected"),
+    [
+        ("K400 top-1", "", "ridge/digit_top1", 84.4, "K400 top-1 (%)"),
+        ("top-1", "IN1K", "ridge/digit_top1", 74.0, "IN1K top-1 (%)"),
+        ("K400 accuracy", "", "ridge/digit_top1", 0.55, "K400 accuracy"),
+        ("K400 top-1 and speed", "acc.", "finetune/digit_top1", 84.4, "K400 top-1 (%)"),
+        ("EPE (K15, clean), mIoU (ISeg)", "K15 train", "flow/epe", 13.5, "K15 train EPE (px)"),
+        ("EPE (K15, clean), mIoU (ISeg)", "ISeg", "seg/miou", 30.0, "ISeg mIoU (%)"),
+        ("samples seen (millions)", "", "cost/samples_decoded", 900.0, "samples seen (millions)"),
+        ("fine-tuned top-1 and cost", "hours", "cost/train_seconds", 9.0, "hours (s)"),
+    ],
+)
+def test_a_printed_axis_names_what_is_printed_of_it_and_its_unit(printed, quantity, metric, largest, expected):
+    assert plotting.printed_words(printed, quantity, metric, largest) == expected
+
+
+@pytest.mark.parametrize(("kind", "is_drawn"), [("bar", True), ("point", False), ("line", False)])
+def test_a_random_initialisation_far_from_all_marks_is_told_in_words(laboratory: Laboratory, kind, is_drawn) -> None:
+    figures = [{"name": "f", "kind": kind, "x": "rows", "metric": MAIN}]
+    laboratory.study("far", {**ROWS, "figures": figures, "seeds": [0, 1]})
+    for number, key in enumerate(("multiblock", "block", "random")):
+        for seed in (0, 1):
+            laboratory.run("far", key, seed, {MAIN: 60.0 + number + seed / 100})
+    for seed in (0, 1):
+        laboratory.run("far", "random_init", seed, {MAIN: 20.0})
+    plot = figure_of(load(laboratory.engine, "far"), "f")
+    assert plot.references.empty != is_drawn
+    assert ("Random init: 20 %, off the axis." in plot.note) != is_drawn
+
+
+def test_a_unit_does_not_stand_alone_on_a_line() -> None:
+    assert drawing.wrapped("linear segmentation mIoU (%)", 26).splitlines() == ["linear segmentation", "mIoU\u00a0(%)"]
+
+
+@pytest.mark.parametrize("kind", ["line", "point"])
+def test_no_label_is_taller_than_the_panel_that_it_stands_beside(grid: Frame, kind) -> None:
+    words = "quadrant ridge top-1, digits (%)"
+    figure = drawn(plotting.plot(grid, {"name": "f", "kind": kind, "x": "rows", "xlabel": words, "ylabel": words}))
+    figure.draw_without_rendering()  # `drawn` did so at the file's dots per inch
+    for axes in figure.axes:
+        assert axes.yaxis.label.get_window_extent().height <= axes.get_window_extent().height

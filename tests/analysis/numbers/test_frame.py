@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine, event, text
 
-from analysis.numbers.frame import load, names
+from analysis.numbers.frame import _digest, load, names
 from sweeps.database.opening import open_database
 from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory, grid_value
 
@@ -105,6 +105,15 @@ def test_the_digest_is_of_the_content_and_not_of_the_file(filled: Path, tmp_path
     with copy.begin() as connection:
         connection.execute(text("update sw_result set value = value + 1e-9 where run_id = 1"))
     assert load(copy, "masking_ratio").digest != digest
+
+
+def test_another_look_of_a_figure_is_no_other_digest(laboratory: Laboratory) -> None:
+    laboratory.study("one", ROWS)
+    laboratory.study("other", {**ROWS, "figures": [{**ROWS["figures"][0], "kind": "point"}]})
+    laboratory.study("asked", {**ROWS, "title": "Mask"})
+    one, other, asked = (load(laboratory.engine, name) for name in ("one", "other", "asked"))
+    digests = [_digest(frame.study.spec, frame.rows.assign(study=""), frame.configs) for frame in (one, other, asked)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_a_study_the_database_does_not_have_is_an_error_naming_those_it_has(engine: Engine) -> None:

@@ -108,6 +108,16 @@ def test_a_metric_nobody_recorded_is_not_a_blank(laboratory: Laboratory) -> None
     assert text(table, "block", "knn/digit_top1") == "not recorded (3/3 seeds)"
 
 
+def test_what_training_costs_is_nothing_that_an_untrained_row_lacks(laboratory: Laboratory) -> None:
+    laboratory.study("rows", {**ROWS, "metrics": [MAIN, "cost/ms_per_step"]})
+    for row in ("block", "random_init"):
+        for seed in (0, 1, 2):
+            laboratory.run("rows", row, seed, {MAIN: 1.0 + seed})
+    table = building.build(load(laboratory.engine, "rows"))
+    found = [text(table, row, "cost/ms_per_step") for row in ("block", "random_init")]
+    assert found == ["not recorded (3/3 seeds)", "– (untrained)"]
+
+
 def test_one_seed_has_no_interval_and_says_one_seed(laboratory: Laboratory) -> None:
     laboratory.study("rows", {**ROWS, "seeds": [4]})
     laboratory.run("rows", "block", 4, {MAIN: 61.25})

@@ -105,11 +105,20 @@ def test_an_untrained_row_is_left_out_of_blocks_that_have_nothing_of_it(laborato
     assert "untrained" not in render.latex(replace(table, rows=(*table.rows, empty)))
 
 
+def test_a_printed_row_is_grey_and_only_where_something_of_it_is_printed(laboratory: Laboratory) -> None:
+    table = wide_table(laboratory, 12)
+    short, full = render.latex(table), render.latex(table, "full")
+    assert short.count(r"\textcolor{gray}{DINO}") == full.count(r"\textcolor{gray}{DINO (printed only)}") == 1
+    assert short.count(r"\begin{tabular*}") > 1 and "printed only)" not in short
+
+
 def test_short_notes_say_what_each_mark_is(laboratory: Laboratory) -> None:
     table = wide_table(laboratory, 2)
     cells = (replace(table.rows[0].cells[0], is_best=True), *table.rows[0].cells[1:])
     text = render.latex(replace(table, rows=(replace(table.rows[0], cells=cells, collapse="1 of 3"), *table.rows[1:])))
-    assert r"Bold: best, no interval overlaps its; \dag{}: features collapsed or as untrained." in text
+    assert (
+        r"Bold: best, no interval overlaps its; \dag{}: features collapsed or as untrained; grey: printed only." in text
+    )
     assert "Bold" not in render.latex(table)
 
 
