@@ -364,7 +364,7 @@ def command(words: Sequence[str]) -> int:
         ready = slurm.check if launch.slurm else bool
         registered = register(engine, launch.request, launch.priority, launch.job.gpus_per_run, ready, before)
         with engine.connect() as connection:
-            edited.remember(connection, registered.name, launch.request.study.path)
+            edited.remember(connection, registered.name, launch.request.study.path, launch.request.runtime)
         if launch.retry:
             failed = [run.run_id for run in read_status(engine, registered.name).of("failed")]
             with engine.begin() as connection:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
-from sweeps.cells.edited import label_of, launch_words, shown_row
+from sweeps.cells.edited import label_of, launch_words, shown_row, words_here
 from sweeps.console.errors import UserError
 from sweeps.database.tables import Artifact, Blob, CellRow, Config, RunRow, StudyRow
 
@@ -184,7 +184,10 @@ def of_study(
     """
     study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
     if study is None:
-        raise NoPictures(f"study={name}: the database has no such study; make its runs with: {launch(name, {})}")
+        raise NoPictures(
+            f"study={name}: the database has no such study; make its runs with: {launch(launch_words(name, {}))}"
+        )
+    typed = words_here(connection, name, study.spec, study.source)
     rows = connection.execute(
         select(CellRow).where(CellRow.study_id == study.id, CellRow.revision == study.revision)
     ).all()
@@ -203,14 +206,14 @@ def of_study(
         run_id = _done(connection, config_id, seed)
         if run_id is None:
             which = f"seed {seed} of {cell}" if seed is not None else cell
-            raise NoPictures(f"study={name}: {which} is not done; make it with: {launch(name, study.spec, seed)}")
-        found.append(_load(connection, run_id, label, results_dir, kind, again=launch(name, study.spec, _NEW_SEED)))
+            raise NoPictures(f"study={name}: {which} is not done; make it with: {launch(typed, seed)}")
+        found.append(_load(connection, run_id, label, results_dir, kind, again=launch(typed, _NEW_SEED)))
     return found
 
 
-def launch(name: str, spec: dict[str, Any], seed: int | None = None) -> str:
+def launch(words: Sequence[str], seed: int | None = None) -> str:
     """The command that trains a study instance, with a seed of its own if need be."""
-    words = launch_words(name, spec)
+    words = [*words]
     if seed is not None:
         words.append("seeds=[NEW]" if seed == _NEW_SEED else f"seeds=[{seed}]")
     return f"python -m sweeps.launch {shlex.join(words)}"

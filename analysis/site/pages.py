@@ -21,6 +21,7 @@ from analysis.site.summary import Summary, not_launched, of_frame
 from analysis.tables.agreement_page import NOTES, by_chance, with_interval
 from analysis.tables.agreement_page import totals as agreement_totals
 from analysis.tables.parts import Table
+from sweeps.cells.edited import words_here
 from sweeps.console.offered import HERE, Place
 from sweeps.database.tables import BROKEN, StudyRow
 from sweeps.progress import to_finish
@@ -147,10 +148,15 @@ class Site:
     def _summaries(self, frames: Sequence[Frame]) -> list[Summary]:
         names, recorded = [frame.name for frame in frames], self.recorded
         with self.engine.connect() as connection:
-            specs = {row.name: row.spec for row in connection.execute(select(StudyRow.name, StudyRow.spec))}
+            rows = connection.execute(select(StudyRow.name, StudyRow.spec, StudyRow.source)).all()
+            specs = {row.name: row.spec for row in rows}
+            words = {row.name: words_here(connection, *row) for row in rows if row.name in names}
             lines, estimator = to_finish.of_database(connection, names, recorded)
         basis = estimator.said() or "from recorded runs of the same options"
-        return [of_frame(frame, specs[frame.name], lines[frame.name], basis, self.place) for frame in frames]
+        return [
+            of_frame(frame, specs[frame.name], words[frame.name], lines[frame.name], basis, self.place)
+            for frame in frames
+        ]
 
     def _render(self, template: str, **values: Any) -> bytes:
         return self.templates.get_template(template).render(live=self.live, place=self.place, **values).encode()

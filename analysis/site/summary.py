@@ -10,7 +10,6 @@ from typing import Any
 from analysis.numbers.frame import MISSING, Frame
 from analysis.site import thumbnail
 from analysis.site.answers import answer, kinds
-from sweeps.cells.edited import launch_words
 from sweeps.console.offered import Place
 from sweeps.database.tables import WITHOUT_NUMBER
 from sweeps.progress.to_finish import Cost, Line
@@ -79,7 +78,9 @@ class Summary:
         return max(self.cpu_seconds, self.gpu_seconds)
 
 
-def of_frame(frame: Frame, spec: Mapping[str, Any], line: Line, basis: str, place: Place) -> Summary:
+def of_frame(
+    frame: Frame, spec: Mapping[str, Any], words: Sequence[str], line: Line, basis: str, place: Place
+) -> Summary:
     """A study of the database; `line` is what it needs, `basis` what the estimates of that stand on."""
     runs = frame.runs.drop_duplicates(["config_id", "seed"])
     counts = dict(Counter(runs["state"]))
@@ -94,7 +95,7 @@ def of_frame(frame: Frame, spec: Mapping[str, Any], line: Line, basis: str, plac
         num_to_come=len(line.to_come),
         costs=tuple(line.costs),
         cost_basis=basis,
-        command=command(frame.name, spec, place),
+        command=command(frame.name, spec, words, place),
         answer=answer(frame),
         kinds=kinds(frame),
         thumbnail=frame.once(thumbnail.of_frame),
@@ -117,9 +118,9 @@ def _state(counts: Mapping[str, int]) -> str:
     return "partial" if any(state not in LEFT for state in counts) else NOT_RUN
 
 
-def command(name: str, spec: Mapping[str, Any], place: Place) -> str:
-    """What trains, or resumes, this instance of a study, as typed in a shell."""
-    words, seeds = launch_words(name, spec), spec.get("seeds")
+def command(name: str, spec: Mapping[str, Any], words: Sequence[str], place: Place) -> str:
+    """What trains, or resumes, this instance of a study, as typed in a shell; `words` without its seeds."""
+    words, seeds = [*words], spec.get("seeds")
     if seeds != _file_seeds(name.partition("@")[0], str(spec.get("scale", DEFAULT_SCALE))):
         if isinstance(seeds, list):
             words.append(f"seeds=[{','.join(map(str, seeds))}]")

@@ -34,11 +34,12 @@ from sweeps.study.shown import wrong_comparisons, wrong_figures
 
 __all__ = [
     "Edited", "Shown", "ShownCell", "digest_of_files", "display_of", "edited", "file_of", "label_of",
-    "launch_words", "launched", "remember", "scale_of", "shown", "shown_row", "without_file",
+    "launch_words", "launched", "remember", "scale_of", "shown", "shown_row", "without_file", "words_here",
 ]  # fmt: skip
 
 _NAMED = 6  # differences that one line names
 _STUDIES = "studies/"
+DATA_ROOT = "runtime.data_root="
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def edited(connection: Connection, names: Sequence[str], place: Place = HERE) ->
             continue
         answer = _today(connection, file, row)
         if not isinstance(answer, Shown):
-            command = place.command("sweeps.launch", *launch_words(row.name, row.spec, _typed(file)))
+            command = place.command("sweeps.launch", *words_here(connection, row.name, row.spec, row.source))
             runs, wrong = ((), answer) if isinstance(answer, str) else (answer, "")
             found.append(Edited(row.name, file, runs, wrong, command))
     return found
@@ -165,23 +166,36 @@ def launch_words(name: str, spec: Mapping[str, Any], study: str = "") -> list[st
     return words
 
 
+def words_here(connection: Connection, name: str, spec: Mapping[str, Any], source: str | None) -> list[str]:
+    """`launch_words` as they can be typed on this machine: the study by its path where its name does not find it, and
+    where its data lies. A file that is not known here is called by its name, as it is typed beside it."""
+    file = file_of(connection, name, source)
+    study = _typed(file) if file is not None else "" if source is None or source.startswith(_STUDIES) else source
+    root = expansion_cache.read_root(_key(connection, name))
+    return [*launch_words(name, spec, study), *([f"{DATA_ROOT}{root}"] if root else [])]
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def remember(connection: Connection, name: str, file: Path) -> None:
-    """Where a study's file lies on this machine, which the database is not told of files outside `studies/`."""
-    expansion_cache.write_file(_key(connection, name), file)
+def remember(connection: Connection, name: str, file: Path, runtime: Iterable[str] = ()) -> None:
+    """Where a study's file and data lie on this machine, which the database is not told; `runtime` as it was typed."""
+    key = _key(connection, name)
+    expansion_cache.write_file(key, file)
+    roots = [word.removeprefix(DATA_ROOT) for word in runtime if word.startswith(DATA_ROOT)]
+    expansion_cache.write_root(key, roots[-1] if roots else "")
 
 
 def file_of(connection: Connection, name: str, source: str | None) -> Path | None:
     """The file on this machine that a stored study was launched from, if it is there and this machine knows it."""
     if source is None:
         return None
-    if not source.startswith(_STUDIES):
-        file = expansion_cache.read_file(_key(connection, name))
-        return file if file is not None and file.name == source and file.is_file() else None
-    files = (folder / source.removeprefix(_STUDIES) for folder in folders())
-    return next((file for file in files if file.is_file()), None)
+    if source.startswith(_STUDIES):
+        files = (folder / source.removeprefix(_STUDIES) for folder in folders())
+        if found := next((file for file in files if file.is_file()), None):
+            return found
+    file = expansion_cache.read_file(_key(connection, name))
+    return file if file is not None and f"/{file}".endswith(f"/{source}") and file.is_file() else None
 
 
 def _key(connection: Connection, name: str) -> str:
@@ -191,7 +205,10 @@ def _key(connection: Connection, name: str) -> str:
 
 
 def _typed(file: Path) -> str:
-    return "" if any(file.is_relative_to(folder) for folder in folders()) else str(file)
+    """As `study=` has it; "" where the name alone finds it."""
+    if any(file.is_relative_to(folder) for folder in folders()):
+        return ""
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
 # ---- the file of today -----------------------------------------------------------------------------------------------

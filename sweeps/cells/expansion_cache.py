@@ -61,6 +61,16 @@ def write_file(table: str, file: Path) -> None:
     _write(_file_path(table), str(file.absolute()))
 
 
+def read_root(table: str) -> str:
+    """What `runtime.data_root=` was at the last launch of a table; "" where none was typed."""
+    return str(_read(_root_path(table)) or "")
+
+
+def write_root(table: str, root: str) -> None:
+    if root != read_root(table):
+        _write(_root_path(table), root)
+
+
 def _read(path: Path) -> Any:
     return json.loads(path.read_bytes()) if path.exists() else None
 
@@ -89,6 +99,10 @@ def _work_path(config: str) -> Path:
 
 def _file_path(table: str) -> Path:
     return FOLDER / "files" / f"{hashlib.sha256(table.encode()).hexdigest()}.json"
+
+
+def _root_path(table: str) -> Path:
+    return FOLDER / "roots" / f"{hashlib.sha256(table.encode()).hexdigest()}.json"
 
 
 @functools.cache

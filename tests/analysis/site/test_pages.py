@@ -278,7 +278,9 @@ def test_a_studys_page_says_how_far_its_order_is_the_printed_one(laboratory):
 
 @pytest.mark.parametrize("rule", [{"start": 3, "until": "decided"}, {"stop_when": "half_width < 1.5", "max": 5}])
 def test_the_command_of_a_study_that_was_launched_with_a_rule_of_its_own_has_that_rule(laboratory, rule):
-    words = shlex.split(command("ijepa_targets", {"seeds": rule}, Place("sqlite:///x.sqlite", "out")))
+    words = shlex.split(
+        command("ijepa_targets", {"seeds": rule}, ["study=ijepa_targets"], Place("sqlite:///x.sqlite", "out"))
+    )
     (word,) = (word for word in words if word.startswith("seeds="))
     assert cli.parse([word], ("seeds",)).seed_rule() == rule
 

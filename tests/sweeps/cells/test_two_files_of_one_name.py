@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import yaml
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from sweeps.cells import edited, registry
 from sweeps.cells.request import Request
 from sweeps.console.errors import UserError
+from sweeps.database.tables import StudyRow
 from sweeps.study.reading import read
 from tests.sweeps.launched import TWO_ROWS, register
 
@@ -84,3 +85,35 @@ def test_where_the_first_file_is_not_known_another_title_over_other_rows_tells(e
     assert settled(engine, wrote(tmp_path / "y" / "mine.yaml", rows=OTHER_ROWS)).instance == "mine"
     with pytest.raises(UserError, match="another study, 'Ratio'"):
         settled(engine, wrote(tmp_path / "y" / "mine.yaml", title="Elsewhere", rows=OTHER_ROWS))
+
+
+def typed(engine: Engine, request: Request) -> list[str]:
+    with engine.connect() as connection:
+        row = connection.execute(select(StudyRow.name, StudyRow.spec, StudyRow.source)).one()
+        return edited.words_here(connection, *row)
+
+
+def test_a_study_that_its_name_does_not_find_is_offered_by_its_path(engine: Engine, tmp_path: Path) -> None:
+    request = wrote(tmp_path / "lab" / "mine.yaml")
+    launched(engine, request)
+    assert typed(engine, request) == ["study=lab/mine.yaml"]
+
+
+def test_a_file_that_is_not_known_here_is_offered_by_its_name(engine: Engine, tmp_path: Path) -> None:
+    request = wrote(tmp_path / "lab" / "mine.yaml")
+    register(engine, request)
+    assert typed(engine, request) == ["study=mine.yaml"]
+
+
+def test_a_study_below_studies_is_offered_by_its_name(engine: Engine, tmp_path: Path) -> None:
+    request = wrote(tmp_path / "studies" / "mine.yaml")
+    launched(engine, request)
+    assert typed(engine, request) == ["study=mine"]
+
+
+def test_the_folder_that_the_data_lies_in_is_offered_with_it(engine: Engine, tmp_path: Path) -> None:
+    request = wrote(tmp_path / "studies" / "mine.yaml")
+    register(engine, request)
+    with engine.connect() as connection:
+        edited.remember(connection, "mine", request.study.path, ["runtime.cache=x", "runtime.data_root=../sets"])
+    assert typed(engine, request) == ["study=mine", "runtime.data_root=../sets"]
