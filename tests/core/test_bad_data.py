@@ -8,7 +8,7 @@ from core.configuring.fitting import named
 from core.running.trainer import train
 from core.train import main
 from tests.core.data import making_flows as making
-from tests.core.data.test_segmentation import ade20k, write_mask
+from tests.core.data.dense.test_segmentation import ade20k, write_mask
 from tests.core.running.test_trainer import TINY, Notebook
 
 

@@ -12,7 +12,7 @@ from core.configuring.config import ConfigError, load
 from core.evals import EVALS
 from core.running.trainer import check_labels, train
 from core.types import DataSpec, Regions
-from tests.core.data.test_segmentation import ade20k, write_mask
+from tests.core.data.dense.test_segmentation import ade20k, write_mask
 
 
 class Silent:
