@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sweeps.study.search_space import SearchSpec
 from sweeps.study.shown import wrong_comparisons, wrong_figures
 
 LABEL = "{label}"  # in a metric: the data set's first label name
+_LISTED = 12  # metrics of one kind that a message lists
 LABELS = "{labels}"  # in a study's metrics: one metric for each label name
 
 
@@ -112,7 +113,7 @@ def expand(request: Request) -> Expansion:
             ways = sorted({f"; {way_to_get(m, request.instance)}" for m in unknown if is_left_to_others(m, run.evals)})
             wrong.add(
                 f"unknown metric{'s' if len(unknown) > 1 else ''} {listed}; "
-                f"evals [{', '.join(sorted(run.evals))}] give: {', '.join(sorted(names))}" + "".join(ways),
+                f"evals [{', '.join(sorted(run.evals))}] give: {', '.join(by_kind(names, unknown))}" + "".join(ways),
                 cell,
             )
         if cell.row_key == leave_out.ALL:
@@ -173,6 +174,19 @@ def expand_checked(request: Request, *, needs_files: bool = True) -> Expansion:
             wrong.add(error, cell)
     wrong.settle()
     return expansion
+
+
+def by_kind(names: Iterable[str], asked: Iterable[str] = ()) -> list[str]:
+    """The names in order; of a kind that has many, and that none of `asked` is of, their number."""
+    kinds: dict[str, list[str]] = {}
+    for name in sorted(names):
+        kinds.setdefault(name.partition("/")[0], []).append(name)
+    wanted = {name.partition("/")[0] for name in asked}
+    return [
+        shown
+        for kind, listed in kinds.items()
+        for shown in (listed if len(listed) <= _LISTED or kind in wanted else [f"{kind}/... ({len(listed)} metrics)"])
+    ]
 
 
 def way_to_get(metric: str, study: str) -> str:

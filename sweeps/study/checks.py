@@ -66,11 +66,12 @@ class Checks:
                 raise self.error(f"unknown key {where}.{key}{near}")
 
     def overrides(self, value: Any, where: str) -> dict[str, Any]:
-        overrides = self.mapping(value, where)
+        overrides, known = self.mapping(value, where), {}
         for key in overrides:
             with self.collected():
                 self.option(key, where)
-        return dict(overrides)
+                known[key] = overrides[key]
+        return known
 
     def option(self, key: Any, where: str) -> None:
         if not isinstance(key, str) or not _OPTION.fullmatch(key):
@@ -160,6 +161,15 @@ class Checks:
             with self.collected():
                 self.figure(figure, f"figures[{i}]", kinds)
         return tuple(dict(figure) for figure in value)
+
+    def named_once(self, figures: Sequence[Mapping[str, Any]]) -> None:
+        names = [str(figure["name"]) for figure in figures]
+        for i, name in enumerate(names):
+            if names.count(name) > 1 and names.index(name) == i:
+                with self.collected():
+                    raise self.error(
+                        f"figures[{i}].name: {name!r} is there {names.count(name)} times: each names a file of its own"
+                    )
 
     def figure(self, value: Any, where: str, kinds: Sequence[str]) -> None:
         figure = self.mapping(value, where)

@@ -39,6 +39,7 @@ class _Reader(Checks):
     """Makes a study of one file's content."""
 
     offered: Sequence[str] = ()  # its scales, once they are read
+    num_doubled: int = 0  # rows and columns that have another's key
 
     def study(self, document: Any) -> Study:
         spec = dict(self.mapping(document, "the file"))
@@ -55,37 +56,46 @@ class _Reader(Checks):
             if not isinstance(spec.get("random_init", True), bool):
                 raise self.error(f"random_init must be true or false, got {spec['random_init']!r}")
         shown = self.shown(spec)
-        num_wrong = len(self.wrong)
+        base, spec["base"] = spec.get("base", {}), {}
         with self.collected():
-            spec["base"] = self.overrides(spec.get("base", {}), "base") | self.stop(spec.get("stop", {}))
+            spec["base"] = self.overrides(base, "base")
+        with self.collected():
+            spec["base"] |= self.stop(spec.get("stop", {}))
         with self.collected():
             self.plugins(spec)
+        seeds, spec["seeds"] = spec["seeds"], [0]
         with self.collected():
-            self.seeds(spec["seeds"], "seeds")
+            self.seeds(seeds, "seeds")
+            spec["seeds"] = seeds
+        num_wrong = len(self.wrong)
         with self.collected():
             self.metrics(spec.get("metrics", [""]), "metrics")
         with self.collected():
             spec["scales"] = self.scales(spec.get("scales", {}), "scales", special=True)
             self.offered = offered(spec["scales"])
             self.search(spec)
+        is_readable = len(self.wrong) == num_wrong and "metrics" in spec
         axes: tuple[tuple[Level, ...], tuple[Level, ...], str, str] = (), (), "", ""
+        num_wrong = len(self.wrong)
         with self.collected():
             axes = self.axes(spec)
         rows, columns, row_axis, col_axis = axes
         # What follows is about rows that can be read, and so are the mistakes that only core can find.
-        if len(self.wrong) > num_wrong or "metrics" not in spec:
+        if not is_readable or not rows:
             self.settle()
+        are_all = len(self.wrong) == num_wrong + self.num_doubled  # else the baseline may be one that cannot be read
         baseline, printed = str(spec.get("baseline", rows[0].key)), None
         with self.collected():
-            if baseline not in {row.key for row in rows}:
+            if are_all and baseline not in {row.key for row in rows}:
                 raise self.error(f"baseline: no row {baseline!r}; rows: {', '.join(row.key for row in rows)}")
         with self.collected():
-            printed = self.printed(spec["printed"], rows, columns) if "printed" in spec else None
+            printed = self.printed(spec["printed"], rows, columns) if are_all and "printed" in spec else None
         if self.wrong:
             spec = without(spec, [key for key in spec if key not in _STUDY_KEYS])
-            spec |= {"baseline": rows[0].key, "random_init": False, "figures": []}
-            baseline, printed, shown = rows[0].key, None, {"source": {}, "table": {"digits": {}}, "figures": ()}
-            spec = without(spec, ["printed", "table", "varies", "margin"])
+            spec = without(spec, ["printed", "table", "varies", "margin", "stop"])
+            spec |= {"baseline": rows[0].key, "random_init": False, "figures": list(shown["figures"])}
+            baseline, printed = rows[0].key, None
+            shown |= {"source": {}, "table": {"digits": {}}}
         study = Study(
             name=plain_name(self.path.stem),
             path=self.path,
@@ -122,8 +132,12 @@ class _Reader(Checks):
             found["source"] = self.source(spec.get("source", {}))
         with self.collected():
             found["table"] = self.table(spec.get("table", {}), metrics)
+        num_wrong = len(self.wrong)
         with self.collected():
             found["figures"] = self.figures(spec.get("figures", []), has_search="search" in spec)
+        if len(self.wrong) > num_wrong:  # the others' axes can be looked at once these can be read
+            found["figures"] = ()
+        self.named_once(found["figures"])
         return found
 
     # ---- rows and columns
@@ -188,11 +202,13 @@ class _Reader(Checks):
         for i, value in enumerate(values):
             with self.collected():
                 levels += (self.level(value, f"{where}[{i}]", axis),)
-        keys = [level.key for level in levels]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise self.error(f"{where}: the key {key!r} appears twice; every level needs its own")
-        return levels
+        known: dict[str, Level] = {}
+        for level in levels:
+            with self.collected():
+                if known.setdefault(level.key, level) is not level:
+                    self.num_doubled += 1
+                    raise self.error(f"{where}: the key {level.key!r} appears twice; every level needs its own")
+        return tuple(known.values())
 
     def level(self, value: Any, where: str, axis: str) -> Level:
         if not isinstance(value, dict):

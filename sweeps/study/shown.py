@@ -20,11 +20,8 @@ def wrong_figures(study: Study, figures: Sequence[Mapping[str, Any]], configs: C
 
     Whether a metric is recorded is not asked here.
     """
-    names = [str(figure["name"]) for figure in figures]
     for i, figure in enumerate(figures):
         where = f"figures[{i}]"
-        if names.count(names[i]) > 1 and names.index(names[i]) == i:
-            yield f"{where}.name: {names[i]!r} is there {names.count(names[i])} times: each names a file of its own"
         if figure.get("kind") in SEARCH_KINDS:
             yield from _wrong_landscape(study, figure, where, scale)
             continue

@@ -13,8 +13,8 @@ from core.data import DATA
 from core.data.flow.flow_mixture import FlowMixture
 from core.running.trainer import train
 from tests.core.data import making_flows as making
-from tests.core.data.making_sets import KINDS, made
 from tests.core.data.dense.test_segmentation import voc
+from tests.core.data.making_sets import KINDS, made
 from tests.core.running.test_trainer import Notebook
 from tests.docs.blocks import DOCS, blocks, commands
 

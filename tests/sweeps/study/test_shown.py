@@ -1,5 +1,6 @@
 """Everything that a study file shows is checked before anything trains, and all that is wrong is said at once."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def said(scale: str = "smoke", overrides: tuple[str, ...] = (), **changes: objec
     """What a study with these changes is refused with; "" where it is not."""
     try:
         expand(Request(parse({**BASE, **changes}, FILE), scale, overrides))
-    except UserError as error:
+    except (StudyError, UserError) as error:
         return str(error)
     return ""
 
@@ -142,6 +143,37 @@ def test_all_wrong_rows_are_named_at_once_and_equal_mistakes_together():
     assert "\n  row 'b': encoder.widht: unknown" in told
     assert "\n  row 'c': mask.ratio must be in (0, 1), got 7" in told
     assert "\n  figures[0].metric: 'top1' is no metric's name" in told
+
+
+def test_names_of_a_kind_that_nobody_asked_for_are_counted_and_the_near_ones_listed():
+    told = said(metrics=["ridge/digit_topp1"])
+    assert "'ridge/digit_topp1' (did you mean ridge/digit_top1" in told
+    assert re.search(r"give: .*cost/\.\.\. \(\d+ metrics\), .*ridge/digit_top1", told)
+    assert "cost/train_seconds" in said(metrics=["cost/train"])
+
+
+def test_a_key_given_twice_hides_no_other_mistake():
+    rows = [{"key": "a", "set": {"mask.ratio": 0.5}}, {"key": "a"}, {"key": "b", "set": {"mask.ratoi": 0.5}}]
+    figures = [{"name": "f"}, {"name": "f"}]
+    with pytest.raises(StudyError) as refused:
+        parse({**BASE, "rows": rows, "figures": figures, "baseline": "c"}, FILE)
+    told = str(refused.value)
+    assert "the key 'a' appears twice" in told and "'f' is there 2 times" in told and "baseline: no row 'c'" in told
+    assert [row.key for row in refused.value.rest.rows] == ["a", "b"]  # core looks at these
+
+
+def test_rows_that_can_be_read_are_looked_at_beside_one_that_cannot():
+    with pytest.raises(StudyError, match=r"unknown key rows\[0\]\.sett") as refused:
+        parse({**BASE, "rows": [{"key": "a", "sett": {}}, {"key": "b"}], "baseline": "a"}, FILE)
+    assert "baseline" not in str(refused.value)  # the row of that name may be the one
+    assert [row.key for row in refused.value.rest.rows] == ["b"]
+
+
+def test_a_wrong_baseline_hides_no_wrong_axis():
+    with pytest.raises(StudyError) as refused:
+        parse({**BASE, "baseline": "c", "figures": [{"name": "a", "x": "mask.ratoi"}]}, FILE)
+    with pytest.raises(UserError, match=r"figures\[0\]\.x: 'mask\.ratoi' is no option"):
+        expand(Request(refused.value.rest, "smoke"))
 
 
 def test_what_every_row_has_is_said_once():
