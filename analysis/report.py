@@ -256,7 +256,8 @@ def command(words: Sequence[str]) -> int:
         print(study, file=sys.stderr)
     if is_check:
         # A file that asks for other runs is one more that the database does not give.
-        return files.report([*found, *(f"{study.file}: {study.reason}" for study in changed)], results_dir)
+        stale = (f"table {study.name}: its file {study.reason}" for study in changed)
+        return files.report([*found, *stale], results_dir)
     print(f"{counted(len(paths), 'file')} under {results_dir}: {counted(len(studies), 'study', 'studies')}")
     return cli.OK
 

@@ -216,7 +216,9 @@ def parse(
         meant = f" ({dashed.lstrip('-')}=VALUE, not {dashed} VALUE)" if dashed else ""
         found.add(f"{said}{meant}; options: {', '.join(allowed)}{others}")
     if strange:
-        found.add(terminal.unknown_options(strange, allowed, near=overrides, beside=others))
+        is_table_s = "study" in allowed and not overrides and bool({"scale", "name"} & {*strange} - {*allowed})
+        of_table = "; a table is called by its scale and its name: study=NAME@SCALE,NAME" * is_table_s
+        found.add(terminal.unknown_options(strange, allowed, near=overrides, beside=f"{others}{of_table}"))
     if wrong is None:
         found.settle()
     return Arguments(values, tuple(taken), tuple(name for name in values_given(arguments) if name not in values))

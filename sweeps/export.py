@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from sweeps import cli
 from sweeps.cells.capsule import SAME, _study_names, read_capsule, write_capsule
-from sweeps.console.errors import UserError, close_matches
+from sweeps.console.errors import UserError, no_such_study
 from sweeps.console.url import mask_url
 from sweeps.database import seen_data
 from sweeps.database.opening import upgrade
@@ -61,7 +61,7 @@ def command(words: Sequence[str]) -> int:
         studies = known if arguments.text("study", "all") == "all" else arguments.values["study"].split(",")
         for name in studies:
             if name not in known:
-                raise UserError(f"study={name}: the database has no such study{close_matches(name, known)}")
+                raise UserError(no_such_study(name, known))
         if path.is_dir():
             raise UserError(f"to={path}: is a folder; give a file in it, such as {path / 'capsule.sqlite'}")
         cli.writable_folder(str(path.parent), "to")

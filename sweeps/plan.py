@@ -87,7 +87,7 @@ def expanded(request: Request, launch: str, measured: Collection[str] = ()) -> e
     cells = [(digest(flat), flat) for _, flat in expand(request).cells]
     for config, flat in dict(cells).items():
         if config not in measured and work.known(config) is None:
-            work.counted(flat)
+            work.counted(flat, request.data_root)
     hashes = [(config, int(flat["optim.steps"])) for config, flat in cells]
     expansion_cache.write(launch, hashes)
     return hashes

@@ -26,7 +26,7 @@ from sweeps.answers.differences import differences
 from sweeps.answers.sql import ask
 from sweeps.answers.verdicts import higher_is_better
 from sweeps.cells.edited import shown as shown_studies
-from sweeps.console.errors import UserError, close_matches
+from sweeps.console.errors import UserError, close_matches, no_such_study
 from sweeps.console.limits import as_whole
 from sweeps.console.tables import counted
 from sweeps.database.tables import CellRow, Config, Result, RunRow, StudyRow
@@ -100,10 +100,7 @@ def tidy(engine: Engine, study: str) -> pd.DataFrame:
     with engine.connect() as connection:
         known = list(connection.scalars(select(StudyRow.name).order_by(StudyRow.name)))
         if study != "all" and study not in known:
-            raise UserError(
-                f"study={study}: the database has no such study{close_matches(study, known)}; "
-                f"it has: {', '.join(known) or 'none yet'}"
-            )
+            raise UserError(f"{no_such_study(study, known)}; it has: {', '.join(known) or 'none yet'}")
         rows = connection.execute(query if study == "all" else query.where(StudyRow.name == study)).all()
         words = shown_studies(connection, known if study == "all" else [study])
     named = [

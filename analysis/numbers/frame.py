@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine, and_, func, select
 from sweeps.answers import plateau
 from sweeps.answers.plateau import Curve
 from sweeps.cells.edited import Shown, scale_of, shown_row, without_file
-from sweeps.console.errors import UserError
+from sweeps.console.errors import UserError, no_such_study
 from sweeps.database.tables import Attempt, CellRow, Config, Result, RunRow, StudyRow
 from sweeps.study.files import names as study_files
 from sweeps.study.model import Study
@@ -135,10 +135,11 @@ def load(engine: Engine, study_name: str) -> Frame:
     with engine.connect() as connection:
         row = connection.execute(select(StudyRow).where(StudyRow.name == study_name)).one_or_none()
         if row is None:
-            known = ", ".join(names(engine)) or "none yet; launch one first"
+            listed = names(engine)
+            known = ", ".join(listed) or "none yet; launch one first"
             is_file = study_name in study_files()
             made = f"make its runs with: python -m sweeps.launch study={study_name}; " if is_file else ""
-            raise UserError(f"study={study_name}: the database has no such study; {made}it has: {known}")
+            raise UserError(f"{no_such_study(study_name, listed)}; {made}it has: {known}")
         words = shown_row(connection, row)
         study, scale, seeds, metrics = _instance(words)
         further = study.further_seeds(scale)

@@ -121,7 +121,8 @@ def _state(counts: Mapping[str, int]) -> str:
 def command(name: str, spec: Mapping[str, Any], words: Sequence[str], place: Place) -> str:
     """What trains, or resumes, this instance of a study, as typed in a shell; `words` without its seeds."""
     words, seeds = [*words], spec.get("seeds")
-    if seeds != _file_seeds(name.partition("@")[0], str(spec.get("scale", DEFAULT_SCALE))):
+    study = words[0].removeprefix("study=")
+    if seeds != _file_seeds(study, str(spec.get("scale", DEFAULT_SCALE))):
         if isinstance(seeds, list):
             words.append(f"seeds=[{','.join(map(str, seeds))}]")
         elif isinstance(seeds, Mapping):
@@ -134,10 +135,10 @@ def _typed(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) and " " in value else str(value)
 
 
-def _file_seeds(stem: str, scale: str) -> Any:
+def _file_seeds(study: str, scale: str) -> Any:
     """The seeds that the study's file gives at a scale; None where there is no such file (any more)."""
     try:
-        return read(stem).seeds_spec(scale)
+        return read(study).seeds_spec(scale)
     except StudyError:
         return None
 

@@ -27,12 +27,12 @@ from core.configuring.fitting import (
     is_left_to_others,
     is_recorded_later,
     judged,
-    located,
     metric_names,
     spec_of,
 )
 from core.configuring.flat import flatten, identity
 from core.configuring.layers import PRESETS, collected, first_line, layered, parse, refuse, unknown
+from core.configuring.places import located
 from core.configuring.plugins import load as load_plugins
 from core.configuring.plugins import loaded
 from core.configuring.run import (

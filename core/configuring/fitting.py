@@ -6,12 +6,13 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.configuring import plugins
+from core.configuring.places import located
+from core.configuring.places import told as with_root
 from core.configuring.run import OPTIONAL, ConfigError, Judge, Run, name_of
 from core.data.fingerprint import fingerprint, same
 from core.data.flow.flow_mixture import FlowMixture
@@ -192,7 +193,7 @@ def check_here(run: Run) -> None:
             try:
                 located(dataclasses.replace(run, data=getattr(run, group))).data.require_files()
             except ValueError as error:
-                raise ConfigError(named(str(error), group)) from error
+                raise ConfigError(named(with_root(error, run, group), group)) from error
 
 
 def check_known_labels(run: Run, known: dict[str, tuple[Labels | None, Labels | None]]) -> None:
@@ -261,8 +262,11 @@ def spec_of(run: Run) -> DataSpec:
     """The shape and labels of the run's data; the files of a data set are listed once per process, not once a cell."""
     data = located(run).data
     if repr(data) not in SPECS:
-        with kept_in(Path(run.runtime.cache).expanduser()):
-            SPECS[repr(data)] = data.spec()
+        try:
+            with kept_in(Path(run.runtime.cache).expanduser()):
+                SPECS[repr(data)] = data.spec()
+        except ValueError as error:
+            raise ValueError(with_root(error, run)) from error
     return SPECS[repr(data)]
 
 
@@ -284,23 +288,6 @@ def spec_of_judged(run: Run) -> DataSpec:
         raise ValueError(str(error) if run.eval_data is None else named(str(error), "eval_data")) from error
 
 
-def located(run: Run) -> Run:
-    """The run with a relative path of `data`, `flow_data` and `target` resolved against `runtime.data_root`.
-
-    Identity keeps the path as it was given, so a study may be continued on a machine that keeps its data elsewhere.
-    """
-    root = Path(run.runtime.data_root).expanduser()
-
-    def found(part: Any) -> Any:
-        given = {name: path for name in ("path", "test_path") if (path := getattr(part, name, None))}
-        moved = {name: str(root / Path(path).expanduser()) for name, path in given.items()}
-        return dataclasses.replace(part, **moved) if given else part
-
-    return dataclasses.replace(
-        run, data=found(run.data), flow_data=run.flow_data and found(run.flow_data), target=found(run.target)
-    )
-
-
 def load_split(run: Run, split: str, group: str = "data") -> Dataset:
     """A split of the run's `data`, `eval_data` or `flow_data`. Raises ConfigError when its files cannot give it."""
     data = located(dataclasses.replace(run, data=getattr(run, group))).data
@@ -308,7 +295,7 @@ def load_split(run: Run, split: str, group: str = "data") -> Dataset:
     try:
         loaded: Dataset = data.load(split, cache)
     except ValueError as error:
-        raise ConfigError(named(str(error), group)) from error
+        raise ConfigError(named(with_root(error, run, group), group)) from error
     except OSError as error:
         if error.filename is None and error.errno in FULL:
             error.filename = str(cache)  # loading writes nowhere else
@@ -350,7 +337,7 @@ def fingerprints(
             try:
                 known[repr(data)] = fingerprint(data, Path(run.runtime.cache).expanduser())
             except ValueError as error:
-                raise ConfigError(named(str(error), group)) from error
+                raise ConfigError(named(with_root(error, run, group), group)) from error
         if (told := known[repr(data)]) is not None:
             found[group] = told
     return same(found | plugins.fingerprints(run), run.runtime.same_data)

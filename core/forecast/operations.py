@@ -17,7 +17,8 @@ import torch
 from torch import Generator
 
 from core.configuring.config import ConfigError, Run, from_flat
-from core.configuring.fitting import judged, located, spec_of, spec_of_pairs
+from core.configuring.fitting import judged, spec_of, spec_of_pairs
+from core.configuring.places import located
 from core.forecast.remembered import Remembered
 from core.measuring.cost import count_flops, encoding_flops
 from core.running.building import build_learner
@@ -39,10 +40,11 @@ class Operations(NamedTuple):
     tuning: dict[str, float]  # of each evaluation that trains a copy of the encoder
 
 
-def operations_of(flat: Mapping[str, Any]) -> Operations | None:
-    """Of a stored config; None where it cannot be built here, as its data is elsewhere, or not be counted."""
+def operations_of(flat: Mapping[str, Any], data_root: str = ".") -> Operations | None:
+    """Of a stored config, whose data's paths begin from `data_root`; None where it cannot be built here, as its data is
+    elsewhere, or not be counted."""
     try:
-        return operations(from_flat(flat, seed=0))
+        return operations(from_flat(flat, seed=0, runtime={"data_root": data_root}))
     # Without data or a teacher's file it is not built; what looks at a tensor's values cannot be counted. Either way
     # an estimate is lacking, which must stop nobody.
     except (ConfigError, ValueError, RuntimeError, TypeError, OSError) as error:

@@ -22,9 +22,10 @@ from core.configuring.config import (
     from_flat,
     parse,
 )
-from core.configuring.fitting import check_later, located, spec_of
+from core.configuring.fitting import check_later, spec_of
 from core.configuring.flat import options
 from core.configuring.layers import collected, layered, refuse, unknown
+from core.configuring.places import located
 from core.configuring.plugins import loaded
 from core.evals import EVALS
 from core.terminal import unknown_options

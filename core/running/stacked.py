@@ -9,7 +9,8 @@ from contextlib import ExitStack
 import torch
 
 from core.configuring.config import ConfigError, Run
-from core.configuring.fitting import load_split, located
+from core.configuring.fitting import load_split
+from core.configuring.places import located
 from core.measuring.phases import cpu_seconds
 from core.running.distributed import World
 from core.running.stacking import Stack, refuse_alone

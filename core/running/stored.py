@@ -17,7 +17,8 @@ from core.configuring.config import (
     identity,
     judged,
 )
-from core.configuring.fitting import choose_device, fingerprints, load_split, located
+from core.configuring.fitting import choose_device, fingerprints, load_split
+from core.configuring.places import located
 from core.evals.frozen.features import FrozenFeatures
 from core.measuring.cost import encoding_flops
 from core.measuring.phases import Costs

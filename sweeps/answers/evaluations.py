@@ -18,7 +18,7 @@ from sqlalchemy import Connection, and_, insert, select
 
 from core.configuring.config import DEFAULT_METHOD
 from sweeps.cells.edited import launched, scale_of
-from sweeps.console.errors import UserError, close_matches
+from sweeps.console.errors import UserError, no_such_study
 from sweeps.database.tables import CellRow, Config, EvaluationRow, Result, RunRow, StudyRow, database_now
 from sweeps.study.search_space import DEFAULT_ROW, is_trial
 
@@ -114,7 +114,7 @@ def _presets(connection: Connection, config_id: int) -> tuple[str, str] | None:
 def _configs_of(connection: Connection, study: str) -> Any:
     known = list(connection.scalars(select(StudyRow.name).order_by(StudyRow.name)))
     if study not in known:
-        raise UserError(f"study={study}: the database has no such study{close_matches(study, known)}")
+        raise UserError(no_such_study(study, known))
     row = connection.execute(select(StudyRow.id, StudyRow.revision).where(StudyRow.name == study)).one()
     return select(CellRow.config_id).where(CellRow.study_id == row.id, CellRow.revision == row.revision)
 

@@ -80,12 +80,20 @@ class Request:
             spec["plugins"] = self.plugins
         return spec | {"scale": self.scale, "overrides": list(self.overrides)}
 
+    def _typed(self) -> dict[str, Any]:
+        return {key: bare(value) for key, _, value in (w.partition("=") for w in self.overrides + self.runtime)}
+
+    @property
+    def data_root(self) -> str:
+        """Where the data's relative paths begin on this machine."""
+        return str(self._typed().get("runtime.data_root", "."))
+
     def contents(self) -> dict[str, str | None]:
         """The sha256 of each file of weights that the study or the launch names, and of the source of plugins: a path
         does not say what is in it."""
-        words = {key: bare(value) for key, _, value in (w.partition("=") for w in self.overrides + self.runtime)}
+        words = self._typed()
         paths = {words[WEIGHTS]} if WEIGHTS in words else set(_values(self.study.spec, WEIGHTS))
-        root = Path(words.get("runtime.data_root", ".")).expanduser()
+        root = Path(self.data_root).expanduser()
         modules = sorted({*self.plugins, *plugin_source.installed().values()})
         sources = {f"plugin {module}": plugin_source.source_hash(module) for module in modules}
         return {path: _sha256_of(root / path) for path in sorted(paths)} | sources

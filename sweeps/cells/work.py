@@ -50,12 +50,12 @@ def described(flat: Mapping[str, Any]) -> Work:
     )
 
 
-def counted(flat: Mapping[str, Any]) -> Work:
-    """With its operations, remembered for the next time."""
+def counted(flat: Mapping[str, Any], data_root: str = ".") -> Work:
+    """With its operations, remembered for the next time; the data's paths begin from `data_root`."""
     # core imports torch, 3 s that a config which was counted before goes without.
     from core.forecast.operations import operations_of
 
-    work, operations = described(flat), operations_of(flat)
+    work, operations = described(flat), operations_of(flat, data_root)
     if operations is None:  # what is elsewhere today may be here tomorrow: not remembered
         return work
     work = work._replace(**operations._asdict())
@@ -114,12 +114,12 @@ def uncounted(connection: Connection, configs: Iterable[Mapping[str, Any]]) -> d
     return {config: flat for config, flat in flats.items() if config not in told}
 
 
-def to_record(flats: Mapping[str, Mapping[str, Any]]) -> dict[str, Work]:
+def to_record(flats: Mapping[str, Mapping[str, Any]], data_root: str = ".") -> dict[str, Work]:
     """What `uncounted` configs compute, as far as it can be counted here.
 
     It takes a while: not in a transaction, as a writing engine's keep all others out (SQLite).
     """
-    works = {config: known(config) or counted(flat) for config, flat in flats.items()}
+    works = {config: known(config) or counted(flat, data_root) for config, flat in flats.items()}
     return {config: work for config, work in works.items() if work.training is not None}
 
 

@@ -28,7 +28,7 @@ def count_waiting(engine: Engine, job: Job, is_over: Callable[[], bool] = bool) 
     for config, flat in uncounted.items():
         if is_over():
             return
-        if found := work.to_record({config: flat}):
+        if found := work.to_record({config: flat}, str(job.runtime.get("data_root", "."))):
             with engine.begin() as connection:
                 work.record(connection, found)
 

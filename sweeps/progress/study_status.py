@@ -14,7 +14,7 @@ from sweeps.answers import collapse
 from sweeps.cells import edited
 from sweeps.cells.estimate import Cost, Estimator, RunKey
 from sweeps.cells.work import COUNTED
-from sweeps.console.errors import UserError, close_matches
+from sweeps.console.errors import UserError, no_such_study
 from sweeps.console.tables import duration
 from sweeps.database.tables import Attempt, CellRow, Config, Event, RunRow, StudyRow
 from sweeps.progress import to_finish
@@ -106,10 +106,7 @@ def read(connection: Connection, name: str) -> StudyStatus:
     study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
     if study is None:
         known = study_names(connection)
-        raise UserError(
-            f"study={name}: the database has no such study{close_matches(name, known)}; "
-            f"it has: {', '.join(known) or 'none yet'}"
-        )
+        raise UserError(f"{no_such_study(name, known)}; it has: {', '.join(known) or 'none yet'}")
     cells = connection.execute(
         select(
             CellRow.row_key, CellRow.col_key, CellRow.config_id, CellRow.display, Config.hash,

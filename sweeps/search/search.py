@@ -237,7 +237,7 @@ class Search:
         if run is None:
             self._end(trial, TrialState.FAIL, outcome="beyond the budget")
             return False
-        if counted := work.to_record(uncounted):  # while a worker begins with it
+        if counted := work.to_record(uncounted, self.request.data_root):  # while a worker begins with it
             with self.engine.begin() as connection:
                 work.record(connection, counted)
         if run.state not in FINAL_STATES or run.is_short:

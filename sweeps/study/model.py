@@ -206,6 +206,11 @@ def instance_name(stem: str, scale: str = DEFAULT_SCALE, overrides: Sequence[str
     """
     parts = [] if scale == DEFAULT_SCALE else [scale]
     if name:
+        if strange := sorted(set(re.findall(r"[^\w.,=+-]", name))) or ([name[0]] if name[0] in ".,=+-" else []):
+            raise StudyError(
+                f"name={name}: a table's name begins with a letter or a digit and has letters, digits and "
+                f"_ . , = + - only, got {' '.join(map(repr, strange))}"
+            )
         overrides = ()
         parts.append(name)
     for override in sorted(overrides):

@@ -215,8 +215,8 @@ def test_a_new_run_changes_the_table(laboratory: Laboratory, tmp_path: Path) -> 
         ("check=yes", "check must be one of true, false, got 'yes'"),
         (
             "study=ijepa_targets",
-            "study=ijepa_targets: the database has no such study; make its runs with: python -m sweeps.launch "
-            "study=ijepa_targets; it has: ijepa_masking, masking_ratio",
+            "study=ijepa_targets: the database has no such study (did you mean ijepa_masking?); make its runs with: "
+            "python -m sweeps.launch study=ijepa_targets; it has: ijepa_masking, masking_ratio",
         ),
         ("study=nothing", "study=nothing: the database has no such study; it has: ijepa_masking, masking_ratio"),
     ],

@@ -24,7 +24,10 @@ def folder(tmp_path, monkeypatch):
 def test_what_the_page_asks_of_the_reported_runs_is_answered(folder, number, capsys):
     exec(compile(BLOCKS[number], "docs/python.md", "exec"), {})
     if "AblationError" in BLOCKS[number]:
-        assert "the database has no such study; it has: " in capsys.readouterr().out
+        assert (
+            "study=maskin_ratio: the database has no such study (did you mean masking_ratio?); it has: "
+            in capsys.readouterr().out
+        )
     if "savefig" in BLOCKS[number]:
         assert (folder / "mine.png").stat().st_size > 5000
 

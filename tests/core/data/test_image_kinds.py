@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from core.configuring.config import ConfigError, load
-from core.configuring.fitting import located
+from core.configuring.places import located
 from core.data.image_folder import ImageFolder
 from core.data.pictures import SUFFIXES, read_or_reason, read_picture
 from core.running.trainer import train

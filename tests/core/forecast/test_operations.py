@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 
 from core.configuring.config import flatten, load, spec_of
 from core.configuring.fitting import spec_of_pairs
@@ -69,6 +70,18 @@ def test_judging_counts_the_clips_of_both_splits_and_the_passes_of_fine_tuning()
 def test_a_config_whose_data_is_elsewhere_has_no_operations():
     flat = flatten(load(["scale=smoke"])) | {"data": "nowhere"}
     assert operations_of(flat) is None
+
+
+def test_a_config_of_own_pictures_is_counted_where_they_lie(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / f"{i}.png")
+    words = ["method=mae", "scale=smoke", "data=image_folder", "data.path=photos", "data.size=32"]
+    flat = flatten(load([*words, f"runtime.data_root={tmp_path}"]))
+    assert operations_of(flat) is None
+    found = operations_of(flat, str(tmp_path))
+    assert found is not None and found.training > 0 and found.clips is None  # as many as the files are
 
 
 def test_runs_of_one_shape_are_counted_once(monkeypatch):

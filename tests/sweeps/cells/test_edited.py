@@ -237,7 +237,7 @@ def test_status_and_report_name_an_edited_study_and_a_check_fails(
     assert report.main(words) == OK
     assert "row a: mask.ratio is 0.6, was 0.5" in capsys.readouterr().err
     assert report.main([*words, "check=true"]) == INCOMPLETE
-    assert "studies/ratio.yaml: asks for other runs" in capsys.readouterr().out
+    assert "table ratio: its file asks for other runs" in capsys.readouterr().out
     assert status.main([f"db={url}", "study=ratio"]) == OK
     said = " ".join(capsys.readouterr().out.split())
     assert "row a: mask.ratio is 0.6, was 0.5" in said and f"python -m sweeps.launch study=ratio db={url}" in said

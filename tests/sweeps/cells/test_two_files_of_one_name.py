@@ -7,10 +7,13 @@ import pytest
 import yaml
 from sqlalchemy import Engine, select
 
+from analysis import report
+from sweeps import query, status
 from sweeps.cells import edited, registry
 from sweeps.cells.request import Request
-from sweeps.console.errors import UserError
+from sweeps.console.errors import USER_ERROR, UserError, no_such_study
 from sweeps.database.tables import StudyRow
+from sweeps.study.files import StudyError
 from sweeps.study.reading import read
 from tests.sweeps.launched import TWO_ROWS, register
 
@@ -117,3 +120,25 @@ def test_the_folder_that_the_data_lies_in_is_offered_with_it(engine: Engine, tmp
     with engine.connect() as connection:
         edited.remember(connection, "mine", request.study.path, ["runtime.cache=x", "runtime.data_root=../sets"])
     assert typed(engine, request) == ["study=mine", "runtime.data_root=../sets"]
+
+
+# ---- what a table is called ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "my table", ".hidden", "-x"])
+def test_a_name_that_no_file_can_have_is_refused_and_not_bent(name: str, tmp_path: Path) -> None:
+    request = Request(wrote(tmp_path / "mine.yaml").study, "cpu", name=name)
+    with pytest.raises(StudyError, match=r"name=.*: a table's name begins with a letter or a digit"):
+        _ = request.instance
+
+
+def test_a_study_s_file_is_answered_by_the_tables_of_its_name() -> None:
+    known = ["mine@smoke", "mine@smoke,later", "other"]
+    assert "(did you mean mine@smoke or mine@smoke,later?)" in no_such_study("lab/mine.yaml", known)
+    assert no_such_study("nothing.yaml", known) == "study=nothing.yaml: the database has no such study"
+
+
+@pytest.mark.parametrize("command", [status.main, report.main, query.main])
+def test_a_reading_command_says_that_a_table_s_name_has_its_scale(command: Any, capsys: Any) -> None:
+    assert command(["study=mine", "scale=smoke"]) == USER_ERROR
+    assert "scale: unknown option" in (said := capsys.readouterr().err) and "study=NAME@SCALE" in said
