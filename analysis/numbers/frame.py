@@ -97,6 +97,14 @@ class Frame:
         return self.runs.drop_duplicates(["row_key", "col_key"])
 
     @cached_property
+    def runs_by_row(self) -> Mapping[str, Mapping[str, Sequence[Any]]]:
+        """`runs` as named tuples, by row and column key, in the study's order; in one pass, as below."""
+        found: dict[str, dict[str, list[Any]]] = {}
+        for run in records(self.runs):
+            found.setdefault(run.row_key, {}).setdefault(run.col_key, []).append(run)
+        return found
+
+    @cached_property
     def by_place(self) -> dict[tuple[str, str, str], Runs]:
         """What became of every (row, column, metric), in one pass over `rows`, however many places there are."""
         found: dict[tuple[str, str, str], Runs] = defaultdict(Runs)

@@ -81,11 +81,11 @@ def _level(means: Numbers, end: float, whole: float, error: float) -> float | No
     thirds = np.convolve(means, np.full(3, 1 / 3), mode="valid")
     falls = thirds[:-STRETCH] - thirds[STRETCH:]
     clear = NUM_ERRORS * error * np.sqrt(2 / 3)
-    for i in range(NUM_MEANS // 2):
-        later = float(falls[i:].max())
+    later = np.maximum.accumulate(falls[::-1])[::-1]  # the largest fall from each stretch on
+    is_flat = (falls < FLAT * later) & (later > max(clear, CLEAR * whole / 2))
+    for i in np.flatnonzero(is_flat[: NUM_MEANS // 2]):
         level = float(means[i : i + STRETCH].mean())
-        is_clear = later > max(clear, CLEAR * whole / 2) and level - end > max(clear, CLEAR * whole)
-        if is_clear and falls[i] < FLAT * later:
+        if level - end > max(clear, CLEAR * whole):
             return level
     return None
 

@@ -268,10 +268,9 @@ def recorded(connection: Connection) -> list[Recorded]:
     """Every run of the database, under today's identity of its config."""
     query = (
         select(
-            Config.hash, Config.json, RunRow.id, RunRow.seed, RunRow.state, RunRow.cpu_seconds, RunRow.gpu_seconds,
+            RunRow.config_id, RunRow.id, RunRow.seed, RunRow.state, RunRow.cpu_seconds, RunRow.gpu_seconds,
             RunRow.checkpoint, RunRow.checkpoint_step, Attempt.facts, Attempt.step,
         )
-        .join(Config, Config.id == RunRow.config_id)
         .outerjoin(Attempt, and_(Attempt.run_id == RunRow.id, Attempt.n == RunRow.attempt))
         .where(RunRow.code_epoch == CODE_EPOCH)
     )  # fmt: skip
@@ -281,11 +280,15 @@ def recorded(connection: Connection) -> list[Recorded]:
         if row.value is not None:
             costs.setdefault(row.run_id, {})[row.metric.removeprefix("cost/")] = row.value
     today = aliases.names_today(connection)  # a database that no launch has migrated yet
-    return [_recorded(row, costs.get(row.id, {}), today) for row in connection.execute(query)]
+    configs = {  # each of them once: a study has ten seeds of it, and a search of many options large ones
+        config.id: (today.get(config.hash, config.hash), described(config.json))
+        for config in connection.execute(select(Config.id, Config.hash, Config.json))
+    }
+    return [_recorded(row, *configs[row.config_id], costs.get(row.id, {})) for row in connection.execute(query)]
 
 
-def _recorded(row: Row[Any], costs: Mapping[str, float], today: Mapping[str, str]) -> Recorded:
-    work, whole = described(row.json), Cost(row.cpu_seconds, row.gpu_seconds)
+def _recorded(row: Row[Any], config: str, work: Work, costs: Mapping[str, float]) -> Recorded:
+    whole = Cost(row.cpu_seconds, row.gpu_seconds)
     if "gflop_per_step" in costs:
         work = work._replace(training=costs["gflop_per_step"] * work.steps)
     facts = row.facts or {}
@@ -295,7 +298,7 @@ def _recorded(row: Row[Any], costs: Mapping[str, float], today: Mapping[str, str
         rest = sum(facts.get(name) or 0.0 for name in ("eval_seconds", "picture_seconds"))
         training = whole.times(seconds / (seconds + rest) if seconds + rest else 0.0)
     return Recorded(
-        key=(today.get(row.hash, row.hash), row.seed),
+        key=(config, row.seed),
         state=row.state,
         steps=work.steps,
         cost=whole,

@@ -149,6 +149,8 @@ def _joined(chunks: Sequence[Any], resumes: Sequence[tuple[int, int]]) -> Series
         kept_steps.append(steps[steps < end])
         kept_values.append(values[steps < end])
     steps, values = np.concatenate(kept_steps), np.concatenate(kept_values)
+    if (steps[1:] > steps[:-1]).all():  # a run that was never stopped
+        return Series(steps, values)
     # Reversed, so that `unique`, which keeps the first of equals, keeps the one logged last.
     unique, first = np.unique(steps[::-1], return_index=True)
     return Series(unique, values[::-1][first])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from statsmodels.stats.power import TTestPower
+from statsmodels.stats.power import TTestPower, ttest_power
 
 from sweeps.answers.blocked_intervals import Arm, Comparison, Difference, Estimate, compare
-from sweeps.answers.verdicts import Judged, kind_of, num_more, sentence, verdicts
+from sweeps.answers.verdicts import Judged, _power, kind_of, num_more, sentence, verdicts
 from sweeps.study.files import StudyError
 from sweeps.study.margin import margin_of
 from sweeps.study.metric_words import describe
@@ -66,6 +66,16 @@ def test_seeds_until_a_difference_is_clear_are_those_of_statsmodels_power():
     assert found is not None
     power = [TTestPower().power(0.5, 4 + n, 0.05) for n in (found - 1, found)]
     assert power[0] < 0.8 <= power[1]
+
+
+def test_the_power_of_a_few_seeds_is_that_of_statsmodels():
+    for mean, sd, num_seeds, df, confidence in (
+        (1.0, 2.0, 5, 4, 0.95),
+        (-0.3, 0.1, 3, 8, 0.9833),
+        (2.0, 1.5, 40, 39, 0.95),
+    ):
+        expected = ttest_power(abs(mean) / sd, num_seeds, 1 - confidence, df=df)
+        assert _power(mean, sd, num_seeds, df, confidence) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_difference_of_nothing_asks_for_seeds_until_it_is_within_the_margin():
