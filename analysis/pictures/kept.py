@@ -184,9 +184,12 @@ def of_study(
     """
     study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
     if study is None:
-        raise NoPictures(
-            f"study={name}: the database has no such study; make its runs with: {launch(launch_words(name, {}))}"
+        told = connection.scalars(
+            select(StudyRow.name).where(StudyRow.name.startswith(f"{name}@")).order_by(StudyRow.name)
         )
+        others = "".join(f", it has study={other}" for other in told)
+        made = launch(launch_words(name, {}))
+        raise NoPictures(f"study={name}: the database has no such study{others}; make its runs with: {made}")
     typed = words_here(connection, name, study.spec, study.source)
     rows = connection.execute(
         select(CellRow).where(CellRow.study_id == study.id, CellRow.revision == study.revision)

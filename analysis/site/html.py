@@ -36,7 +36,10 @@ def shown(value: Any) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    return "not finite" if value is None else f"{value:.{digits}g}".replace("-", "−")
+    if value is None:
+        return "not finite"
+    words = f"{value:,.0f}" if 1e4 <= abs(value) < 1e12 else f"{value:.{digits}g}"
+    return words.replace("-", "−")
 
 
 def cost(seconds: float) -> str:

@@ -21,6 +21,7 @@ from sweeps.database.tables import Artifact, Attempt, Blob, CellRow, Config, Env
 from sweeps.study.metric_words import metric_words
 
 PACKAGES = ("python", "torch", "torchvision", "timm", "numpy", "hydra-core")  # that make the numbers
+SAID = ("step", "peak_memory_bytes", "peak_gpu_memory_bytes")  # facts of an attempt that its columns have
 MOST_CURVES = 16  # on one run's page
 FEWEST_POINTS = 3  # of a curve; fewer are in the table of results
 
@@ -305,7 +306,7 @@ def _try(attempt: Any) -> Try:
         "GPU seconds": attempt.gpu_seconds or None,
         "peak": ", ".join(f"{size / 2**30:.2f} GiB {where}" for size, where in memory if size),
         **{f"fingerprint of {group}": value for group, value in sorted((attempt.data or {}).items())},
-        **{str(key).replace("_", " "): value for key, value in sorted(shown_facts(attempt.facts).items())},
+        **dict(_fact(key, value) for key, value in sorted(shown_facts(attempt.facts).items()) if key not in SAID),
     }
     return Try(
         n=attempt.n,
@@ -319,7 +320,15 @@ def _try(attempt: Any) -> Try:
     )
 
 
+def _fact(key: str, value: Any) -> tuple[str, Any]:
+    """`eval_seconds` is "eval": "6.3 s"."""
+    is_time = key.endswith("_seconds") and isinstance(value, int | float)
+    return key.removesuffix("_seconds").replace("_", " "), f"{value:.4g} s" if is_time else value
+
+
 def _words(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -39,6 +39,8 @@ def _cost(words: str, unit: str = "") -> Metric:
 
 _WHOLE = {
     "loss": Metric("loss"),
+    "lr": Metric("learning rate", low=0, is_of_encoder=False),
+    "ema_decay": Metric("decay of the EMA", low=0, high=1, is_of_encoder=False),
     "collapse/rankme": Metric("RankMe", low=0),
     "collapse/feature_std": Metric("spread of features", low=0),
     "mask/context_share": _share("share of patches in the context"),
@@ -57,6 +59,8 @@ _WHOLE = {
     "cost/encoder_mmac": _cost("encoder's forward pass of a clip", "M multiply-adds"),
     "cost/effective_epochs": _cost("effective epochs"),
     "cost/samples_decoded": _cost("samples decoded"),
+    "cost/encoder_parameters": _cost("parameters of the encoder"),
+    "cost/trained_parameters": _cost("trained parameters"),
     "finetune/seconds_per_step": _cost("time of a fine-tuning step", "s"),
     "finetune/tokens_share": _share("share of tokens that fine-tuning keeps"),
     "finetune/forward_mmac": _cost("fine-tuned forward pass of a clip", "M multiply-adds"),
@@ -81,6 +85,15 @@ _OPTIONS = {
     "augment.scale_min": "smallest crop", "augment.repeats": "augmentations of a clip",
     "samples_seen": "samples seen", "cpu_hours": "CPU-hours", "gpu_hours": "GPU-hours",
 }  # fmt: skip
+_PHASE = re.compile(
+    r"cost/(?P<phase>pretrain|features|eval_\w+?)_(?P<cost>(?:cpu_|gpu_)?seconds|gflop|peak_(?:gpu_)?memory_gib)"
+)
+_PHASES = {"pretrain": "of pretraining", "features": "of encoding the judged data"}
+_COSTS = {
+    "seconds": ("time", "s"), "cpu_seconds": ("CPU time", "s"), "gpu_seconds": ("GPU time", "s"),
+    "gflop": ("operations", "GFLOP"), "peak_memory_gib": ("most memory", "GiB"),
+    "peak_gpu_memory_gib": ("most GPU memory", "GiB"),
+}  # fmt: skip
 _KINDS = ("data", "evals", "model", "objective", "optim")  # say nothing beside the option's own name
 
 
@@ -92,6 +105,10 @@ def describe(key: str) -> Metric:
     known = _WHOLE.get(f"{probe}/{name}" if probe else name)
     if known is not None:
         return Metric(known.words + where, known.unit, known.low, known.high, known.is_of_encoder)
+    if spent := _PHASE.fullmatch(key):
+        words, unit = _COSTS[spent["cost"]]
+        judge = spent["phase"].removeprefix("eval_")
+        return _cost(f"{words} {_PHASES.get(judge, f'of judging: {_FAMILIES.get(judge, _plain(judge))}')}", unit)
     said = _FAMILIES.get(probe, _plain(probe)) + where
     if name in _MEASURES:
         words, unit = _MEASURES[name]

@@ -386,6 +386,15 @@ def test_a_target_without_pixels_has_no_reconstruction_to_draw(filled):
         sheets.reconstructions("mae_st_reconstructions", study_runs(filled), [0])
 
 
+def test_a_study_that_was_launched_on_other_data_only_is_named(laboratory, tmp_path):
+    laboratory.study("vjepa_masks@mine", STUDY)
+    with (
+        laboratory.engine.connect() as connection,
+        pytest.raises(NoPictures, match="it has study=vjepa_masks@mine; make"),
+    ):
+        of_study(connection, "vjepa_masks", tmp_path, RunPictures)
+
+
 def test_what_is_too_large_for_the_database_is_read_from_the_results_folder(laboratory, tmp_path):
     laboratory.study("vjepa_masks", STUDY)
     laboratory.run("vjepa_masks", "a", 0, {"mask/context_share": 0.5})

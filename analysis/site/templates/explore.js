@@ -89,6 +89,16 @@ document.addEventListener("DOMContentLoaded", () => {
   const label = (i) => `${places[i].length ? places[i][0].filter(Boolean).join(": ") : runs.key[i]}, seed ${runs.seed[i]}`;
   const kind = (name, ids) => (ids.every((i) => typeof (value(name, i) ?? 0) === "number") ? "quantitative" : "nominal");
 
+  // Eight colours can be told apart: the commonest seven values have one each, all others the last.
+  function hues(values, isNumber) {
+    if (isNumber) return { of: (one) => one, names: [] };
+    const counts = new Map();
+    for (const one of values) counts.set(String(one), (counts.get(String(one)) ?? 0) + 1);
+    const all = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
+    const own = all.length > 8 ? all.slice(0, 7) : all, others = `${all.length - own.length} others`;
+    return { of: (one) => (own.includes(String(one)) ? String(one) : others), names: own.length < all.length ? [...own, others] : own };
+  }
+
   function scatter(ids) {
     const full = ids.filter((i) => value(set.x, i) !== null && value(set.y, i) !== null);
     const shown = full.slice(0, MOST_DRAWN);
@@ -99,17 +109,22 @@ document.addEventListener("DOMContentLoaded", () => {
       ? { type: "quantitative", scale: { zero: false, nice: false, padding: 12 } } : { type: "nominal" });
     const encodings = ["x", "y"].filter((way) => kind(set[way], shown) === "quantitative");
     // Fields have names of ours: a metric's own may hold what Vega-Lite reads as a path.
-    const points = shown.map((i) => ({ x: value(set.x, i), y: value(set.y, i), color: value(set.color, i) ?? "none",
+    const isNumber = kind(set.color, shown) === "quantitative";
+    const orNone = (one) => (one === null || one === "" ? "none" : one);  // a run that no study of today asks for
+    const said = shown.map((i) => orNone(value(set.color, i)));
+    const hue = hues(said, isNumber);
+    const points = shown.map((i, n) => ({ x: value(set.x, i), y: value(set.y, i), color: hue.of(said[n]), said: said[n],
       run: label(i), href: pathTo(i) }));
-    const hues = new Set(points.map((point) => point.color)).size;
     return draw("scatter", { data: { values: points }, mark: { type: "point", filled: true, size: 45, opacity: 0.75 },
       params: encodings.length ? [{ name: "zoom", select: { type: "interval", encodings }, bind: "scales" }] : [],
       encoding: {
         x: { ...axis(set.x), field: "x", title: named(set.x) }, y: { ...axis(set.y), field: "y", title: named(set.y) },
-        color: { field: "color", type: kind(set.color, shown), title: named(set.color), legend: hues > 20 ? null : {} },
+        color: { field: "color", type: isNumber ? "quantitative" : "nominal", title: named(set.color),
+          legend: innerWidth < 600 ? { orient: "bottom", columns: 2, labelLimit: 140 } : {},
+          ...(isNumber ? {} : { scale: { domain: hue.names } }) },
         href: { field: "href" },
         tooltip: [{ field: "run", title: "run" }, { field: "x", title: named(set.x) }, { field: "y", title: named(set.y) },
-          { field: "color", title: named(set.color) }],
+          { field: "said", title: named(set.color) }],
       } });
   }
 
@@ -141,6 +156,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const known = [...new Set(found.flatMap((lines) => Object.keys(lines ?? {})))].sort();
     if (known.length && !known.includes(set.metric)) set.metric = known.find((name) => name.includes("loss")) ?? known[0];
     fill(at("metric"), known, set.metric);
+    document.querySelectorAll(".of-chosen").forEach((one) => { one.hidden = !known.length; });
     const points = found.flatMap((lines, n) => {
       const line = lines?.[set.metric];
       return line ? line.steps.map((step, k) => ({ step, value: line.values[k], run: label(chosen[n]) })) : [];
@@ -165,6 +181,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   function compare() {
     const chosen = set.chosen;
+    at("compare-note").hidden = chosen.length > 0;
     if (!chosen.length) return at("compare").replaceChildren();
     const cell = (tag, text, scope) => {
       const made = document.createElement(tag);
@@ -202,9 +219,9 @@ document.addEventListener("DOMContentLoaded", () => {
     return link;
   };
   const short = (cell) => (typeof cell.getValue() === "number" ? String(Number(cell.getValue().toPrecision(4))) : cell.getValue());
-  const SHAPES = { study: { widthGrow: 2 }, row: { formatter: linked, widthGrow: 2 }, state: {} };
+  const SHAPES = { study: { widthGrow: 2, minWidth: 170 }, row: { formatter: linked, widthGrow: 2, minWidth: 130 }, state: {} };
   const shownColumns = () => [...new Set(["study", "row", "seed", "state", set.x, set.y, set.color, "seconds"])];
-  const columnsOf = () => shownColumns().map((name, n) => ({ title: named(name), field: `c${n}`, headerTooltip: name,
+  const columnsOf = () => shownColumns().map((name, n) => ({ title: named(name), field: `c${n}`, headerTooltip: name, minWidth: 90,
     ...(SHAPES[name] ?? { hozAlign: "right", formatter: escaped(short) }) }));
   const dataOf = (ids) => {
     const shown = shownColumns();

@@ -248,6 +248,16 @@ def test_a_narrow_window_scrolls_tables_and_not_the_page(index: Browser) -> None
     assert index.js("return document.documentElement.scrollWidth <= 390")
 
 
+def test_neither_words_for_the_ear_nor_a_second_figure_widen_a_narrow_page(index: Browser, report: Path) -> None:
+    index.resize(390, 800)
+    index.open((report / "studies/ijepa_masking.html").as_uri())
+    index.js(
+        "document.querySelector('.results td:last-child').insertAdjacentHTML('beforeend', '<i class=unseen>word</i>')"
+    )
+    assert index.js("return document.querySelector('.figures')")
+    assert index.js("return document.documentElement.scrollWidth") <= 390
+
+
 # ---- served ----------------------------------------------------------------------------------------------------------
 
 

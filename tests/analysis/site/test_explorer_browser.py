@@ -141,6 +141,13 @@ def test_what_a_run_is_called_is_words_and_nothing_else(page):
     assert EVIL[:8] in page.js("return document.getElementById('compare').textContent")
 
 
+def test_nothing_offers_to_draw_or_compare_before_a_run_is_chosen(page):
+    shown = "return [...document.querySelectorAll('.of-chosen, #compare-note')].map((one) => one.hidden)"
+    assert page.js(shown) == [True, True, False]
+    choose(page, 1)
+    page.until(f"return String((() => {{ {shown} }})()) === 'false,false,true'")
+
+
 def test_keys_alone_choose_a_run(page):
     page.js("document.querySelector('.tabulator-tableholder input[type=checkbox]').focus()")
     page.press(" ")

@@ -22,6 +22,9 @@ from sweeps.study.reading import read
         ("collapse/rankme", "RankMe"),
         ("cost/ms_per_step", "time of a step (ms)"),
         ("mine/odd_score", "mine: odd score"),
+        ("cost/pretrain_gpu_seconds", "GPU time of pretraining (s)"),
+        ("cost/eval_low_shot_peak_memory_gib", "most memory of judging: low-shot (GiB)"),
+        ("lr", "learning rate"),
     ],
 )
 def test_a_metric_is_said_in_words(key: str, words: str) -> None:
