@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def test_two_runs_stand_side_by_side_and_the_address_brings_them_back(page):
     page.js("history.back()")
     page.until("return location.pathname.endsWith('/explore.html')")
     page.until(READY)
-    assert page.js("return location.hash") == kept
+    page.until(f"return location.hash === {json.dumps(kept)}")
     page.until("return document.querySelectorAll('#compare thead th').length === 3")
     assert page.js("return [...document.querySelectorAll('#compare thead a')].map(a => a.textContent)") == chosen
 
