@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from analysis.numbers.frame import MISSING, Frame
@@ -13,7 +14,7 @@ from analysis.site.answers import answer, kinds
 from sweeps.console.offered import Place
 from sweeps.database.tables import WITHOUT_NUMBER
 from sweeps.progress.to_finish import Cost, Line
-from sweeps.study.files import StudyError, names
+from sweeps.study.files import StudyError, find
 from sweeps.study.model import DEFAULT_SCALE, Study
 from sweeps.study.reading import read
 
@@ -148,12 +149,12 @@ def _file_seeds(study: str, scale: str) -> Any:
 
 def not_launched(known: Sequence[str], place: Place) -> list[Summary]:
     """The study files that the database has no instance of at the default scale."""
-    return [_of_file(stem, place) for stem in names() if stem not in known]
+    return [_of_file(stem, path, place) for stem, path in find().items() if stem not in known]
 
 
-def _of_file(stem: str, place: Place) -> Summary:
+def _of_file(stem: str, path: Path, place: Place) -> Summary:
     """What it costs is for `sweeps.plan` to say: only core knows what its runs compute."""
-    study = read(stem)
+    study = read(path)
     num_rows = sum(not cell.is_random_init for cell in study.cells(DEFAULT_SCALE))
     num_runs, num_to_come = num_rows * len(study.seeds(DEFAULT_SCALE)), 0
     if (search := study.search(DEFAULT_SCALE)) is not None:

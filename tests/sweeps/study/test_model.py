@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweeps.study.files import StudyError, names
+from sweeps.study.files import StudyError, load_document, names
 from sweeps.study.model import instance_name
 from sweeps.study.overrides import format_override
 from sweeps.study.reading import parse, read
@@ -185,6 +185,34 @@ def test_broken_yaml_is_named(tmp_path):
     path.write_text("title: [a\n")
     with pytest.raises(StudyError, match=r"broken.yaml: not valid YAML"):
         read(path)
+
+
+def test_what_is_broken_is_quoted_with_its_line(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("title: here\nquestion: [what: it, is\nmetrics: []\n")
+    with pytest.raises(StudyError, match=r"line 3, column 8: metrics: \[\] \^$"):
+        read(path)
+
+
+def test_yaml_of_too_many_levels_is_named(tmp_path):
+    path = tmp_path / "deep.yaml"
+    path.write_text("title: " + "[" * 30_000)
+    with pytest.raises(StudyError, match=r"deep.yaml: not valid YAML.*nested too deeply"):
+        read(path)
+
+
+@pytest.mark.parametrize("text", ["title:\ta", "title: [a\tb, c]"])
+def test_tabs_are_taken_or_refused_by_every_way_to_read_yaml_alike(tmp_path, text):
+    path = tmp_path / "tab.yaml"
+    path.write_text(text)
+    with pytest.raises(StudyError, match="not valid YAML"):
+        read(path)
+
+
+def test_files_are_read_as_the_loader_without_libyaml_reads_them(monkeypatch):
+    fast = {name: load_document(name)[0] for name in list(names())[:20]}
+    monkeypatch.setattr(yaml, "__with_libyaml__", False)
+    assert all(repr(load_document(name)[0]) == repr(content) for name, content in fast.items())
 
 
 def test_an_exponent_without_a_dot_is_a_number(tmp_path):
