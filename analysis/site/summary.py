@@ -153,8 +153,31 @@ def not_launched(known: Sequence[str], place: Place) -> list[Summary]:
 
 
 def _of_file(stem: str, path: Path, place: Place) -> Summary:
-    """What it costs is for `sweeps.plan` to say: only core knows what its runs compute."""
-    study = read(path)
+    """What it costs is for `sweeps.plan` to say: only core knows what its runs compute.
+
+    A file that cannot be read ends no report: it is listed with what is wrong with it.
+    """
+    try:
+        study = read(path)
+    except StudyError as error:
+        return Summary(
+            title=stem,
+            paper="",
+            place="",
+            arxiv="",
+            question=f"This file cannot be read. {' '.join(str(error).split())}",
+            name=stem,
+            scale=DEFAULT_SCALE,
+            state=NOT_RUN,
+            counts={},
+            cpu_seconds=0.0,
+            gpu_seconds=0.0,
+            num_to_come=0,
+            costs=(None,),
+            cost_basis=place.command("sweeps.plan", f"study={stem}"),
+            command=place.command("sweeps.plan", f"study={stem}"),
+            has_page=False,
+        )
     num_rows = sum(not cell.is_random_init for cell in study.cells(DEFAULT_SCALE))
     num_runs, num_to_come = num_rows * len(study.seeds(DEFAULT_SCALE)), 0
     if (search := study.search(DEFAULT_SCALE)) is not None:

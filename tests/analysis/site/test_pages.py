@@ -162,6 +162,19 @@ def test_a_study_that_nobody_has_run_names_the_command_that_tells_its_cost(labor
     assert found["seeds"].num_to_come == 18
 
 
+def test_a_study_file_that_cannot_be_read_is_listed_with_what_is_wrong_and_ends_no_report(
+    laboratory, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "draft.yaml").write_text("title: Draft\nquestion: What?\nrowz: []\n")
+    (draft,) = [one for one in not_launched([], HERE) if one.name == "draft"]
+    assert "cannot be read" in draft.question and "unknown key rowz" in draft.question and draft.state == "not run"
+    laboratory.study("rows", ROWS)
+    laboratory.run("rows", "block", 0, {MAIN: 40.0})
+    assert b"unknown key rowz" in Site(laboratory.engine).index_page([load(laboratory.engine, "rows")], [])
+
+
 def test_the_page_of_agreement_has_every_table_that_is_compared(laboratory):
     laboratory.study("rows", ROWS)
     for seed in range(3):
