@@ -25,7 +25,7 @@ from core.handing_over import NotInstalled, hand_over
 from core.running import checkpoint
 from core.running.asking import Asked, Presets, asked_of, misspelt
 from core.running.checkpoint import CheckpointError, other_data
-from core.running.stored import Answer, Judge, groups_read, open_stored, refuse_replaced
+from core.running.stored import Answer, Judge, groups_read, open_stored, refuse_replaced, told_where_data_was
 from core.types import DataError, DataSpec
 
 USAGE = """usage: python -m core.evaluate run=12|run=1,2,3|study=NAME evals=[linear,...] [key=value ...]
@@ -87,14 +87,15 @@ def in_folder(words: Sequence[str]) -> int:
     overrides = [word for word in once if not word.startswith("as=")]
     record = folder / "evaluations.json"
     judge: Judge | None = None
-    with collected(wrong):
+    with collected(wrong), told_where_data_was(past.config, folder, once):
         questions = asked_of(
             past.config, past.seed, overrides, given.get("as"), presets_in(folder), spec_then=lambda: past.spec
         )
     refuse(wrong)
     for asked in questions:
-        refuse_replaced(asked.run, folder, past.saw)
-        data = fingerprints(asked.run, groups=groups_read(asked.run))
+        with told_where_data_was(past.config, folder, once):
+            refuse_replaced(asked.run, folder, past.saw)
+            data = fingerprints(asked.run, groups=groups_read(asked.run))
         found = recorded(record, asked, data)
         if found is None:
             print(asked.said)

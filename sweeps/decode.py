@@ -16,7 +16,7 @@ from sqlalchemy import Engine, select
 from core.configuring.config import ConfigError, from_flat, parse
 from core.running.checkpoint import CheckpointError
 from core.running.decoder import STEPS, decoded
-from core.running.stored import open_stored
+from core.running.stored import open_stored, told_where_data_was
 from sweeps import cli
 from sweeps.answers.evaluations import Trained, checkpoint_folder, trained_runs
 from sweeps.console.errors import UserError
@@ -91,8 +91,10 @@ def decode(engine: Engine, run: Trained, runtime: dict[str, object], results_dir
     if run.checkpoint is None:
         raise UserError(f"run={run.id}: a run of no steps has learned nothing that could be decoded")
     try:
-        stored = open_stored(from_flat(run.config, seed=run.seed, runtime=runtime, is_trained=True), folder)
-        files = decoded(replace(stored, instead=TRAIN_ON_THEM), steps=steps)
+        words = [f"runtime.{key}={value}" for key, value in runtime.items()]
+        with told_where_data_was(run.config, folder, words):
+            stored = open_stored(from_flat(run.config, seed=run.seed, runtime=runtime, is_trained=True), folder)
+            files = decoded(replace(stored, instead=TRAIN_ON_THEM), steps=steps)
     except (ValueError, ConfigError, CheckpointError) as error:
         raise UserError(f"run={run.id}: {error}") from None
     run_folder = results_dir.joinpath(*Path(run.checkpoint).parts[:2])

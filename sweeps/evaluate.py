@@ -22,7 +22,7 @@ from core import terminal
 from core.configuring.config import ConfigError, fingerprints
 from core.running.asking import LATER, Asked, Presets, asked_of
 from core.running.checkpoint import JUDGE_ON_THEM, CheckpointError
-from core.running.stored import Judge, groups_read, open_stored, spec_in
+from core.running.stored import Judge, groups_read, open_stored, spec_in, told_where_data_was
 from sweeps import cli
 from sweeps.answers.evaluations import Made, Trained, checkpoint_folder, record, recorded, trained_runs
 from sweeps.console.errors import UserError
@@ -87,7 +87,7 @@ def command(words: Sequence[str]) -> int:
         raise UserError(str(error)) from None
     for run in runs:
         try:
-            evaluate(engine, run, questions.get(run.id, []), results_dir)
+            evaluate(engine, run, questions.get(run.id, []), results_dir, arguments.overrides)
         except (UserError, ConfigError, CheckpointError, FloatingPointError) as error:
             errors[run.id] = str(error)
     engine.dispose()
@@ -127,12 +127,20 @@ def run_ids(text: str | None) -> list[int] | None:
 def asked_about(run: Trained, overrides: Sequence[str], name: str | None, results_dir: Path) -> list[Asked]:
     """Raises ConfigError for what cannot be asked of the run."""
     presets = None if run.presets is None else Presets(*run.presets)
-    return asked_of(
-        run.config, run.seed, overrides, name, presets, lambda: spec_in(checkpoint_folder(run, results_dir))
-    )
+    with told_where_data_was(run.config, folder_of(run, results_dir), overrides):
+        return asked_of(
+            run.config, run.seed, overrides, name, presets, lambda: spec_in(checkpoint_folder(run, results_dir))
+        )
 
 
-def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_dir: Path) -> None:
+def folder_of(run: Trained, results_dir: Path) -> Path:
+    """Of its checkpoints, whether they are there or not: what is recorded is answered without them."""
+    return (results_dir / run.checkpoint).parent if run.checkpoint else results_dir
+
+
+def evaluate(
+    engine: Engine, run: Trained, questions: Sequence[Asked], results_dir: Path, overrides: Sequence[str] = ()
+) -> None:
     """Answer what is asked of one run: from the database, or by opening its checkpoint."""
     judge: Judge | None = None
 
@@ -142,7 +150,8 @@ def evaluate(engine: Engine, run: Trained, questions: Sequence[Asked], results_d
             return recorded(connection, run.id, asked.name, asked.is_answered_by, is_own=is_own)
 
     for asked in questions:
-        data = check_data(engine, run, asked)
+        with told_where_data_was(run.config, folder_of(run, results_dir), overrides):
+            data = check_data(engine, run, asked)
         found, how = known(asked), "recorded"
         if found is None:
             with alone(engine, run, asked):

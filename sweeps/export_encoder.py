@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.configuring.config import ConfigError, from_flat
 from core.running.checkpoint import CheckpointError
-from core.running.stored import Stored, open_stored
+from core.running.stored import Stored, open_stored, told_where_data_was
 from core.weights.writing import is_timms, write_encoder
 from sweeps import cli
 from sweeps.answers.evaluations import Trained, checkpoint_folder, trained_runs
@@ -69,10 +69,12 @@ def command(words: Sequence[str]) -> int:
 def opened(run: Trained, results_dir: Path, runtime: dict[str, str]) -> Stored:
     """The run's encoder on the CPU, from its newest checkpoint."""
     try:
-        built = from_flat(
-            aliases.migrated(run.config), seed=run.seed, runtime={**runtime, "device": "cpu"}, is_trained=True
-        )
-        return open_stored(built, checkpoint_folder(run, results_dir))
+        folder, words = checkpoint_folder(run, results_dir), [f"runtime.{key}={v}" for key, v in runtime.items()]
+        with told_where_data_was(run.config, folder, words):
+            built = from_flat(
+                aliases.migrated(run.config), seed=run.seed, runtime={**runtime, "device": "cpu"}, is_trained=True
+            )
+            return open_stored(built, folder)
     except (ConfigError, CheckpointError) as error:
         raise UserError(f"run={run.id}: {error}") from None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,6 +118,35 @@ def _spec_by_files(run: Run) -> DataSpec:
             lacking = "the shape of its data's clips" if shape is None else "the labels that it learned"
             raise ConfigError(f"{error}; {OLDER} {lacking}: {BACK}") from error
         return seen(run, shape)
+
+
+@contextmanager
+def told_where_data_was(config: Mapping[str, Any], folder: Path, words: Sequence[str]) -> Iterator[None]:
+    """ConfigErrors of a run with this flat `config` say more where its files are not found: see `where_data_was`.
+
+    `words` are those of the command.
+    """
+    try:
+        yield
+    except (ConfigError, CheckpointError) as error:
+        if not (more := where_data_was(config, folder, dict(word.partition("=")[::2] for word in words))):
+            raise
+        raise ConfigError(f"{error}; {more}") from error
+
+
+def where_data_was(config: Mapping[str, Any], folder: Path, given: Mapping[str, str]) -> str:
+    """Below which folder a run read files that are not found now, and what to type; "" where they are found, or no
+    checkpoint in `folder` tells. `given` are the values of a command's words.
+    """
+    keys = [f"{group}.{name}" for group in ("data", "flow_data", "eval_data") for name in ("path", "test_path")]
+    root = Path(given.get("runtime.data_root", ".")).expanduser()
+    gone = [path for key in keys if (path := config.get(key)) and not (root / Path(path).expanduser()).exists()]
+    found = checkpoint.newest(folder) if gone else None
+    if found is None or (before := found[1].get("data_root")) is None:
+        return ""
+    if not all((Path(before) / path).exists() for path in gone):
+        return f"the run read {gone[0]} below {before}, where it is not any more"
+    return f"the run read {gone[0]} below {before}: give {shlex.quote(f'runtime.data_root={before}')}"
 
 
 def spec_in(folder: Path) -> DataSpec | None:

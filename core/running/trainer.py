@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from core.configuring import plugins
 from core.configuring.config import ConfigError, Run, check, flatten, identity
 from core.configuring.fitting import choose_device, fingerprints, load_split, wrong_labels
+from core.configuring.run import Runtime
 from core.data.augment import normalise
 from core.data.left_out import data_facts
 from core.evals.frozen.features import FrozenFeatures
@@ -182,7 +183,7 @@ def steps_of(
         if ending and where.is_main:
             best.restore(learner)  # before it is saved: whoever judges the run later judges these too
         if saving and where.is_main:
-            save(record, step, config, data, spec, learner, optimizer, window, best, run.runtime.keep_checkpoints)
+            save(record, step, config, data, spec, learner, optimizer, window, best, run.runtime)
         if stopping and not ending:
             if where.is_main:
                 record.finish("preempted", {}, {"step": step, "train_seconds": window.spent} | data_facts(splits))
@@ -323,7 +324,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     window: Window,
     best: Best,
-    keep: int,
+    runtime: Runtime,
 ) -> None:
     state = {
         "learner": learner.state_dict(),
@@ -333,10 +334,11 @@ def save(
         "cpu_seconds": window.cpu,
         "data": dict(data),
         "spec": dataclasses.asdict(spec),  # what builds the encoder again when the files are gone
+        "data_root": str(Path(runtime.data_root).expanduser().absolute()),  # to be told to who judges without it
     }
     if (chosen := best.state()) is not None:
         state["best"] = chosen
-    record.checkpointed(step, checkpoint.save(record.folder, step, state, config, keep=keep))
+    record.checkpointed(step, checkpoint.save(record.folder, step, state, config, keep=runtime.keep_checkpoints))
 
 
 # ---- the end -------------------------------------------------------------------------------------------------------
