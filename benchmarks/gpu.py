@@ -36,8 +36,8 @@ from core.evals.ridge import Ridge
 from core.forecast.operations import operations
 from core.optim import make_optimizer
 from core.running.building import build_learner, choose_precision
-from core.running.distributed import World
 from core.running.judging import frozen_features, judge
+from core.running.ranks.distributed import World
 from core.running.stepping import Batches, Stepper, compile_step, make_stepper
 from core.types import Dataset, Learner
 

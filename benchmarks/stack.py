@@ -33,7 +33,7 @@ from core.data.loader import StepLoader
 from core.measuring.kept_memory import keep_freed_memory
 from core.optim import make_optimizer
 from core.running.building import build_learner, choose_precision
-from core.running.distributed import World
+from core.running.ranks.distributed import World
 from core.running.stacking import Stack
 from core.running.stepping import Stepper
 from core.types import Dataset

@@ -34,7 +34,7 @@ from core.data.loader import StepLoader
 from core.measuring.kept_memory import keep_freed_memory
 from core.optim import make_adamw, set_schedule
 from core.running.building import build_learner, choose_precision
-from core.running.distributed import World
+from core.running.ranks.distributed import World
 from core.running.stepping import Stepper, draw_views
 from core.types import DataSpec, Grid, Mask, View, generator_for
 

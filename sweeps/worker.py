@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from sqlalchemy import Engine, select
 
 from core.configuring.config import MOST_THREADS, ConfigError, check_device
-from core.running.processes import Together
+from core.running.ranks.processes import Together
 from sweeps import cli
 from sweeps.database import aliases
 from sweeps.database.opening import upgrade

@@ -94,7 +94,7 @@ OPEN = {
     # The worker runs the trainer and gives it the recorder that core.types declares.
     "core.types": ("sweeps.engine.working",),
     "core.running.trainer": ("sweeps.engine.working",),
-    "core.running.processes": ("sweeps.engine.working", "sweeps.engine.together", "sweeps.worker"),
+    "core.running.ranks.processes": ("sweeps.engine.working", "sweeps.engine.together", "sweeps.worker"),
     "core.running.stacked": ("sweeps.engine.working",),
     "core.running.stacking": ("sweeps.engine.stacks",),
     # What a config computes and holds is counted by building it.

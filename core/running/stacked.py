@@ -12,7 +12,7 @@ from core.configuring.config import ConfigError, Run
 from core.configuring.fitting import load_split
 from core.configuring.places import located
 from core.measuring.phases import cpu_seconds
-from core.running.distributed import World
+from core.running.ranks.distributed import World
 from core.running.stacking import Stack, refuse_alone
 from core.running.tracking import tracked
 from core.running.trainer import Taken, Wanted, place_of, steps_of

@@ -19,8 +19,8 @@ from core.data.loader import StepLoader, chosen_workers, part_of
 from core.measuring.cost import Flops, count_flops
 from core.optim import clip_gradients, set_schedule
 from core.running.ahead import Ahead
-from core.running.distributed import World
 from core.running.halves import Halves
+from core.running.ranks.distributed import World
 from core.types import Batch, Calls, Dataset, DataSpec, Grid, Learner, View, generator_for
 from core.types.transfer import moved_together, pinned
 

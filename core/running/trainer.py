@@ -30,11 +30,11 @@ from core.pictures.clips import pictures
 from core.running import checkpoint
 from core.running.building import build_learner, choose_precision, seen, start_from_weights, untrained_encoder
 from core.running.checkpoint import CheckpointError
-from core.running.distributed import World, any_rank, same_on_all, wait, world, wrap
 from core.running.judging import collapse, cost_metrics_of, evaluate, frozen_features, judged_sets, results_of, tune
 from core.running.monitoring.best import Best
 from core.running.monitoring.held_out import held_out_of
 from core.running.monitoring.monitor import Monitor
+from core.running.ranks.distributed import World, any_rank, same_on_all, wait, world, wrap
 from core.running.stepping import Batches, Stepper, compile_step, make_stepper
 from core.running.tracking import tracked
 from core.running.tuning import Bench

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.measuring.phases import Costs, cpu_seconds, peak_memory
 from core.running.checkpoint import CheckpointError as CheckpointError
-from core.running.distributed import World, mean_over_ranks
+from core.running.ranks.distributed import World, mean_over_ranks
 from core.types import Recorder
 
 

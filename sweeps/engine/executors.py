@@ -311,7 +311,7 @@ def default_workers(num_waiting: int, gpus_per_run: int = 1) -> int:
 
 
 def work_of(worker: Any, job: Job, *, wait: bool, **place: Any) -> Any:
-    """`place`: where the processes of a run are, see `core.running.processes.Together`."""
+    """`place`: where the processes of a run are, see `core.running.ranks.processes.Together`."""
     return worker.Work(
         job.results_dir, study=job.study, seeds=job.seeds, lease_s=job.lease_s, wait=wait, runtime=job.runtime,
         stack=job.stack, together=worker.Together(job.gpus_per_run, **place),

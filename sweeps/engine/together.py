@@ -25,7 +25,7 @@ def asked(arguments: Any, options: Options | None, device: str) -> int:
         )
     if options is None:  # jobs of a cluster see other machines than this one
         from core.configuring.config import ConfigError  # imports torch
-        from core.running.processes import refuse_machine
+        from core.running.ranks.processes import refuse_machine
 
         try:
             refuse_machine(device, size)
@@ -39,7 +39,7 @@ def refuse_shares(cells: Iterable[tuple[Cell, Mapping[str, Any]]], size: int) ->
     if size == 1:
         return
     from core.configuring.config import ConfigError, from_flat  # imports torch
-    from core.running.processes import refuse
+    from core.running.ranks.processes import refuse
 
     for cell, config in cells:
         try:

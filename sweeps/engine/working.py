@@ -25,8 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.configuring.config import ConfigError, Run, Runtime, from_flat
 from core.running.checkpoint import CheckpointError
-from core.running.processes import Together
-from core.running.processes import train_together as train_in_processes
+from core.running.ranks.processes import Together
+from core.running.ranks.processes import train_together as train_in_processes
 from core.running.stacked import train_stacked
 from core.running.trainer import train
 from core.terminal import FULL, blamed

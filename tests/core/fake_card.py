@@ -22,7 +22,7 @@ from core.configuring.fitting import load_split
 from core.models.attention import explicit_attention
 from core.optim import make_optimizer
 from core.running.building import build_learner
-from core.running.distributed import World
+from core.running.ranks.distributed import World
 from core.running.stepping import Batches, make_stepper
 
 CARD = torch.device("cuda", 0)

@@ -9,7 +9,7 @@ from core.configuring.config import load
 from core.configuring.fitting import load_split
 from core.objectives.flow_losses import weighted_sum
 from core.running.building import build_learner
-from core.running.distributed import World
+from core.running.ranks.distributed import World
 from core.running.stepping import Batches
 from core.types import generator_for
 

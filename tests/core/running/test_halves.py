@@ -5,8 +5,8 @@ from core.configuring.config import load
 from core.configuring.fitting import load_split
 from core.optim import make_optimizer
 from core.running.building import build_learner
-from core.running.distributed import World
 from core.running.halves import Halves
+from core.running.ranks.distributed import World
 from core.running.stepping import Batches, Stepper, autocast
 
 CPU = torch.device("cpu")

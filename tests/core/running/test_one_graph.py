@@ -9,7 +9,7 @@ from core.configuring.config import load
 from core.configuring.fitting import load_split
 from core.optim import make_optimizer
 from core.running.building import build_learner
-from core.running.distributed import World
+from core.running.ranks.distributed import World
 from core.running.stepping import Batches, make_stepper
 
 SMALL = ["scale=smoke", "optim.batch_size=4", "data.num_train=16", "data.num_test=8"]

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from core.configuring.config import flatten, from_flat, identity, load
-from core.running.processes import Together
+from core.running.ranks.processes import Together
 from sweeps.database import registering, series
 from sweeps.database.tables import Attempt, Result, RunRow
 from sweeps.engine.owner import reap
@@ -69,7 +69,7 @@ def children(of: int | None = None) -> list[int]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == (of or os.getpid()) and b"core.running.one_rank" in (path / "cmdline").read_bytes():
+            if parent == (of or os.getpid()) and b"core.running.ranks.one_rank" in (path / "cmdline").read_bytes():
                 found.append(int(path.name))
         except OSError:  # ended meanwhile
             continue

@@ -11,8 +11,8 @@ from core.configuring.fitting import load_split
 from core.measuring.cost import encoding_flops
 from core.optim import make_optimizer
 from core.running.building import build_learner
-from core.running.distributed import World
 from core.running.monitoring.monitor import Monitor, num_clips
+from core.running.ranks.distributed import World
 from core.running.stepping import Batches, make_stepper
 from tests.core.running.test_trainer import run_it
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.running.distributed import World
+from core.running.ranks.distributed import World
 from tests.core.running.test_trainer import final_weights, run_it
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_two_processes_that_evaluate_on_the_way_train_as_one_does(tmp_path):
 @pytest.mark.slow
 def test_processes_wait_for_the_main_one_for_days(tmp_path):
     (tmp_path / "each.py").write_text(
-        "from core.running.distributed import PATIENCE, wait, world\n"
+        "from core.running.ranks.distributed import PATIENCE, wait, world\n"
         "with world('cpu') as where:\n    wait(where)\n"
         "    print(where.patient._get_backend(__import__('torch').device('cpu')).options._timeout == PATIENCE)\n"
     )
@@ -126,7 +126,7 @@ from core.configuring.fitting import load_split
 from core.evals.frozen.features import FrozenFeatures
 from core.data.augment import normalise
 from core.running.building import build_learner
-from core.running.distributed import wait, world
+from core.running.ranks.distributed import wait, world
 from core.types import Pooling, Sampling
 from tests.core.running.test_trainer import TINY
 

@@ -1,8 +1,8 @@
 """One run by several processes: whoever calls is the first of them, starts the others and ends with them.
 
-The others are `core.running.one_rank`. Each is told its run as a line on its standard input, which stays open as long
-as the first process lives: its end ends them, on whichever machine they are. They tell that they are ready, and what
-they failed of, as lines on their standard output.
+The others are `core.running.ranks.one_rank`. Each is told its run as a line on its standard input, which stays open as
+long as the first process lives: its end ends them, on whichever machine they are. They tell that they are ready, and
+what they failed of, as lines on their standard output.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from core.types import Recorder
 log = logging.getLogger(__name__)
 START_S = 600.0  # for the others to import what they need
 END_S = 30.0  # for the others to leave once the first has ended, or to say what they failed of
-COMMAND = (sys.executable, "-m", "core.running.one_rank")
+COMMAND = (sys.executable, "-m", "core.running.ranks.one_rank")
 
 
 class Together(NamedTuple):

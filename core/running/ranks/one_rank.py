@@ -1,4 +1,4 @@
-"""One of several processes that train a run, not the first: started by `core.running.processes`, never by hand."""
+"""One of the processes that train a run, but the first: `core.running.ranks.processes` starts it, never a person."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 
 from core.configuring.config import from_flat
 from core.configuring.fitting import choose_device
-from core.running.processes import environment, is_of_others, refuse_machine
+from core.running.ranks.processes import environment, is_of_others, refuse_machine
 from core.running.trainer import train
 
 
