@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from core.models import cpu_block, stacked_block
 from core.models.attention import Attention
+from core.models.fast import cpu_block, stacked_block
 from core.models.positions import Rotation
 from core.types import Calls, moved, truncated_normal_
 

@@ -8,7 +8,7 @@ import torch
 
 from core.configuring.config import ConfigError, Precision, Run, located
 from core.models.blocks import checkpoint_blocks
-from core.models.cpu_block import has_kernels
+from core.models.fast.cpu_block import has_kernels
 from core.running.checkpoint import CheckpointError as CheckpointError
 from core.types import DataSpec, EncoderModule, Learner, Parts
 

@@ -5,7 +5,7 @@ import torch
 
 from core.configuring.config import load, metric_names, spec_of
 from core.measuring.cost import COST_METRICS, count_flops, judging_names
-from core.models import cpu_block
+from core.models.fast import cpu_block
 from core.running.building import build_learner
 from core.running.stepping import autocast
 from core.types import generator_for

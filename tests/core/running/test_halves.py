@@ -37,7 +37,9 @@ def loss_and_gradients(cache, method, *, halves, device=CPU):
 
 @pytest.mark.parametrize("method", ["mae", "ijepa", "supervised", "vicreg", "m_jepa"])
 def test_weights_cast_at_once_give_the_numbers_of_autocast(cache, monkeypatch, method):
-    monkeypatch.setattr("core.models.cpu_block.fits", lambda *_: False)  # as on a GPU: this CPU's layers are others
+    monkeypatch.setattr(
+        "core.models.fast.cpu_block.fits", lambda *_: False
+    )  # as on a GPU: this CPU's layers are others
     loss, gradients = loss_and_gradients(cache, method, halves=True)
     same_loss, same_gradients = loss_and_gradients(cache, method, halves=False)
     assert loss == same_loss

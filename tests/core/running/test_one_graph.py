@@ -43,7 +43,7 @@ def losses_and_graphs(cache, *overrides, steps, compiled=True):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    monkeypatch.setattr("core.models.cpu_block.fits", lambda *_: False)
+    monkeypatch.setattr("core.models.fast.cpu_block.fits", lambda *_: False)
 
 
 METHODS = ["mae", "mae_st", "ijepa", "vjepa", "supervised", "vicreg", "m_jepa", "mc_jepa objective.flow_start=0.0"]

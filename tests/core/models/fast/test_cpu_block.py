@@ -5,8 +5,9 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from core.models import ViT, cpu_block
+from core.models import ViT
 from core.models.blocks import LayerNorm, apply_block
+from core.models.fast import cpu_block
 from core.types import DataSpec, generator_for
 from tests.core.models.test_vit import shake
 

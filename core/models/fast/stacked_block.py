@@ -1,8 +1,8 @@
 """One transformer block of several models of one shape at once: each product is batched over the models.
 
 `torch.func.vmap` over a whole learner finds its way here (`apply` is what the block does for one of the models): its
-own rules would take thirty small steps a block, and on a CPU miss what `core.models.cpu_block` saves. There norms are
-folded into the Linear after them, because torch has no layer norm with a scale for each model.
+own rules would take thirty small steps a block, and on a CPU miss what `cpu_block` saves. There norms are folded into
+the Linear after them, because torch has no layer norm with a scale for each model.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from core.models import cpu_block
 from core.models.attention import attend
+from core.models.fast import cpu_block
 from core.models.positions import Rotation
 
 
@@ -121,7 +121,7 @@ def _norm(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
     return torch.addcmul(shift.unsqueeze(1), y, scale.unsqueeze(1))
 
 
-# ---- bfloat16 on a CPU, forward and backward written out as in core.models.cpu_block ---------------------------------
+# ---- bfloat16 on a CPU, forward and backward written out as in cpu_block ---------------------------------------------
 
 Shape = tuple[int, int, int]  # of a model's sequences: how many, tokens each, tokens only read
 
