@@ -118,7 +118,7 @@ class _Reader(Checks):
     def plugins(self, spec: dict[str, Any]) -> None:
         if "plugins" in spec:
             try:
-                spec["plugins"] = plugin_source.names_in(spec["plugins"])
+                spec["plugins"] = plugin_source.names_in(spec.pop("plugins"))
             except ValueError as error:
                 raise self.error(str(error)) from None
 

@@ -182,7 +182,7 @@ def test_a_file_that_cannot_be_read_or_is_gone_leaves_the_words_of_the_launch(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "studies/ratio.yaml was edited" in said[0] and "not valid YAML" in said[0]
     assert report.main([f"db={database}", "results_dir=out", "check=true"]) == cli.INCOMPLETE
-    assert "studies/ratio.yaml: cannot be shown" in capsys.readouterr().out
+    assert "table ratio: its file cannot be shown" in capsys.readouterr().out
     Path("studies/ratio.yaml").unlink()
     assert drawn(database) == before and problems(database) == []
 

@@ -112,7 +112,7 @@ def test_all_say_the_same_of_a_study_that_is_half_done(launched, capsys):
 
 
 def test_a_launch_records_what_configs_compute_and_a_reader_counts_nothing(launched, monkeypatch):
-    monkeypatch.setattr(work, "counted", lambda flat: pytest.fail("counted"))
+    monkeypatch.setattr(work, "counted", lambda *_: pytest.fail("counted"))
     with launched.connect() as connection:
         hashes = list(connection.scalars(select(Config.hash)))
         assert {known.training is not None for known in work.read(connection, hashes).values()} == {True}
@@ -147,7 +147,7 @@ def test_counting_ends_with_what_it_is_beside(launched, monkeypatch):
         connection.exec_driver_sql("delete from sw_event")
     asked, may_go_on = threading.Event(), threading.Event()
 
-    def slowly(flat: Mapping[str, Any]) -> Work:
+    def slowly(flat: Mapping[str, Any], data_root: str) -> Work:
         asked.set()
         may_go_on.wait()
         return described(flat)._replace(training=1.0, clip=1.0)
