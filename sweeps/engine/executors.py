@@ -277,7 +277,11 @@ def _serve(job: Job, slot: int, num_slots: int) -> None:
         launcher = multiprocessing.parent_process()
         if launcher is not None:
             threading.Thread(target=_follow, args=(launcher.sentinel, stop), daemon=True).start()
-        engine = open_database(job.url)
+        try:
+            engine = open_database(job.url)
+        except ValueError as error:  # its launcher had it open: a server has gone since
+            log.error("worker %d ends, another takes its place when the database answers again (%s)", slot, error)
+            sys.exit(1)
         try:
             what = work_of(worker, job, wait=False, first_gpu=first_gpu)
             worker.work(engine, what, stop=stop, **job.functions)

@@ -244,3 +244,13 @@ def test_a_group_of_processes_that_is_asked_to_end_before_it_trains_ends_without
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False
     )
     assert (done.returncode, done.stderr) == (0, "") and "was_interrupted=True" in done.stdout
+
+
+def test_a_worker_whose_server_has_gone_before_it_begins_ends_with_a_line_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(executors.signal, "signal", lambda *_: None)  # of this process, which is not the worker's
+    with pytest.raises(SystemExit) as ended:
+        executors._serve(Job("postgresql://me:secret@127.0.0.1:1/x", tmp_path), 1, 1)
+    assert ended.value.code == 1
+    assert "worker 1 ends, another takes its place" in caplog.text and "secret" not in caplog.text
