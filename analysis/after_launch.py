@@ -18,7 +18,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from analysis import files
-from sweeps.cells.edited import digest_of_files
+from sweeps.cells.edited import content_of, digest_of_files
 from sweeps.console.offered import HERE, Place
 from sweeps.console.url import mask_url
 from sweeps.study.files import find
@@ -47,11 +47,11 @@ def _kept(memory: Path, state: str, results_dir: Path) -> list[Path]:
     if known.get("state") != state:
         return []
     digests = {results_dir / name: digest for name, digest in known["files"]}
-    return list(digests) if all(_digest_of(path) == digest for path, digest in digests.items()) else []
+    return list(digests) if all(content_of(path) == digest for path, digest in digests.items()) else []
 
 
 def _keep(memory: Path, state: str, paths: Sequence[Path], results_dir: Path) -> None:
-    written = [(str(path.relative_to(results_dir)), _digest_of(path)) for path in paths]
+    written = [(str(path.relative_to(results_dir)), content_of(path)) for path in paths]
     content = json.dumps({"state": state, "files": written}).encode()
     with contextlib.suppress(OSError):  # where nothing can be written, the next launch makes them again
         files.write({memory.name: content}, memory.parent)
@@ -65,7 +65,7 @@ def _state(engine: Engine, place: Place) -> str:
     content = _database(engine)
     if not content:
         return ""
-    studies = [f"{name} {_digest_of(path)}" for name, path in find().items()]
+    studies = [f"{name} {content_of(path)}" for name, path in find().items()]
     with engine.connect() as connection:
         studies.append(digest_of_files(connection))
     return _digest([content, *studies, place.db, place.results_dir, _code(), _libraries()])
@@ -84,7 +84,7 @@ def _database(engine: Engine) -> str:
         [(is_busy, num_pages, num_copied)] = cursor.fetchall()
     if is_busy or num_pages != num_copied:
         return ""
-    return _digest_of(Path(str(engine.url.database)))
+    return content_of(Path(str(engine.url.database)))
 
 
 def _url(engine: Engine) -> str:
@@ -98,7 +98,7 @@ def _code() -> str:
     """Of all of ours, the templates and scripts of pages among it."""
     root = Path(__file__).parents[1]
     paths = (path for name in OURS for path in sorted((root / name).rglob("*")) if "__pycache__" not in path.parts)
-    return _digest(f"{path.relative_to(root)} {_digest_of(path)}" for path in paths if path.is_file())
+    return _digest(f"{path.relative_to(root)} {content_of(path)}" for path in paths if path.is_file())
 
 
 @functools.cache
@@ -110,12 +110,3 @@ def _libraries() -> str:
 
 def _digest(words: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(words).encode()).hexdigest()
-
-
-def _digest_of(path: Path) -> str:
-    """Empty where there is no such file."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""

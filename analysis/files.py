@@ -59,6 +59,18 @@ def differences(files: Mapping[str, bytes], folder: Path, *, source: str = "the 
     ]
 
 
+def write_or_check(
+    page: Mapping[str, bytes], folder: Path, *, command: str, is_check: bool, source: str = "the database"
+) -> int:
+    """A generated page of a repository, written, or checked against what `command` would write; the exit code."""
+    if is_check:
+        return report(
+            [f"{line}; run: {command}" for line in differences(page, folder, source=source)], folder, source=source
+        )
+    print("\n".join(map(str, write(page, folder))))
+    return cli.OK
+
+
 def extra(files: Mapping[str, bytes], folder: Path, patterns: tuple[str, ...]) -> list[str]:
     """One line a file under `folder` that matches one of the `patterns` and that the database does not give."""
     return [f"{path}: not in the database" for path in _extra(files, folder, patterns)]

@@ -125,11 +125,8 @@ def command(words: Sequence[str]) -> int:
         found = {page.name: contents(engine)}
     finally:
         engine.dispose()
-    if is_check:
-        lines = [f"{line}; run: python -m analysis.recipes" for line in files.differences(found, page.parent)]
-        return files.report(lines, page.parent)
-    print("\n".join(map(str, files.write(found, page.parent))))
-    return cli.OK
+    again = "python -m analysis.recipes"
+    return files.write_or_check(found, page.parent, command=again, is_check=is_check)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -109,12 +109,8 @@ def command(words: Sequence[str]) -> int:
     if not folder.is_dir() or not any(folder.rglob("*.yaml")):
         known = ", ".join(names())
         raise cli.UserError(f"folder={folder}: no study files in it; run from the project, whose studies are: {known}")
-    page = {NAME: contents(folder)}
-    if is_check:
-        found = files.differences(page, folder, source=SOURCE)
-        return files.report([f"{line}; run: python -m analysis.study_index" for line in found], folder, source=SOURCE)
-    print("\n".join(map(str, files.write(page, folder))))
-    return cli.OK
+    again = "python -m analysis.study_index"
+    return files.write_or_check({NAME: contents(folder)}, folder, source=SOURCE, command=again, is_check=is_check)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -124,12 +124,8 @@ def _row(measured: str, found: str, target: str, is_met: str, head: Head) -> str
 
 def command(words: Sequence[str]) -> int:
     is_check = cli.parse(words, OPTIONS).flag("check")
-    page = {NAME: contents()}
-    if is_check:
-        found = files.differences(page, FOLDER, source=SOURCE)
-        return files.report([f"{line}; run: python -m benchmarks.page" for line in found], FOLDER, source=SOURCE)
-    print("\n".join(map(str, files.write(page, FOLDER))))
-    return cli.OK
+    again = "python -m benchmarks.page"
+    return files.write_or_check({NAME: contents()}, FOLDER, source=SOURCE, command=again, is_check=is_check)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

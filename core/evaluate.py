@@ -87,13 +87,14 @@ def in_folder(words: Sequence[str]) -> int:
     overrides = [word for word in once if not word.startswith("as=")]
     record = folder / "evaluations.json"
     judge: Judge | None = None
-    with collected(wrong), told_where_data_was(past.config, folder, once):
+    data_root = given.get("runtime.data_root", ".")
+    with collected(wrong), told_where_data_was(past.config, folder, data_root):
         questions = asked_of(
             past.config, past.seed, overrides, given.get("as"), presets_in(folder), spec_then=lambda: past.spec
         )
     refuse(wrong)
     for asked in questions:
-        with told_where_data_was(past.config, folder, once):
+        with told_where_data_was(past.config, folder, data_root):
             refuse_replaced(asked.run, folder, past.saw)
             data = fingerprints(asked.run, groups=groups_read(asked.run))
         found = recorded(record, asked, data)

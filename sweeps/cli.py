@@ -216,8 +216,9 @@ def parse(
         meant = f" ({dashed.lstrip('-')}=VALUE, not {dashed} VALUE)" if dashed else ""
         found.add(f"{said}{meant}; options: {', '.join(allowed)}{others}")
     if strange:
-        is_table_s = "study" in allowed and not overrides and bool({"scale", "name"} & {*strange} - {*allowed})
-        of_table = "; a table is called by its scale and its name: study=NAME@SCALE,NAME" * is_table_s
+        of_table = ""
+        if "study" in allowed and not overrides and {"scale", "name"} & {*strange}:
+            of_table = "; a table is called by its scale and its name: study=NAME@SCALE,NAME"
         found.add(terminal.unknown_options(strange, allowed, near=overrides, beside=f"{others}{of_table}"))
     if wrong is None:
         found.settle()

@@ -91,8 +91,7 @@ def decode(engine: Engine, run: Trained, runtime: dict[str, object], results_dir
     if run.checkpoint is None:
         raise UserError(f"run={run.id}: a run of no steps has learned nothing that could be decoded")
     try:
-        words = [f"runtime.{key}={value}" for key, value in runtime.items()]
-        with told_where_data_was(run.config, folder, words):
+        with told_where_data_was(run.config, folder, str(runtime.get("data_root", "."))):
             stored = open_stored(from_flat(run.config, seed=run.seed, runtime=runtime, is_trained=True), folder)
             files = decoded(replace(stored, instead=TRAIN_ON_THEM), steps=steps)
     except (ValueError, ConfigError, CheckpointError) as error:

@@ -127,10 +127,14 @@ def run_ids(text: str | None) -> list[int] | None:
 def asked_about(run: Trained, overrides: Sequence[str], name: str | None, results_dir: Path) -> list[Asked]:
     """Raises ConfigError for what cannot be asked of the run."""
     presets = None if run.presets is None else Presets(*run.presets)
-    with told_where_data_was(run.config, folder_of(run, results_dir), overrides):
+    with told_where_data_was(run.config, folder_of(run, results_dir), root_of(overrides)):
         return asked_of(
             run.config, run.seed, overrides, name, presets, lambda: spec_in(checkpoint_folder(run, results_dir))
         )
+
+
+def root_of(overrides: Sequence[str]) -> str:
+    return dict(word.partition("=")[::2] for word in overrides).get("runtime.data_root", ".")
 
 
 def folder_of(run: Trained, results_dir: Path) -> Path:
@@ -150,7 +154,7 @@ def evaluate(
             return recorded(connection, run.id, asked.name, asked.is_answered_by, is_own=is_own)
 
     for asked in questions:
-        with told_where_data_was(run.config, folder_of(run, results_dir), overrides):
+        with told_where_data_was(run.config, folder_of(run, results_dir), root_of(overrides)):
             data = check_data(engine, run, asked)
         found, how = known(asked), "recorded"
         if found is None:

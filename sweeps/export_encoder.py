@@ -69,8 +69,8 @@ def command(words: Sequence[str]) -> int:
 def opened(run: Trained, results_dir: Path, runtime: dict[str, str]) -> Stored:
     """The run's encoder on the CPU, from its newest checkpoint."""
     try:
-        folder, words = checkpoint_folder(run, results_dir), [f"runtime.{key}={v}" for key, v in runtime.items()]
-        with told_where_data_was(run.config, folder, words):
+        folder = checkpoint_folder(run, results_dir)
+        with told_where_data_was(run.config, folder, runtime.get("data_root", ".")):
             built = from_flat(
                 aliases.migrated(run.config), seed=run.seed, runtime={**runtime, "device": "cpu"}, is_trained=True
             )

@@ -189,7 +189,7 @@ def register(
         known = find_registered(connection, request, key)
         files = seen_data.files_of(connection, known.run_ids) if known is not None else []
     is_done = known is not None and not _is_waiting(read_status(engine, known.name))
-    if known is not None and is_done and not (files and seen_data.is_here(request.runtime, files)):
+    if known is not None and is_done and not (files and seen_data.is_here(request.data_root, files)):
         if files:
             print(f"{known.name}: its data is not on this machine, so that it was not compared with what its runs saw")
         return known
@@ -364,7 +364,7 @@ def command(words: Sequence[str]) -> int:
         ready = slurm.check if launch.slurm else bool
         registered = register(engine, launch.request, launch.priority, launch.job.gpus_per_run, ready, before)
         with engine.connect() as connection:
-            edited.remember(connection, registered.name, launch.request.study.path, launch.request.runtime)
+            edited.remember(connection, registered.name, launch.request.study.path, launch.request.data_root)
         if launch.retry:
             failed = [run.run_id for run in read_status(engine, registered.name).of("failed")]
             with engine.begin() as connection:

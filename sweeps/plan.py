@@ -183,7 +183,7 @@ def _has_data(engine: Engine, request: Request) -> bool:
         request = settled(connection, request)
         known = find_registered(connection, request, launch_hash(request, fingerprint()))
         files = seen_data.files_of(connection, known.run_ids) if known is not None else []
-    return bool(files) and seen_data.is_here(request.runtime, files)
+    return bool(files) and seen_data.is_here(request.data_root, files)
 
 
 def compared(request: Request, cells: Sequence[tuple[Cell, Mapping[str, Any]]]) -> Iterator[str]:

@@ -22,9 +22,7 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.freeze()
-        gc.set_threshold(
-            10_000
-        )  # what is frozen counts no longer: by the default it would look fourteen times as often
+        gc.set_threshold(10_000)  # what is frozen counts no longer: by the default it would look 14 times as often
         gc.enable()
 
 

@@ -104,6 +104,15 @@ class Frame:
             found.setdefault(run.row_key, {}).setdefault(run.col_key, []).append(run)
         return found
 
+    def told_of_row(self, row_key: str, col_key: str | None, words_of: Callable[[Sequence[Any]], str]) -> str:
+        """What `words_of` its runs says of a row: of one column, or where `col_key` is None of each by its label."""
+        parts = []
+        for key, runs in self.runs_by_row.get(row_key, {}).items():
+            if (col_key is None or key == col_key) and (words := words_of(runs)):
+                label = runs[0].col_label if col_key is None else ""
+                parts.append(f"{label}: {words}" if label else words)
+        return "; ".join(parts)
+
     @cached_property
     def by_place(self) -> dict[tuple[str, str, str], Runs]:
         """What became of every (row, column, metric), in one pass over `rows`, however many places there are."""

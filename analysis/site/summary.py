@@ -157,44 +157,36 @@ def _of_file(stem: str, path: Path, place: Place) -> Summary:
 
     A file that cannot be read ends no report: it is listed with what is wrong with it.
     """
+    plan = place.command("sweeps.plan", f"study={stem}")
+    told: dict[str, Any]
     try:
         study = read(path)
     except StudyError as error:
-        return Summary(
-            title=stem,
-            paper="",
-            place="",
-            arxiv="",
-            question=f"This file cannot be read. {' '.join(str(error).split())}",
-            name=stem,
-            scale=DEFAULT_SCALE,
-            state=NOT_RUN,
-            counts={},
-            cpu_seconds=0.0,
-            gpu_seconds=0.0,
-            num_to_come=0,
-            costs=(None,),
-            cost_basis=place.command("sweeps.plan", f"study={stem}"),
-            command=place.command("sweeps.plan", f"study={stem}"),
-            has_page=False,
-        )
+        told = {
+            **{"title": stem, "question": f"This file cannot be read. {' '.join(str(error).split())}", "paper": ""},
+            **{"place": "", "arxiv": "", "counts": {}, "num_to_come": 0, "command": plan},
+        }
+    else:
+        told = {**_words(study), **_asked(study), "command": place.command("sweeps.launch", f"study={stem}")}
+    return Summary(
+        **told,
+        name=stem,
+        scale=DEFAULT_SCALE,
+        state=NOT_RUN,
+        cpu_seconds=0.0,
+        gpu_seconds=0.0,
+        costs=(None,),
+        cost_basis=plan,
+        has_page=False,
+    )
+
+
+def _asked(study: Study) -> dict[str, Any]:
+    """How many runs a launch would begin with, and how many would be to come."""
     num_rows = sum(not cell.is_random_init for cell in study.cells(DEFAULT_SCALE))
     num_runs, num_to_come = num_rows * len(study.seeds(DEFAULT_SCALE)), 0
     if (search := study.search(DEFAULT_SCALE)) is not None:
         num_to_come = search.num_runs
     elif (rule := study.seed_rule(DEFAULT_SCALE)) is not None:
         num_to_come = num_rows * rule.maximum - num_runs
-    return Summary(
-        **_words(study),
-        name=stem,
-        scale=DEFAULT_SCALE,
-        state=NOT_RUN,
-        counts={MISSING: num_runs},
-        cpu_seconds=0.0,
-        gpu_seconds=0.0,
-        num_to_come=num_to_come,
-        costs=(None,),
-        cost_basis=place.command("sweeps.plan", f"study={stem}"),
-        command=place.command("sweeps.launch", f"study={stem}"),
-        has_page=False,
-    )
+    return {"counts": {MISSING: num_runs}, "num_to_come": num_to_come}

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from core.configuring import plugins
-from core.configuring.places import located
-from core.configuring.places import told as with_root
+from core.configuring.places import located, with_root
 from core.configuring.run import OPTIONAL, ConfigError, Judge, Run, name_of
 from core.data.fingerprint import fingerprint, same
 from core.data.flow.flow_mixture import FlowMixture

@@ -26,7 +26,7 @@ def located(run: Run) -> Run:
     )
 
 
-def told(error: Exception, run: Run, group: str = "data") -> str:
+def with_root(error: Exception, run: Run, group: str = "data") -> str:
     """What a component of the run's `group` says, and where its relative path begins where that leads nowhere."""
     root = Path(run.runtime.data_root).expanduser()
     paths = [path for name in ("path", "test_path") if (path := getattr(getattr(run, group), name, None))]

@@ -121,25 +121,22 @@ def _spec_by_files(run: Run) -> DataSpec:
 
 
 @contextmanager
-def told_where_data_was(config: Mapping[str, Any], folder: Path, words: Sequence[str]) -> Iterator[None]:
-    """ConfigErrors of a run with this flat `config` say more where its files are not found: see `where_data_was`.
-
-    `words` are those of the command.
-    """
+def told_where_data_was(config: Mapping[str, Any], folder: Path, data_root: str = ".") -> Iterator[None]:
+    """ConfigErrors of a run with this flat `config` say more where its files are not found: see `where_data_was`."""
     try:
         yield
     except (ConfigError, CheckpointError) as error:
-        if not (more := where_data_was(config, folder, dict(word.partition("=")[::2] for word in words))):
+        if not (more := where_data_was(config, folder, data_root)):
             raise
         raise ConfigError(f"{error}; {more}") from error
 
 
-def where_data_was(config: Mapping[str, Any], folder: Path, given: Mapping[str, str]) -> str:
+def where_data_was(config: Mapping[str, Any], folder: Path, data_root: str) -> str:
     """Below which folder a run read files that are not found now, and what to type; "" where they are found, or no
-    checkpoint in `folder` tells. `given` are the values of a command's words.
+    checkpoint in `folder` tells. They are looked for below `data_root`.
     """
     keys = [f"{group}.{name}" for group in ("data", "flow_data", "eval_data") for name in ("path", "test_path")]
-    root = Path(given.get("runtime.data_root", ".")).expanduser()
+    root = Path(data_root).expanduser()
     gone = [path for key in keys if (path := config.get(key)) and not (root / Path(path).expanduser()).exists()]
     found = checkpoint.newest(folder) if gone else None
     if found is None or (before := found[1].get("data_root")) is None:

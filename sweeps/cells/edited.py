@@ -33,13 +33,12 @@ from sweeps.study.seed_rule import without_file
 from sweeps.study.shown import wrong_comparisons, wrong_figures
 
 __all__ = [
-    "Edited", "Shown", "ShownCell", "digest_of_files", "display_of", "edited", "file_of", "label_of",
+    "Edited", "Shown", "ShownCell", "content_of", "digest_of_files", "display_of", "edited", "file_of", "label_of",
     "launch_words", "launched", "remember", "scale_of", "shown", "shown_row", "without_file", "words_here",
 ]  # fmt: skip
 
 _NAMED = 6  # differences that one line names
 _STUDIES = "studies/"
-DATA_ROOT = "runtime.data_root="
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def digest_of_files(connection: Connection) -> str:
     found = hashlib.sha256()
     for row in connection.execute(select(StudyRow.name, StudyRow.source).order_by(StudyRow.name)):
         if (file := file_of(connection, row.name, row.source)) is not None:
-            found.update(f"{row.name} {_content_of(file)}".encode())
+            found.update(f"{row.name} {content_of(file)}".encode())
     return found.hexdigest()
 
 
@@ -172,18 +171,17 @@ def words_here(connection: Connection, name: str, spec: Mapping[str, Any], sourc
     file = file_of(connection, name, source)
     study = _typed(file) if file is not None else "" if source is None or source.startswith(_STUDIES) else source
     root = expansion_cache.read_root(_key(connection, name))
-    return [*launch_words(name, spec, study), *([f"{DATA_ROOT}{root}"] if root else [])]
+    return [*launch_words(name, spec, study), *([f"runtime.data_root={root}"] if root != "." else [])]
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def remember(connection: Connection, name: str, file: Path, runtime: Iterable[str] = ()) -> None:
-    """Where a study's file and data lie on this machine, which the database is not told; `runtime` as it was typed."""
+def remember(connection: Connection, name: str, file: Path, data_root: str = ".") -> None:
+    """Where a study's file and data lie on this machine, which the database is not told."""
     key = _key(connection, name)
     expansion_cache.write_file(key, file)
-    roots = [word.removeprefix(DATA_ROOT) for word in runtime if word.startswith(DATA_ROOT)]
-    expansion_cache.write_root(key, roots[-1] if roots else "")
+    expansion_cache.write_root(key, data_root)
 
 
 def file_of(connection: Connection, name: str, source: str | None) -> Path | None:
@@ -219,10 +217,12 @@ def _rows(connection: Connection, names: Sequence[str]) -> Sequence[Any]:
     return connection.execute(query.where(StudyRow.name.in_(names)).order_by(StudyRow.name)).all()
 
 
-def _content_of(file: Path) -> str:
-    """The digest of a file: two edits in one tick of the clock may leave its time and its size."""
+def content_of(path: Path) -> str:
+    """The digest of a file, empty where there is none to read: two edits in one tick of the clock may leave its time
+    and its size."""
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
 
@@ -247,7 +247,7 @@ def _compared(file: Path, content: str, name: str, spec: str) -> Edit | str:
 
 def _today(connection: Connection, file: Path, row: Any) -> Shown | tuple[str, ...] | str:
     """The study in its file's words; else what the file asks that is not there, or what is wrong with it."""
-    content = _content_of(file)
+    content = content_of(file)
     edit = _compared(file, content, row.name, json.dumps(row.spec))
     if isinstance(edit, str):
         return edit

@@ -20,12 +20,12 @@ ConfigSteps = list[tuple[str, int]]  # hash of each cell's config, and its steps
 
 
 def read(launch: str) -> ConfigSteps | None:
-    found = _read(_path(launch))
+    found = _read(_launch_path(launch))
     return None if found is None else [(config, steps) for config, steps in found]
 
 
 def write(launch: str, configs: ConfigSteps) -> None:
-    _write(_path(launch), configs)
+    _write(_launch_path(launch), configs)
 
 
 def is_same(launch: str, other: str) -> bool:
@@ -33,42 +33,42 @@ def is_same(launch: str, other: str) -> bool:
 
     The hash of a launch has all of core in it, so that another comment there is another hash of the same study.
     """
-    return launch == other or _read(_same_path(launch, other)) is not None
+    return launch == other or _read(_path("same", launch, other, _code("sweeps"))) is not None
 
 
 def write_same(launch: str, other: str) -> None:
     """`launch`, expanded by the code of today, is what `other` was when it was registered."""
-    _write(_same_path(launch, other), True)
+    _write(_path("same", launch, other, _code("sweeps")), True)
 
 
 def read_work(config: str) -> dict[str, Any] | None:
     """What `write_work` was given for the config of this hash, by the code of today."""
-    found = _read(_work_path(config))
+    found = _read(_path("work", config, _code("core")))
     return None if found is None else dict(found)
 
 
 def write_work(config: str, work: Mapping[str, Any]) -> None:
-    _write(_work_path(config), dict(work))
+    _write(_path("work", config, _code("core")), dict(work))
 
 
 def read_file(table: str) -> Path | None:
     """The study file that `write_file` was given for a table."""
-    found = _read(_file_path(table))
+    found = _read(_path("files", table))
     return None if found is None else Path(found)
 
 
 def write_file(table: str, file: Path) -> None:
-    _write(_file_path(table), str(file.absolute()))
+    _write(_path("files", table), str(file.absolute()))
 
 
 def read_root(table: str) -> str:
-    """What `runtime.data_root=` was at the last launch of a table; "" where none was typed."""
-    return str(_read(_root_path(table)) or "")
+    """What `runtime.data_root` was at the last launch of a table."""
+    return str(_read(_path("roots", table)) or ".")
 
 
 def write_root(table: str, root: str) -> None:
     if root != read_root(table):
-        _write(_root_path(table), root)
+        _write(_path("roots", table), root)
 
 
 def _read(path: Path) -> Any:
@@ -84,25 +84,13 @@ def _write(path: Path, content: Any) -> None:
         temporary.replace(path)
 
 
-def _path(launch: str) -> Path:
+def _path(kind: str, *words: str) -> Path:
+    return FOLDER / kind / f"{hashlib.sha256(''.join(words).encode()).hexdigest()}.json"
+
+
+def _launch_path(launch: str) -> Path:
     """`launch` is `sweeps.cells.registry.launch_hash`: of study, arguments and core. Our own code decides too."""
-    return FOLDER / f"{hashlib.sha256((launch + _code('sweeps')).encode()).hexdigest()}.json"
-
-
-def _same_path(launch: str, other: str) -> Path:
-    return FOLDER / "same" / f"{hashlib.sha256((launch + other + _code('sweeps')).encode()).hexdigest()}.json"
-
-
-def _work_path(config: str) -> Path:
-    return FOLDER / "work" / f"{hashlib.sha256((config + _code('core')).encode()).hexdigest()}.json"
-
-
-def _file_path(table: str) -> Path:
-    return FOLDER / "files" / f"{hashlib.sha256(table.encode()).hexdigest()}.json"
-
-
-def _root_path(table: str) -> Path:
-    return FOLDER / "roots" / f"{hashlib.sha256(table.encode()).hexdigest()}.json"
+    return _path("", launch, _code("sweeps"))
 
 
 @functools.cache

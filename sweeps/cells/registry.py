@@ -199,9 +199,8 @@ def _refuse_another_file(connection: Connection, request: Request, spec: Mapping
         other = f"the study of {own}, which is another file"
     else:
         before = launched(request.instance, spec)
-        if before.title == request.study.title or {row.key for row in before.rows} & {
-            r.key for r in request.study.rows
-        }:
+        shared = {row.key for row in before.rows} & {row.key for row in request.study.rows}
+        if shared or before.title == request.study.title:
             return
         other = f"another study, {before.title!r}"
     raise UserError(

@@ -117,10 +117,9 @@ def files_of(connection: Connection, run_ids: Sequence[int]) -> list[str]:
     return sorted(found)
 
 
-def is_here(words: Iterable[str], files: Sequence[str]) -> bool:
-    """Whether all of these paths are on this machine, below the `runtime.data_root=` of a command's words."""
-    told = dict(word.partition("=")[::2] for word in words)
-    root = Path(told.get("runtime.data_root", ".")).expanduser()
+def is_here(data_root: str, files: Sequence[str]) -> bool:
+    """Whether all of these paths are on this machine, below `data_root`."""
+    root = Path(data_root).expanduser()
     return all((root / Path(file).expanduser()).exists() for file in files)
 
 

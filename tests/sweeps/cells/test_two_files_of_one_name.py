@@ -118,7 +118,7 @@ def test_the_folder_that_the_data_lies_in_is_offered_with_it(engine: Engine, tmp
     request = wrote(tmp_path / "studies" / "mine.yaml")
     register(engine, request)
     with engine.connect() as connection:
-        edited.remember(connection, "mine", request.study.path, ["runtime.cache=x", "runtime.data_root=../sets"])
+        edited.remember(connection, "mine", request.study.path, "../sets")
     assert typed(engine, request) == ["study=mine", "runtime.data_root=../sets"]
 
 
