@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data.arrays import ArrayDataset, check_split, resized
+from core.data.arrays import ArrayDataset, check_from_zero, check_split, resized
 from core.types import Data, DataSpec
 
 
@@ -65,6 +65,8 @@ class _ArrayFiles(Data):
             raise ValueError(f"{where}: needs one label an image, got {len(images)} images and labels {labels.shape}")
         if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
             raise ValueError(f"{where}: labels must be integers from 0, got {labels.dtype} from {labels.min()}")
+        if split == "train":
+            check_from_zero(int(labels.min()), int(labels.max()), where)
         return (images[:, None] if images.ndim == 3 else np.moveaxis(images, -1, 1)), labels
 
     def _resized(self, images: np.ndarray) -> np.ndarray:

@@ -108,6 +108,14 @@ def reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
+def check_from_zero(lowest: int, highest: int, where: str) -> None:
+    """Raises ValueError for class numbers to learn from that count from 1: a class would be without a sample."""
+    if lowest > 0:
+        raise ValueError(
+            f"{where}: labels start at 0, and these are {lowest} to {highest}; subtract {lowest} from each"
+        )
+
+
 def check_split(split: str, allowed: tuple[str, ...] = ("train", "test")) -> None:
     if split not in allowed:
         raise ValueError(f"split must be one of {', '.join(allowed)}, got {split!r}")

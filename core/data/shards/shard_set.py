@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.data import split_folders
-from core.data.arrays import ArrayDataset, cache_key, cached_folder, check_split
+from core.data.arrays import ArrayDataset, cache_key, cached_folder, check_from_zero, check_split
 from core.data.fingerprint import numbered
 from core.data.squares import LazySquares, Squares, unreadable
 from core.types import DataSpec, generator_for
@@ -107,7 +107,9 @@ class ShardSet(Squares):
             if len(named) > 1:
                 raise ValueError(f"data.path={self.path}: its shards name different classes")
             return len(named.pop())
-        return 1 + max(label for shard in shards for label in shard.labels or [])
+        labels = {label for shard in shards for label in shard.labels or []}
+        check_from_zero(min(labels), max(labels), f"data.path={self.path}")
+        return 1 + max(labels)
 
     def known_labels(self, split: str) -> dict[str, Tensor]:
         num_classes = self.num_classes()

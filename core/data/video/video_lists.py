@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from core.data import pictures, split_folders
+from core.data.arrays import check_from_zero
 from core.data.video.video_kinds import SUFFIXES, is_video, why_not
 from core.types import generator_for
 
@@ -206,10 +207,8 @@ def read_list(file: Path, key: str) -> Listing:
     if not entries:
         raise ValueError(f"{key}={file} has no lines")
     labels = {entry.label for entry in entries.values()}
-    if key == "data.path" and min(labels) > 0:
-        raise ValueError(
-            f"{file}: labels start at 0, and these are {min(labels)} to {max(labels)}; subtract {min(labels)} from each"
-        )
+    if key == "data.path":
+        check_from_zero(min(labels), max(labels), str(file))
     repeats = {str(entries[name].path): n for name, n in times.items() if n > 1}
     classes = [str(label) for label in range(1 + max(labels))]
     return Listing(list(entries.values()), classes, repeats=repeats)

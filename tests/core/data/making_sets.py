@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -143,7 +144,7 @@ def tiny_imagenet(root: Path, num: int = 8) -> Path:
 # ---- shards ----------------------------------------------------------------------------------------------------------
 
 
-def write_parquet(file: Path, seeds: range, *, classes: int = 2, names: bool = True) -> Path:
+def write_parquet(file: Path, seeds: Sequence[int], *, classes: int = 2, names: bool = True) -> Path:
     """A struct of bytes and path, and class numbers, with the head that Hugging Face's `datasets` writes."""
     table = pa.table(
         {
@@ -172,7 +173,7 @@ def parquet(root: Path, num: int = 10) -> Path:
     return root
 
 
-def write_tar(file: Path, seeds: range, *, classes: int = 2, kind: str = "png", labels: bool = True) -> Path:
+def write_tar(file: Path, seeds: Sequence[int], *, classes: int = 2, kind: str = "png", labels: bool = True) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(file, "w") as archive:
         for seed in seeds:

@@ -90,6 +90,13 @@ def test_npz_is_resized_with_antialiasing(tmp_path):
     assert (dataset.spec.height, dataset.spec.width) == (8, 8)
 
 
+def test_classes_of_arrays_that_count_from_1_are_refused_before_anything_is_loaded(tmp_path):
+    more = {name: arrays(num, 8, 8)[1] + 1 for name, num in (("y_train", 9), ("y_test", 6))}
+    data = Npz(path=str(write_npz(tmp_path / "a.npz", 8, 8, **more)))
+    with pytest.raises(ValueError, match=r"a\.npz, split train: labels start at 0, and these are 1 to 3; subtract 1"):
+        data.spec()
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_idx_gives_the_arrays(tmp_path, zipped):
     options = Idx(path=str(write_idx(tmp_path / "idx", zipped=zipped)))

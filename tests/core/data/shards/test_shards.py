@@ -192,3 +192,19 @@ def test_a_class_that_is_no_number_is_named(tmp_path):
     making.write_tar(tmp_path / "test-0.tar", range(4))
     with pytest.raises(ValueError, match=r"the class of 000001 must be a whole number, got 'x'"):
         WebDataset(path=str(tmp_path)).spec()
+
+
+@pytest.mark.parametrize(("kind", "ending"), [(Parquet, "parquet"), (WebDataset, "tar")])
+def test_classes_that_count_from_1_are_refused_unless_the_shards_name_them(kind, ending, tmp_path):
+    for split in ("train", "test"):
+        file = tmp_path / f"{split}-0.{ending}"
+        if kind is Parquet:
+            making.write_parquet(file, [1, 2, 4, 5], classes=3, names=False)
+        else:
+            making.write_tar(file, [1, 2, 4, 5], classes=3)
+    with pytest.raises(ValueError, match=r"labels start at 0, and these are 1 to 2; subtract 1 from each"):
+        kind(path=str(tmp_path), size=32).spec()
+    if kind is Parquet:
+        for split in ("train", "test"):
+            making.write_parquet(tmp_path / f"{split}-0.parquet", [1, 2, 4, 5], classes=3)
+        assert kind(path=str(tmp_path), size=32).spec().classes == {"class": 3}
