@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from pathlib import Path
@@ -84,7 +85,9 @@ def inline_svg(content: bytes, *, name: str, label: str) -> Markup:
     return opening + Markup(body.rstrip())
 
 
+@functools.cache
 def environment() -> Environment:
+    """One for all sites of a process: it keeps its templates compiled."""
     found = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
