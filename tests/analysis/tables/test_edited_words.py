@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sweeps.cells.registry import Registered, launch_hash, register_study
 from sweeps.cells.request import Request
 from sweeps.database.opening import open_database, upgrade
 from sweeps.study.reading import read
+from tests.empty_database import opened
 from tests.sweeps.launched import finish_next
 
 MAIN, SIDE = "ridge/digit_top1", "knn/digit_top1"
@@ -42,30 +44,44 @@ FILE: dict[str, Any] = {
 Write = Callable[..., None]
 
 
+def file_of(folder: Path, **changes: Any) -> None:
+    content = {key: value for key, value in {**FILE, **changes}.items() if value is not None}
+    (folder / "studies").mkdir(exist_ok=True)
+    (folder / "studies/ratio.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes studies/ratio.yaml in a folder of its own, which is the working one."""
-    (tmp_path / "studies").mkdir()
     monkeypatch.chdir(tmp_path)
+    file_of(tmp_path)
+    return functools.partial(file_of, tmp_path)
 
-    def file(**changes: Any) -> None:
-        content = {key: value for key, value in {**FILE, **changes}.items() if value is not None}
-        (tmp_path / "studies/ratio.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
-    file()
-    return file
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, bytes]]:
+    """The study with all its runs done, of whose seeds the second scores one more: its database, and what is shown."""
+    folder = tmp_path_factory.mktemp("made")
+    file_of(folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        engine = opened(folder / "ratio.sqlite")
+        launched(engine)
+        finish(engine)
+        engine.dispose()
+        return (folder / "ratio.sqlite").read_bytes(), shown(f"sqlite:///{folder / 'ratio.sqlite'}")
 
 
 @pytest.fixture
-def database(tmp_path: Path, write: Write) -> str:
-    """The study with all its runs done, of whose seeds the second scores one more."""
-    url = f"sqlite:///{tmp_path / 'ratio.sqlite'}"
-    engine = open_database(url)
-    upgrade(engine)
-    launched(engine)
-    finish(engine)
-    engine.dispose()
-    return url
+def database(tmp_path: Path, write: Write, made: tuple[bytes, dict[str, bytes]]) -> str:
+    (tmp_path / "ratio.sqlite").write_bytes(made[0])
+    return f"sqlite:///{tmp_path / 'ratio.sqlite'}"
+
+
+@pytest.fixture
+def before(made: tuple[bytes, dict[str, bytes]]) -> dict[str, bytes]:
+    """What is shown of the file as it was launched."""
+    return made[1]
 
 
 def launched(engine: Engine, *overrides: str, name: str = "") -> Registered:
@@ -91,9 +107,9 @@ def shown(database: str, study: str = "all") -> dict[str, bytes]:
     return found
 
 
-def drawn(database: str) -> dict[str, bytes]:
+def drawn(files: dict[str, bytes]) -> dict[str, bytes]:
     """Tables and figures: pages also have the command that goes on with a study, which the file's seeds decide."""
-    return {path: content for path, content in shown(database).items() if not path.startswith("report/")}
+    return {path: content for path, content in files.items() if not path.startswith("report/")}
 
 
 def text(database: str, path: str = "tables/ratio.md") -> str:
@@ -141,11 +157,14 @@ WORDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def test_what_is_shown_is_the_same_of_a_copy_elsewhere(database: str, before: dict[str, bytes]) -> None:
+    assert shown(database) == before
+
+
 @pytest.mark.parametrize("changes", WORDS.values(), ids=list(WORDS))
 def test_what_is_shown_of_an_edit_of_words_is_what_a_launch_of_it_would_show(
-    database: str, write: Write, changes: dict[str, Any]
+    database: str, write: Write, before: dict[str, bytes], changes: dict[str, Any]
 ) -> None:
-    before = shown(database)
     write(**changes)
     now = shown(database)
     assert now != before and problems(database) == []
@@ -162,29 +181,31 @@ def test_a_label_that_is_filled_in_is_the_one_of_the_recorded_metrics(database: 
     assert "| row | k-NN top-1, digits (%): short |" in table and "ridge top-1, digits (%): long" in table
 
 
-def test_other_runs_are_named_and_all_words_stay_as_they_were_launched(database: str, write: Write) -> None:
-    before = drawn(database)
+def test_other_runs_are_named_and_all_words_stay_as_they_were_launched(
+    database: str, write: Write, before: dict[str, bytes]
+) -> None:
     write(title="Another", rows=[{**FILE["rows"][0], "set": {"mask.ratio": 0.6}}, FILE["rows"][1]])
-    assert drawn(database) == before and "row a: mask.ratio is 0.6, was 0.5" in problems(database)[0]
+    assert drawn(shown(database)) == drawn(before) and "row a: mask.ratio is 0.6, was 0.5" in problems(database)[0]
     write(title="Another", seeds=[0, 1, 2])
-    assert drawn(database) == before and "seeds are [0, 1, 2], were [0, 1]" in problems(database)[0]
+    assert drawn(shown(database)) == drawn(before) and "seeds are [0, 1, 2], were [0, 1]" in problems(database)[0]
     write(title="Another", metrics=["linear/digit_top1"])
-    assert drawn(database) == before and "metrics are linear/digit_top1, were ridge" in problems(database)[0]
+    assert (
+        drawn(shown(database)) == drawn(before) and "metrics are linear/digit_top1, were ridge" in problems(database)[0]
+    )
 
 
 def test_a_file_that_cannot_be_read_or_is_gone_leaves_the_words_of_the_launch(
-    database: str, write: Write, capsys: pytest.CaptureFixture[str]
+    database: str, write: Write, before: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = drawn(database)
     Path("studies/ratio.yaml").write_text("title: [unclosed")
-    assert drawn(database) == before
+    assert drawn(shown(database)) == drawn(before)
     assert report.main([f"db={database}", "results_dir=out"]) == cli.OK
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "studies/ratio.yaml was edited" in said[0] and "not valid YAML" in said[0]
     assert report.main([f"db={database}", "results_dir=out", "check=true"]) == cli.INCOMPLETE
     assert "table ratio: its file cannot be shown" in capsys.readouterr().out
     Path("studies/ratio.yaml").unlink()
-    assert drawn(database) == before and problems(database) == []
+    assert drawn(shown(database)) == drawn(before) and problems(database) == []
 
 
 @pytest.mark.parametrize(
@@ -199,11 +220,10 @@ def test_a_file_that_cannot_be_read_or_is_gone_leaves_the_words_of_the_launch(
     ],
 )
 def test_words_that_a_launch_would_refuse_are_named_and_not_shown(
-    database: str, write: Write, changes: dict[str, Any], said: str
+    database: str, write: Write, before: dict[str, bytes], changes: dict[str, Any], said: str
 ) -> None:
-    before = drawn(database)
     write(**changes)
-    assert drawn(database) == before and said in problems(database)[0]
+    assert drawn(shown(database)) == drawn(before) and said in problems(database)[0]
 
 
 def test_status_query_and_pages_have_the_words_of_the_table(
@@ -232,10 +252,10 @@ def test_a_capsule_has_the_words_of_the_table_wherever_it_is_read(database: str,
         rows=[{**FILE["rows"][0], "key": "halved", "label": "one half"}, FILE["rows"][1]],
         printed={"metric": "top-1", "source": "Table 2", "values": {"halved": {"s": 84.4}}, "digits": 1},
     )
-    before = drawn(database)
+    before = drawn(shown(database))
     assert export.main(["to=capsule.sqlite", f"db={database}"]) == cli.OK
     Path("studies/ratio.yaml").unlink()
-    assert drawn("sqlite:///capsule.sqlite") == before
+    assert drawn(shown("sqlite:///capsule.sqlite")) == before
     assert "Another" not in text(database)
 
 
