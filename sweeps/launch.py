@@ -25,17 +25,16 @@ from sweeps.cells.registry import Registered, find_registered, launch_hash, regi
 from sweeps.cells.request import Request
 from sweeps.cli import Arguments
 from sweeps.console.errors import UserError
-from sweeps.console.offered import Place, repeated
-from sweeps.console.tables import counted
+from sweeps.console.offered import Place
 from sweeps.database import aliases, registering, seen_data, shared_disk
 from sweeps.database.opening import open_database, upgrade
 from sweeps.engine import counting, slurm, together
 from sweeps.engine.executors import EXECUTORS, Ended, Executor, Job, default_workers
 from sweeps.engine.queue import LEASE_S
 from sweeps.engine.slurm import options as slurm_options
-from sweeps.progress import study_status
+from sweeps.progress import ending, study_status
 from sweeps.progress.live import Progress
-from sweeps.progress.study_status import RunStatus, StudyStatus
+from sweeps.progress.study_status import StudyStatus
 from sweeps.progress.to_finish import UNFINISHED
 from sweeps.search.director import Director, direct, find_director
 from sweeps.study.overrides import ROOTS, plain
@@ -317,44 +316,6 @@ def write_report(engine: Engine, name: str, results_dir: Path, place: Place) -> 
     print(f"written: {shown}")
 
 
-def again(words: Sequence[str]) -> str:
-    """The command that goes on with a launch, without what was asked for that once."""
-    return repeated("sweeps.launch", [word for word in words if not word.startswith("retry=")])
-
-
-def verdict(study: StudyStatus, words: Sequence[str], *, is_search: bool = False) -> int:
-    """0 when every run has ended with numbers or has diverged or collapsed; else what is missing, on stderr, and 1.
-
-    In a search a pruned run is an ending too.
-    """
-    for run in study.of("diverged"):
-        print(f"diverged at step {run.step}: {run.label}", file=sys.stderr)
-    for run in study.runs:
-        if run.collapse:
-            print(f"{run.label}: {run.collapse}", file=sys.stderr)
-    lacking = study.of("failed", *(() if is_search else ("pruned",)), *UNFINISHED)
-    alike: dict[tuple[str, str], list[RunStatus]] = {}  # one thing that is wrong with all of them is said once
-    for run in lacking:
-        alike.setdefault((run.state, run.error or f"{run.run_id}, {run.label}"), []).append(run)
-    for (state, _), runs in alike.items():
-        reason = f": {runs[0].error}" if runs[0].error else ""
-        others = f" (so did {len(runs) - 1} more: {_named(runs[1:])})" if len(runs) > 1 else ""
-        print(f"{state}: {_named(runs[:1])}{reason}{others}", file=sys.stderr)
-    if not lacking:
-        return cli.OK
-    is_failed = bool(study.of("failed"))
-    hint = f"; try failed ones again with: {again(words)} retry=true" if is_failed else f"; go on with: {again(words)}"
-    print(
-        f"{len(lacking)} of {counted(len(study.runs), 'run')} of {study.name} without a result{hint}", file=sys.stderr
-    )
-    return cli.INCOMPLETE
-
-
-def _named(runs: Sequence[RunStatus]) -> str:
-    shown = [f"{run.label} (run {run.run_id or '–'})" for run in runs[:NAMED]]
-    return "; ".join([*shown, *([f"and {len(runs) - NAMED} more"] if len(runs) > NAMED else [])])
-
-
 def command(words: Sequence[str]) -> int:
     launch = parse(words)
     before = expanded_first(launch)
@@ -377,16 +338,12 @@ def command(words: Sequence[str]) -> int:
             if director is not None:
                 director.close()
         if is_stopped:
-            left = read_status(engine, registered.name).of(*UNFINISHED)
-            begun = "whose jobs go on" if launch.slurm else "those begun go on from their checkpoints"
-            print(
-                f"stopped: {counted(len(left), 'run is', 'runs are')} left, {begun}; to go on: {again(words)}",
-                file=sys.stderr,
-            )
+            study = read_status(engine, registered.name)
+            print(ending.stopped(study, words, on_slurm=launch.slurm is not None), file=sys.stderr)
             return cli.INTERRUPTED
         write_report(engine, registered.name, launch.job.results_dir, Place.typed(words))
         is_search = launch.request.study.search(launch.request.scale) is not None
-        return verdict(read_status(engine, registered.name), words, is_search=is_search)
+        return ending.verdict(read_status(engine, registered.name), words, is_search=is_search)
     finally:
         engine.dispose()
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
 from sweeps.cells.edited import label_of, launch_words, shown_row, words_here
-from sweeps.console.errors import UserError
+from sweeps.console.errors import UserError, no_such_study
 from sweeps.database.tables import Artifact, Blob, CellRow, Config, RunRow, StudyRow
 
 Pixels = NDArray[np.uint8]
@@ -184,12 +184,8 @@ def of_study(
     """
     study = connection.execute(select(StudyRow).where(StudyRow.name == name)).one_or_none()
     if study is None:
-        told = connection.scalars(
-            select(StudyRow.name).where(StudyRow.name.startswith(f"{name}@")).order_by(StudyRow.name)
-        )
-        others = "".join(f", it has study={other}" for other in told)
-        made = launch(launch_words(name, {}))
-        raise NoPictures(f"study={name}: the database has no such study{others}; make its runs with: {made}")
+        tables = connection.scalars(select(StudyRow.name).order_by(StudyRow.name)).all()
+        raise NoPictures(f"{no_such_study(name, tables)}; make its runs with: {launch(launch_words(name, {}))}")
     typed = words_here(connection, name, study.spec, study.source)
     rows = connection.execute(
         select(CellRow).where(CellRow.study_id == study.id, CellRow.revision == study.revision)

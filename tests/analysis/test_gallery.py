@@ -390,7 +390,7 @@ def test_a_study_that_was_launched_on_other_data_only_is_named(laboratory, tmp_p
     laboratory.study("vjepa_masks@mine", STUDY)
     with (
         laboratory.engine.connect() as connection,
-        pytest.raises(NoPictures, match="it has study=vjepa_masks@mine; make"),
+        pytest.raises(NoPictures, match=r"no such study \(did you mean vjepa_masks@mine\?\); make"),
     ):
         of_study(connection, "vjepa_masks", tmp_path, RunPictures)
 

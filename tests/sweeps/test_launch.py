@@ -18,7 +18,7 @@ from sweeps.database import series
 from sweeps.database.opening import open_database
 from sweeps.database.tables import Attempt, Result, RunRow, StudyRow
 from sweeps.engine import executors, queue
-from sweeps.progress import live, study_status
+from sweeps.progress import ending, live, study_status
 from tests.sweeps.launched import finish_next, register, two_rows
 
 TINY = {
@@ -195,14 +195,14 @@ def test_a_complete_study_ends_well_and_a_diverged_run_is_named(engine, capsys):
     register(engine, two_rows())
     for outcome in ("done", "done", "done", "diverged"):
         finish_next(engine, {}, outcome=outcome)
-    assert launch.verdict(read(engine), ["study=ratio"]) == OK
+    assert ending.verdict(read(engine), ["study=ratio"]) == OK
     assert re.search(r"diverged at step 100: \w+, seed 1", capsys.readouterr().err)
 
 
 def test_an_incomplete_study_names_what_is_missing_and_how_to_go_on(engine, capsys):
     register(engine, two_rows())
     finish_next(engine, {})
-    assert launch.verdict(read(engine), ["study=ratio", "seeds=[0, 1]"]) == INCOMPLETE
+    assert ending.verdict(read(engine), ["study=ratio", "seeds=[0, 1]"]) == INCOMPLETE
     error = capsys.readouterr().err
     assert len(re.findall(r"^queued: ", error, re.MULTILINE)) == 3
     assert (
@@ -214,8 +214,15 @@ def test_ctrl_c_says_how_to_go_on(folder, capsys, monkeypatch):
     monkeypatch.setattr(launch, "train", lambda *_: False)
     assert launch.main(["study=tiny", "scale=smoke"]) == INTERRUPTED
     error = capsys.readouterr().err
-    assert "stopped: 3 runs are left" in error
-    assert "to go on: python -m sweeps.launch study=tiny scale=smoke" in error
+    assert "stopped: 3 runs are left; to go on: python -m sweeps.launch study=tiny scale=smoke\n" in error
+
+
+def test_of_runs_that_were_begun_the_checkpoint_is_told(engine):
+    register(engine, two_rows())
+    with engine.begin() as connection:
+        connection.execute(update(RunRow).where(RunRow.id == 1).values(checkpoint_step=40))
+    said = ending.stopped(read(engine), ["study=ratio"])
+    assert said.startswith("stopped: 4 runs are left; to go on, 1 of them from the last checkpoint: python -m ")
 
 
 def test_retry_queues_failed_runs_again(folder, monkeypatch):
@@ -283,7 +290,7 @@ def test_what_is_wrong_with_every_run_is_said_once(engine, capsys):
         for _ in range(4):
             claim = queue.claim(connection, "worker 1")
             queue.fail(connection, claim, "ConfigError: label 'class': classes [1] have no train sample", is_final=True)
-    assert launch.verdict(launch.read_status(engine, "ratio"), ["study=ratio"]) == INCOMPLETE
+    assert ending.verdict(launch.read_status(engine, "ratio"), ["study=ratio"]) == INCOMPLETE
     error = capsys.readouterr().err
     assert error.count("have no train sample") == 1 and "(so did 3 more: " in error
 

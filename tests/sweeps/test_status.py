@@ -5,14 +5,14 @@ from alembic import command
 from rich.console import Console
 from sqlalchemy import Engine, select, update
 
-from sweeps import launch, status
+from sweeps import status
 from sweeps.console.errors import USER_ERROR
 from sweeps.database import series
 from sweeps.database.opening import migrations, revision
 from sweeps.database.tables import Attempt, Environment, RunRow, insert_new
 from sweeps.engine import queue
 from sweeps.engine.queue import Usage
-from sweeps.progress import live, study_status
+from sweeps.progress import ending, live, study_status
 from tests.sweeps.launched import finish_next, register, two_rows
 
 
@@ -115,7 +115,7 @@ def test_a_launch_ends_with_a_line_for_each_collapsed_run(engine, capsys):
     with engine.begin() as connection:
         for said in ("collapsed: all the same", ""):
             queue.finish(connection, queue.claim(connection, "w"), "done", facts={"collapse": {"said": said}})
-    assert launch.verdict(read(engine), ["study=ratio"]) == 0
+    assert ending.verdict(read(engine), ["study=ratio"]) == 0
     assert capsys.readouterr().err == "half, seed 0: collapsed: all the same\n"
 
 
@@ -259,6 +259,6 @@ def test_a_run_that_was_stopped_as_collapsed_is_an_outcome_and_says_why(engine, 
         )
     for _ in range(3):
         finish_next(engine, {})
-    assert launch.verdict(read(engine), ["study=ratio"]) == 0
+    assert ending.verdict(read(engine), ["study=ratio"]) == 0
     assert "stopped at step 40: collapse/rankme is below 1.2" in capsys.readouterr().err
     assert [run.step for run in read(engine).of("collapsed")] == [40]

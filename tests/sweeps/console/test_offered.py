@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sweeps import cli, launch, status
+from sweeps import cli, status
 from sweeps.console.offered import Place, repeated
+from sweeps.progress import ending
 
 ELSEWHERE = Place("sqlite:///my runs/a.sqlite", "out dir")
 
@@ -43,4 +44,4 @@ def test_an_error_message_offers_the_database_that_was_asked(engine, capsys):
 
 def test_what_is_tried_again_is_not_asked_twice():
     words = ["study=ratio", "retry=true", "db=sqlite:///x.sqlite"]
-    assert launch.again(words) == "python -m sweeps.launch study=ratio db=sqlite:///x.sqlite"
+    assert ending.again(words) == "python -m sweeps.launch study=ratio db=sqlite:///x.sqlite"

@@ -316,7 +316,7 @@ def test_a_study_goes_through_slurm_to_its_table_and_a_second_launch_adds_no_job
     assert first.returncode == INTERRUPTED
     assert "the Slurm jobs go on without this terminal; see them: squeue --me --name=tiny-smoke-" in said
     assert "end them: scancel --me --name=tiny-smoke-" in said
-    assert "runs are left, whose jobs go on; to go on: python -m sweeps.launch" in said
+    assert "runs are left, whose Slurm jobs go on; to wait for them again: python -m sweeps.launch" in said
 
     name = re.findall(r"--name=(\S+)", said)[-1]
     assert name[:20] in cluster.run(*documented("squeue"), "--format=%j").stdout
