@@ -62,7 +62,7 @@ class Checks:
     def refuse_near(self, options: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
         """Of a mapping that holds options beside our own `keys`: core, which knows the options, does not know those."""
         for key in options:
-            if key not in keys and "." not in key and (near := close_matches(key, keys)):
+            if isinstance(key, str) and key not in keys and "." not in key and (near := close_matches(key, keys)):
                 raise self.error(f"unknown key {where}.{key}{near}")
 
     def overrides(self, value: Any, where: str) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class Checks:
         for i, figure in enumerate(value):
             with self.collected():
                 self.figure(figure, f"figures[{i}]", kinds)
-        return tuple(dict(figure) for figure in value)
+        return tuple(dict(figure) for figure in value if isinstance(figure, Mapping))
 
     def named_once(self, figures: Sequence[Mapping[str, Any]]) -> None:
         names = [str(figure["name"]) for figure in figures]

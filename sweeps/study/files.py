@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib.util
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,9 +87,13 @@ def load_document(name_or_path: str | Path) -> tuple[Any, Path]:
     except UnicodeDecodeError:
         raise StudyError(f"study={name_or_path}: cannot read {path}: it is not UTF-8; save it as that") from None
     try:
-        return copy.deepcopy(_content(text)), path
+        content = _content(text)
+        json.dumps(content)  # as the database keeps it
+        return copy.deepcopy(content), path
     except yaml.YAMLError as error:
         raise StudyError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (TypeError, ValueError, KeyError) as error:  # what a tag such as !!set or !!float makes of its value
+        raise StudyError(f"{path}: not valid YAML for a study: {error}; write text, numbers and lists") from None
     except RecursionError:
         raise StudyError(f"{path}: not valid YAML for a study: it is nested too deeply") from None
 
@@ -129,13 +134,21 @@ def _unique_mapping(loader: _Loader | _FastLoader, node: yaml.MappingNode) -> di
     seen = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
+        if isinstance(key, list | dict):
+            raise yaml.MarkedYAMLError(problem="a key is a list or a mapping", problem_mark=key_node.start_mark)
         if key in seen:
             raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
+_DATE = "tag:yaml.org,2002:timestamp"  # of `data.version: 2026-05-01`: a word, as on a command line
+
 for _loader in (_Loader, _FastLoader):
+    _loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if tag != _DATE]
+        for first, found in _loader.yaml_implicit_resolvers.items()
+    }
     _loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
     _loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")

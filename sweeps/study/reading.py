@@ -126,7 +126,8 @@ class _Reader(Checks):
         """The source, the table's looks and the figures."""
         scales = spec.get("scales", {})
         parts = [spec, *(scales.values() if isinstance(scales, Mapping) else [])]
-        metrics = [m for part in parts if isinstance(part, Mapping) for m in part.get("metrics") or []]
+        lists = [part.get("metrics") for part in parts if isinstance(part, Mapping)]
+        metrics = [metric for some in lists if isinstance(some, list) for metric in some if isinstance(metric, str)]
         found: dict[str, Any] = {"source": {}, "table": {}, "figures": ()}
         with self.collected():
             found["source"] = self.source(spec.get("source", {}))
@@ -244,13 +245,17 @@ class _Reader(Checks):
         scales = self.mapping(value, where)
         self.keys(scales, SCALES, where)
         for scale, overrides in scales.items():
-            options = self.mapping(overrides or {}, f"{where}.{scale}")
+            options = self.mapping({} if overrides is None else overrides, f"{where}.{scale}")
             for name, check in (("seeds", self.seeds), ("metrics", self.metrics)) if special else ():
                 if name in options:
                     check(options[name], f"{where}.{scale}.{name}")
             self.overrides(without(options, SCALE_KEYS) if special else options, f"{where}.{scale}")
             self.refuse_near(options if special else {}, SCALE_KEYS, f"{where}.{scale}")
-        return {scale: dict(overrides or {}) for scale, overrides in scales.items()}
+        # Keys that are no text are named above, and would end whoever reads on.
+        return {
+            scale: {key: value for key, value in (overrides or {}).items() if isinstance(key, str)}
+            for scale, overrides in scales.items()
+        }
 
     def search(self, spec: Mapping[str, Any]) -> None:
         """The section itself and what it is at every scale that changes it."""

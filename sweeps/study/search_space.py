@@ -101,7 +101,7 @@ def parse_search(value: Any) -> SearchSpec:
     """Raises ValueError naming the key under `search`, its value and what is allowed."""
     section = _mapping(value, "search")
     _known(section, _KEYS, "search")
-    space = _mapping(section.get("space", {}), "search.space")
+    space = _space(section)
     if not space:
         raise ValueError("search.space: name at least one option, such as mask.num_targets: {int: [1, 6]}")
     spec = SearchSpec(
@@ -124,8 +124,8 @@ def parse_search(value: Any) -> SearchSpec:
 
 
 def merge_search(section: Mapping[str, Any], at_scale: Mapping[str, Any]) -> dict[str, Any]:
-    """A scale's `search:` on top of the study's; its space replaces distributions option by option."""
-    space = {**section.get("space", {}), **at_scale.get("space", {})}
+    """A scale's `search:` on top of the study's, its space option by option. Raises ValueError."""
+    space = {key: value for part in (section, at_scale) for key, value in _space(part).items()}
     return {**section, **at_scale, "space": space}
 
 
@@ -228,6 +228,13 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{where} must be a mapping of names to values, got {value!r}")
     return value
+
+
+def _space(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    space = _mapping(section.get("space", {}), "search.space")
+    if wrong := [key for key in space if not isinstance(key, str)]:
+        raise ValueError(f"search.space: {wrong[0]!r} is not an option's name such as mask or mask.num_targets")
+    return space
 
 
 def _known(value: Mapping[str, Any], allowed: Sequence[str], where: str) -> None:
