@@ -6,9 +6,9 @@
 The runs are seeds of a method at scale cpu, on its data; S = 1 is the stack's own program with one run, "alone" the
 trainer's. All sizes alternate, because the speed of a shared machine drifts, and processor seconds are counted, not the
 clock (on a card, whose own time it is then, the clock: --device cuda --sizes 1,4,16,64); a gain is the median over
-rounds of alone / stacked. Operations are what torch dispatches in one step, as its
-profiler counts them: those of the model and its optimiser do not depend on S, those of drawing masks and crops and of
-reading batches are the runs' own.
+rounds of alone / stacked. Operations are what torch dispatches in one step, as its profiler counts them: those of the
+model and its optimiser do not depend on S (but for a few where runs' masks have other lengths), those of drawing masks
+and crops and of reading batches are the runs' own.
 """
 
 from __future__ import annotations
@@ -103,16 +103,7 @@ def num_operations(program: Program, number: int) -> tuple[int, int]:
     with profile(activities=[ProfilerActivity.CPU]) as watched:
         program.step(number, inputs)
     names = [event.name for event in watched.events()]
-    of_model = (
-        "aten::bmm",
-        "aten::baddbmm",
-        "aten::mm",
-        "aten::addmm",
-        "mkldnn::",
-        "aten::_fused_adamw_",
-        "aten::gelu",
-    )
-    return sum("::" in name for name in names), sum(name.startswith(of_model) for name in names)
+    return sum("::" in name for name in names), sum(name.startswith(OF_MODEL) for name in names)
 
 
 def measured(found: dict[str, Program], rounds: int, device: torch.device = CPU) -> dict[str, list[float]]:
@@ -170,6 +161,9 @@ def main() -> None:
                     f"{method}, batch {args.batch}, {args.scale}, {name}: {milliseconds:6.1f} {unit} a run's step, "
                     f"{gain:.2f} times as fast; {operations} operations a step, {of_model} of the model"
                 )
+
+            counts = [figures[f"{method} S={size}"]["of_model"] for size in sizes]
+            yield f"{method}: {min(counts)} to {max(counts)} operations of the model a step for S = {args.sizes}"
 
     with tempfile.TemporaryDirectory() as folder:
         found = lines(args.cache or Path(folder))

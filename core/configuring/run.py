@@ -81,7 +81,7 @@ class Runtime:
     eval_every: int = 0  # steps; 0 evaluates at the end only, as what trains the encoder further always does
     monitors: int = 20  # times along the run that the features of a few clips are looked at; 0 never
     also_monitor: list[str] = field(default_factory=list)  # lidar, probe: at a quarter of these times
-    compile: bool = False
+    compile: bool = False  # the loss as one graph; off on a GPU too: docs/train_on_gpus.md says why
     accumulate: int = 1  # parts that a step's batch goes through the model in, for a smaller memory
     checkpoint_blocks: bool = False  # keep only each transformer block's input, and compute the rest again: memory
     tensorboard: bool = True

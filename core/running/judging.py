@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from core.configuring.config import Run
 from core.configuring.fitting import load_split
-from core.data.augment import Augment, augment, normalise
+from core.data.augment import Augment, augment, draw, normalise
 from core.evals.collapse import Spread, compared
 from core.evals.frozen.encoding import Used
 from core.evals.frozen.feature_cache import FeatureCache
@@ -105,8 +105,9 @@ def collapse(
     return compared(spread(trained), spread(untrained))
 
 
-def changed(clips: Tensor, spec: DataSpec, look: Look, generator: Generator) -> Tensor:
-    """uint8 clips cropped and mirrored as `look` says, and normalised."""
+def changed(clips: Tensor, spec: DataSpec, look: Look, generator: Generator, passed: int = 0) -> Tensor:
+    """uint8 clips cropped and mirrored as `look` says, and normalised; `passed` others have their draws before them."""
+    draw(passed, generator)
     return augment(clips, Augment(scale_min=look.crop_min, flip=look.flip), spec, generator=generator)
 
 

@@ -14,9 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from core.evals.flow_frames import estimated
 from core.evals.frozen.clips import Cut, Plan, encode
-from core.evals.frozen.shared import Share
-from core.types import Batch, Dataset, DataSpec, EncoderModule, Look, Sampling, generator_for
+from core.evals.frozen.maps import centre, level_of
+from core.evals.frozen.samples import subset
+from core.evals.frozen.shared import Flows, Layers, Maps, Turns
+from core.types import Batch, Dataset, DataSpec, EncoderModule, Learner, Look, generator_for
+
+# Stored clips, the data's spec, how they are to look, what draws it, and of how many clips before them it is skipped.
+Change = Callable[[Tensor, DataSpec, Look, Generator, int], Tensor]
 
 
 class Used(NamedTuple):
@@ -40,7 +46,7 @@ class Encoding:
         datasets: Mapping[str, Dataset],
         *,
         prepare: Callable[[Tensor, DataSpec], Tensor],
-        change: Callable[[Tensor, DataSpec, Look, Generator], Tensor] | None,
+        change: Change | None,
         built_for: DataSpec,
         device: torch.device,
         batch_size: int,
@@ -67,55 +73,80 @@ class Encoding:
 
     def layers(
         self,
-        split: str,
+        job: Layers,
         videos: Tensor,
-        num_layers: int,
         clips: Plan,
-        sampling: Sampling,
-        look: Look | None,
         with_prefix: bool,
         reduced: Callable[[list[Tensor]], list[Tensor]],
-        share: Share | None = None,
+        turns: Turns,
     ) -> Iterator[tuple[slice, int, int, list[Tensor]]]:
         """Rows of `videos`, number of the view, place of the clip in it, and what is `reduced` of its tokens layer by
-        layer. With a `share` the main process gets others' batches from them, who get none.
+        layer; to the main process all of them, also those that are made by others by `turns`, who get none.
         """
         batch_size = max(1, self._batch_size * self.built_for.frames // max(self.spec.frames, self.built_for.frames))
         cuts = [(cut, view, place) for view, cuts in enumerate(clips.views) for place, cut in enumerate(cuts)]
-        show = self.prepare if look is None else self._changed(look)
         # Cuts of one sample follow one another, so that each sample is fetched once and only one is held.
         groups = [(sample, list(of)) for sample, of in itertools.groupby(sorted(cuts), key=lambda item: item[0].sample)]
         batches = [slice(start, start + batch_size) for start in range(0, len(videos), batch_size)]
-        mine = [rows for number, rows in enumerate(batches) if share is None or share.owner(number) == share.rank]
+        mine = [rows for number, rows in enumerate(batches) if turns.is_mine(number)]
         samples = [videos[rows] * self.spec.clips_per_video + sample for rows in mine for sample, _ in groups]
-        dataset = self._datasets[split]
+        places = [(n, view, place) for n in range(len(batches)) for _, of in groups for _, view, place in of]
+        dataset = self._datasets[job.split]
         in_thread = self.device.type == "cuda" and getattr(dataset, "is_lazy", False)  # decoding: a GPU would wait
         with evaluating(self.encoder), read_ahead(dataset, samples, in_thread=in_thread) as read:
-            for number, rows in enumerate(batches):
-                if share is not None and share.owner(number) != share.rank:
-                    if share.is_main:
-                        for _, view, place in itertools.chain.from_iterable(of for _, of in groups):
-                            taken = [tensor.to(self.device) for tensor in share.take(number)]
-                            self.add_clips(len(videos[rows]))
-                            yield rows, view, place, taken
-                    continue
-                for _, group in groups:
-                    pixels = self._shown(next(read), show)
-                    for cut, view, place in group:
-                        with torch.inference_mode(), self.autocast():
-                            clip = self._cut(pixels, cut, clips.frames)
-                            layers = self.in_parts(
-                                clip,
-                                lambda part: encode(
-                                    self.encoder, part, self.built_for, sampling, num_layers, with_prefix=with_prefix
-                                ),
-                            )
-                        self.add_clips(len(clip))
-                        found = reduced(layers)
-                        if share is None or share.is_main:
-                            yield rows, view, place, found
-                        else:
-                            share.give(found)
+
+            def made() -> Iterator[list[Tensor]]:
+                draws, passed = generator_for(0, "look", job.look.number if job.look is not None else 0), 0
+                for number, rows in enumerate(batches):
+                    if not turns.is_mine(number):
+                        passed += len(groups) * len(videos[rows])
+                        continue
+                    for _, group in groups:
+                        pixels = self._shown(next(read), self._as_looked(job.look, draws, passed))
+                        passed = 0
+                        for cut, _, _ in group:
+                            yield reduced(self._layers_of(pixels, cut, clips, job, with_prefix))
+
+            found = turns.taken(job, (number for number, _, _ in places), made())
+            for (number, view, place), tensors in zip(places, found, strict=False):  # others are told none
+                self.add_clips(len(videos[batches[number]]))
+                yield batches[number], view, place, [tensor.to(self.device) for tensor in tensors]
+
+    def _layers_of(self, pixels: Tensor, cut: Cut, clips: Plan, job: Layers, with_prefix: bool) -> list[Tensor]:
+        def encoded(part: Tensor) -> list[Tensor]:
+            return encode(self.encoder, part, self.built_for, job.sampling, job.num_layers, with_prefix=with_prefix)
+
+        with torch.inference_mode(), self.autocast():
+            return self.in_parts(self._cut(pixels, cut, clips.frames), encoded)
+
+    def maps(self, job: Maps, videos: Tensor, turns: Turns) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows of `videos`, and the maps of their frames, [B, F, h, w, D] in half precision."""
+        parts = torch.split(torch.arange(len(videos)), max(1, self._batch_size // len(job.frames)))
+
+        def mapped(rows: Tensor) -> Tensor:
+            pixels = self.fetch(job.split, videos[rows], self.prepare)[:, :, list(job.frames)]
+            with torch.inference_mode(), self.autocast():
+                levels = self.in_parts(centre(pixels, self.built_for), self.encoder.pyramid)
+            part = level_of(levels, job.level)  # [B * F, h, w, D]
+            return part.reshape(len(rows), len(job.frames), *part.shape[1:]).to(self.dtype or torch.float16)
+
+        with evaluating(self.encoder):
+            yield from turns.each(job, parts, mapped)
+
+    def flows(self, job: Flows, estimator: Learner, turns: Turns) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices of samples, and the flow of their frames as `estimator` has it; see `FrozenFeatures.flows`."""
+        samples = subset(len(self._datasets[job.split]), job.max_samples)
+        parts = torch.split(samples, max(1, job.batch_size // max(self.spec.frames - 1, 1)))
+        grid = self.encoder.grid
+        stride = self.built_for.height // grid.h, self.built_for.width // grid.w
+
+        def flow(indices: Tensor) -> Tensor:
+            clips = self.fetch(job.split, indices, self.prepare)
+            with torch.inference_mode():
+                return estimated(estimator.flow, clips, stride, job.size)
+
+        with evaluating(estimator):
+            yield from turns.each(job, parts, flow)
 
     def in_parts(self, clips: Tensor, encoded: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         """`encoded(clips)`, of as many clips at once as the device's memory has room for: half as many when it is full,
@@ -133,11 +164,13 @@ class Encoding:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _changed(self, look: Look) -> Callable[[Tensor, DataSpec], Tensor]:
-        """What crops and mirrors as `look` says, one batch after the other."""
+    def _as_looked(self, look: Look | None, draws: Generator, passed: int) -> Callable[[Tensor, DataSpec], Tensor]:
+        """What normalises clips; crops and mirrors them as well, as `look` says, after `passed` that others show."""
+        if look is None:
+            return self.prepare
         assert self._change is not None
-        change, generator = self._change, generator_for(0, "look", look.number)
-        return lambda clips, spec: change(clips, spec, look, generator)
+        change = self._change
+        return lambda clips, spec: change(clips, spec, look, draws, passed)
 
     def fetch(self, split: str, indices: Tensor, show: Callable[[Tensor, DataSpec], Tensor]) -> Tensor:
         """The samples at `indices` on the device, normalised as the encoder is used to."""

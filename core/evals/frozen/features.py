@@ -11,11 +11,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from core.evals.flow_frames import estimated
 from core.evals.frozen.clips import num_tokens, plan
-from core.evals.frozen.encoding import Encoding, Used, evaluating
+from core.evals.frozen.encoding import Change, Encoding, Used, evaluating
 from core.evals.frozen.feature_cache import FeatureCache, data_digest, key_of, weights_digest
 from core.evals.frozen.maps import (
     by_frame,
@@ -24,13 +23,12 @@ from core.evals.frozen.maps import (
     fitting,
     frames_at_once,
     level_at,
-    level_of,
     read_segments,
     resized,
 )
 from core.evals.frozen.pooling import add, named, num_parts, pooled
 from core.evals.frozen.samples import subset
-from core.evals.frozen.shared import Job, Share
+from core.evals.frozen.shared import Flows, Job, Layers, Maps, Share, Turns
 from core.types import (
     Dataset,
     DataSpec,
@@ -88,7 +86,7 @@ class FrozenFeatures:
         max_gib: float = 8.0,
         cache: FeatureCache | None = None,
         shown_as: str = "",
-        change: Callable[[Tensor, DataSpec, Look, Generator], Tensor] | None = None,
+        change: Change | None = None,
         estimator: Learner | None = None,
         resize: Callable[[EncoderModule, DataSpec], EncoderModule] | None = None,
         pools: Collection[Pooling] = (Pooling.mean,),
@@ -112,7 +110,7 @@ class FrozenFeatures:
         lengths = {split: len(dataset) // self.spec.clips_per_video for split, dataset in self._datasets.items()}
         self._videos = {"train": subset(lengths["train"], max_train), "test": torch.arange(lengths["test"])}
         self._pools = frozenset(pools)
-        self._share, self.num_processes = share, 1 if share is None else share.size
+        self._turns, self.num_processes = Turns(share), 1 if share is None else share.size
         self._pooled: dict[tuple[str, int, Pooling], Tensor] = {}
         self._augmented: dict[tuple[Look, int, Pooling], Tensor] = {}
         self._tokens: dict[tuple[str, int, Sampling], Tokens] = {}
@@ -203,17 +201,13 @@ class FrozenFeatures:
         if level == 1:
             return by_frame(self.tokens(split, sampling).values[:, 0], self.grid, self.spec.frames, frames)
         videos, values = self._videos_of(split, sampling), None
-        with self._encoding.counted(), evaluating(self._encoder):
-            for rows in torch.split(torch.arange(len(videos)), max(1, self._batch_size // len(frames))):
-                pixels = self._encoding.fetch(split, videos[rows], self._encoding.prepare)[:, :, list(frames)]
-                with torch.inference_mode(), self._encoding.autocast():
-                    levels = self._encoding.in_parts(centre(pixels, self._built_for), self._encoder.pyramid)
-                part = level_of(levels, level)  # [B * F, h, w, D]
+        with self._encoding.counted():
+            for rows, part in self._encoding.maps(Maps(split, tuple(frames), level, max_train), videos, self._turns):
                 if values is None:
-                    shape = (len(videos), len(frames), *part.shape[1:])
+                    shape = (len(videos), *part.shape[1:])
                     self._refuse_large(split, shape)
-                    values = torch.empty(shape, dtype=self._autocast_dtype or torch.float16)
-                values[rows] = part.view(len(rows), *values.shape[1:]).to(values.dtype).cpu()
+                    values = torch.empty(shape, dtype=part.dtype)
+                values[rows] = part.cpu()
         assert values is not None
         return _finite(values, split)
 
@@ -264,14 +258,9 @@ class FrozenFeatures:
         """
         assert self._estimator is not None
         dataset: Any = self._datasets[split]
-        samples = subset(len(dataset), max_samples)
-        stride = self._built_for.height // self.grid.h, self._built_for.width // self.grid.w
-        with evaluating(self._estimator):
-            for indices in torch.split(samples, max(1, batch_size // max(self.spec.frames - 1, 1))):
-                clips = self._encoding.fetch(split, indices, self._encoding.prepare)
-                with torch.inference_mode():
-                    flow = estimated(self._estimator.flow, clips, stride, size)
-                yield flow.cpu(), dataset.flows(indices)
+        job = Flows(split, max_samples, batch_size, size)
+        for indices, flow in self._encoding.flows(job, self._estimator, self._turns):
+            yield flow.cpu(), dataset.flows(indices)
 
     def _from_cache(self, key: str | None) -> Tensor | None:
         return None if key is None or self._cache is None else self._cache.get(key)
@@ -306,16 +295,12 @@ class FrozenFeatures:
     ) -> dict[Pooling, Tensor]:
         num_clips = len(plan(self.spec, self._built_for, Sampling()).views[0])
         sums = self._no_pooled(split, num_layers, pools)
-        for rows, _, _, parts in self._encoded(Job(split, num_layers, Sampling(), tuple(sums), False), look):
+        for rows, _, _, parts in self._encoded(Layers(split, num_layers, Sampling(), tuple(sums), False, look)):
             add(sums, rows, parts, num_clips)
         return sums
 
-    def _encoded(self, job: Job, look: Look | None = None) -> Iterator[tuple[slice, int, int, list[Tensor]]]:
+    def _encoded(self, job: Layers) -> Iterator[tuple[slice, int, int, list[Tensor]]]:
         """Rows, view and place of what `job` asks for: averages in the order of its pools, and tokens, if wanted."""
-        # What a look draws goes on from batch to batch: one process must see all of them.
-        share = self._share if look is None else None
-        if share is not None and share.is_main:
-            share.tell(job)
         prefix = self._num_prefix(job.pools)
 
         def reduced(layers: list[Tensor]) -> list[Tensor]:
@@ -327,22 +312,27 @@ class FrozenFeatures:
 
         videos = self._videos_of(job.split, job.sampling)
         clips = plan(self.spec, self._built_for, job.sampling)
-        yield from self._encoding.layers(
-            job.split, videos, job.num_layers, clips, job.sampling, look, prefix > 0, reduced, share
-        )
+        yield from self._encoding.layers(job, videos, clips, prefix > 0, reduced, self._turns)
 
     def help(self) -> None:
-        """Encode this process's batches of whatever the main one asks for, until it needs no more."""
-        assert self._share is not None
-        while (job := self._share.hear()) is not None:
-            for _ in self._encoded(job):
-                raise AssertionError("only the main process gets what is encoded")
+        """Do this process's batches of whatever the main one asks for, until it needs no more."""
+        assert self._turns.share is not None
+        while (job := self._turns.share.hear()) is not None:
+            for _ in self._work(job):
+                raise AssertionError("only the main process gets what is made")
+
+    def _work(self, job: Job) -> Iterator[object]:
+        if isinstance(job, Layers):
+            return self._encoded(job)
+        if isinstance(job, Maps):
+            videos = self._videos_of(job.split, Sampling(max_train=job.max_train))
+            return self._encoding.maps(job, videos, self._turns)
+        assert self._estimator is not None
+        return self._encoding.flows(job, self._estimator, self._turns)
 
     def dismiss(self) -> None:
-        """Let the others go; from now on this process encodes alone."""
-        if self._share is not None:
-            self._share.tell(None)
-        self._share = None
+        """Let the others go; from now on this process works alone."""
+        self._turns.dismiss()
 
     def _num_prefix(self, pools: Collection[Pooling]) -> int:
         """How many class tokens must be encoded for `pools`."""
@@ -368,7 +358,8 @@ class FrozenFeatures:
         self._refuse_large(split, shape)
         values = torch.empty(shape, dtype=self._autocast_dtype or torch.float16)
         sums = self._no_pooled(split, num_layers, self._pools) if sampling == Sampling() else {}
-        for rows, view, place, (*parts, tokens) in self._encoded(Job(split, num_layers, sampling, tuple(sums), True)):
+        job = Layers(split, num_layers, sampling, tuple(sums), True)
+        for rows, view, place, (*parts, tokens) in self._encoded(job):
             values[rows, view, place * per_clip : (place + 1) * per_clip] = tokens.cpu()
             add(sums, rows, parts, len(clips.views[0]))
         self._keep_pooled(split, num_layers, sums)  # spares the next evaluation an encoding of its own

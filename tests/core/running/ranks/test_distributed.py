@@ -126,42 +126,55 @@ from core.configuring.fitting import load_split
 from core.evals.frozen.features import FrozenFeatures
 from core.data.augment import normalise
 from core.running.building import build_learner
+from core.running.judging import changed
 from core.running.ranks.distributed import wait, world
-from core.types import Pooling, Sampling
+from core.types import Look, Pooling, Sampling
 from tests.core.running.test_trainer import TINY
 
 def features(share):
     return FrozenFeatures(
         learner.judged_encoder, train, test, prepare=normalise, device="cpu", batch_size=3, built_for=train.spec,
-        pools={Pooling.mean, Pooling.quadrants}, share=share,
+        pools={Pooling.mean, Pooling.quadrants}, share=share, change=changed, estimator=learner if has_flow else None,
     )
+
+def flows(each, num=None):
+    found = each.flows("test", max_samples=7, batch_size=2, size=None)
+    return [flow for flow, _ in found] if num is None else [next(found)[0] for _ in range(num)]
 
 with world("cpu") as where:
     run = load([*TINY, *sys.argv[2:], f"runtime.cache={sys.argv[1]}/{where.rank}"])
     train, test = load_split(run, "train"), load_split(run, "test")
-    learner = build_learner(run, train.spec)
+    learner, has_flow = build_learner(run, train.spec), "flow" in run.objective.gives
+    most = min(2, run.encoder.num_blocks())
     if not where.is_main:
         features(where.share).help()
     else:
         together, alone = features(where.share), features(None)
         for split in ("train", "test"):
             asked = lambda each: (
-                each.pooled(split, 2), each.tokens(split).values, each.pooled(split, pool=Pooling.quadrants),
-                each.tokens(split, Sampling(max_train=5), 2).values,
+                each.pooled(split, most), each.tokens(split).values, each.pooled(split, pool=Pooling.quadrants),
+                each.tokens(split, Sampling(max_train=5), most).values,
             )
             for mine, whole in zip(asked(together), asked(alone), strict=True):
                 torch.testing.assert_close(mine, whole)
+        looks = [each.augmented(Look(number, 0.3, True), most) for number in range(2) for each in (together, alone)]
+        torch.testing.assert_close(looks[0::2], looks[1::2])
+        assert not torch.equal(looks[0], looks[2])
         assert together.used.clips == alone.used.clips > 0
+        if has_flow:
+            torch.testing.assert_close(*(each.maps("test", [0, 1], level=2) for each in (together, alone)))
+            torch.testing.assert_close(flows(together), flows(alone))
+            torch.testing.assert_close(flows(together, 2), flows(alone, 2))  # and gives up
         together.dismiss()
-        left = lambda each: each.tokens("test", num_layers=2).values
+        left = lambda each: each.tokens("test", num_layers=most).values
         torch.testing.assert_close(left(together), left(alone))
         print("equal")
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", ["mae", "vjepa encoder.class_token=true"])
-def test_two_processes_encode_what_one_does(tmp_path, words):
+@pytest.mark.parametrize("words", ["mae", "vjepa encoder.class_token=true", "m_jepa"])
+def test_two_processes_give_the_features_maps_and_flow_that_one_does(tmp_path, words):
     method, *rest = words.split()
     (tmp_path / "each.py").write_text(ENCODED)
     command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(tmp_path / "each.py")]
