@@ -59,6 +59,12 @@ def test_an_evaluation_of_a_plugin_is_told_from_what_trains(lab):
     assert "plugin.my_lab.masks" in fingerprints(load(MASK))
 
 
+def test_data_of_a_plugin_that_chooses_the_step_decides_what_the_weights_are(lab):
+    words = ["plugins=[my_lab.data]", "scale=smoke", "eval_data=stripes", "evals=[ridge]"]
+    assert "eval_plugin.my_lab.data" in fingerprints(load(words))
+    assert "plugin.my_lab.data" in fingerprints(load([*words, "judge=best"]))
+
+
 def test_a_plugin_that_is_not_here_is_named_with_the_way_out(lab):
     assert "plugins=her_lab: no such module here: install it" in refused(["plugins=[her_lab]", "scale=smoke"])
     stored = flatten(load(["scale=smoke"])) | {"mask": "waves", "mask.plugin": "her_lab.masks"}
