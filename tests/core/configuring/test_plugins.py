@@ -106,6 +106,29 @@ def test_a_name_that_another_plugin_has_is_refused(lab):
     assert "mask=checker is plugin my_lab.masks's" in refused(["plugins=[my_lab.other]", "scale=smoke"])
 
 
+FAILING = {
+    "mask": (
+        '@register("a")\n@dataclass\nclass A(Mask):\n    def sample(self, grid, batch_size, generator):\n        1 / 0',
+        "other.py:10)",
+    ),
+    "encoder": (
+        "import torch\nfrom core.plugins import FrameEncoder\n@register('a')\n@dataclass\nclass A(FrameEncoder):\n"
+        "    def network(self, spec):\n        return torch.nn.Flatten()\n"
+        "    token_width, stride = (lambda self: 9), (lambda self: 32)",
+        "A.network gives [2, 3072] for two frames, and token_width and stride say a map [2, 9, 1, 1]",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAILING)
+def test_a_part_of_a_plugin_that_cannot_be_built_is_refused_before_anything_trains(lab, kind):
+    body, said = FAILING[kind]
+    written(lab, body)
+    words = {"mask": ["method=mae", "mask=a"], "encoder": ["method=vicreg", "encoder=a"]}[kind]
+    message = refused(["plugins=[my_lab.other]", "scale=smoke", *words])
+    assert message.startswith("plugins=my_lab.other: ") and said in message
+
+
 @pytest.mark.parametrize("value", ["[my_lab/masks.py]", "[my-lab]", "[1]", "3.5", "[a..b]"])
 def test_what_is_no_module_s_name_is_refused(value):
     assert "must be a list of modules such as [my_lab.masks]" in refused([f"plugins={value}", "scale=smoke"])
