@@ -95,8 +95,8 @@ def in_folder(words: Sequence[str]) -> int:
     refuse(wrong)
     for asked in questions:
         with told_where_data_was(past.config, folder, data_root):
-            refuse_replaced(asked.run, folder, past.saw)
             data = fingerprints(asked.run, groups=groups_read(asked.run))
+            refuse_replaced(folder, past.saw, data, is_own_set=is_of_one_set(past.config, asked.settings))
         found = recorded(record, asked, data)
         if found is None:
             print(asked.said)

@@ -47,6 +47,7 @@ from core.evals import EVALS
 from core.evaluate import parsed
 from core.optim import Optim
 from core.running.checkpoint import CheckpointError, other_data
+from core.running.ending import short, whole
 from core.running.trainer import train
 from core.terminal import FULL, blamed
 from core.types import DataError, taken
@@ -61,6 +62,7 @@ component and their options (also: help=optim, help=augment, help=stop, help=run
   judge=last|best                 which weights are judged: the last step's, or those that a probe of held-out
                                   training clips liked best
   runtime.dir=runs/last           checkpoints, TensorBoard events, result.json; the same command again resumes
+  verbose=true                    print all numbers at the end, not ten lines
   plugins=[my_lab.masks]          modules out of this tree that register components: docs/plugins.md
 
 example: python -m core.train method=ijepa mask.num_targets=2 seed=1 scale=smoke runtime.dir=runs/first"""
@@ -75,6 +77,7 @@ class ConsoleRecorder:
         self.stop_asked = False
         self.outcome = "unfinished"
         self.rankme = ""  # of the last look at the features
+        self.loss: float | None = None
         self.data: dict[str, str] = {}
         self.config = {**flatten(run), **{f"runtime.{key}": value for key, value in vars(run.runtime).items()}}
         self.events = SummaryWriter(str(self.folder / "events")) if run.runtime.tensorboard and is_main else None
@@ -96,6 +99,7 @@ class ConsoleRecorder:
         if self.events is not None:
             for name, value in metrics.items():
                 self.events.add_scalar(name, value, step)
+        self.loss = metrics.get("loss", self.loss)
         if "monitor/rankme" in metrics:
             self.rankme = f"  RankMe {metrics['monitor/rankme']:.1f}"
         if "samples_per_second" in metrics:
@@ -121,8 +125,14 @@ class ConsoleRecorder:
             self.events.close()
         if outcome == "preempted":
             return
-        record = {"outcome": outcome, "results": dict(results), "facts": dict(facts), "config": self.config}
+        record: dict[str, Any] = {
+            "outcome": outcome,
+            "results": dict(results),
+            "facts": dict(facts),
+            "config": self.config,
+        }
         record["data"] = self.data
+        record["loss"] = self.loss
         temporary = self.folder / ".result.json.tmp"
         temporary.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
         temporary.replace(self.folder / "result.json")
@@ -152,6 +162,7 @@ def command(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 0
     wrong = [repeated] if (repeated := terminal.given_twice(arguments)) is not None else []
+    is_verbose, arguments = told_all(arguments, wrong)
     topic = next((word.removeprefix("help=") for word in arguments if word.startswith("help=")), None)
     try:
         if topic is not None:
@@ -163,12 +174,14 @@ def command(arguments: Sequence[str]) -> int:
             run = load(terminal.given_once(arguments))
         refuse(wrong)
         if (done := finished(run)) is not None:
-            print_results(done)
+            print_results(done, run.runtime.dir, is_verbose=is_verbose)
             return 0 if done["outcome"] == "done" else 1
         check_here(run)
     except ConfigError as error:
         return refused(error)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
     places = {"runtime.dir": Path(run.runtime.dir), "runtime.cache": Path(run.runtime.cache)}
     try:
         recorder = ConsoleRecorder(run, console, is_main=is_main)
@@ -195,8 +208,16 @@ def command(arguments: Sequence[str]) -> int:
     if recorder.outcome == "preempted":
         console.print(f"stopped at a checkpoint in {recorder.folder}; the same command goes on from there")
         return 130
-    print_results(json.loads((recorder.folder / "result.json").read_text(encoding="utf-8")))
+    ended = json.loads((recorder.folder / "result.json").read_text(encoding="utf-8"))
+    print_results(ended, run.runtime.dir, is_verbose=is_verbose)
     return 1 if recorder.outcome in ("diverged", "collapsed") else 0
+
+
+def told_all(words: Sequence[str], wrong: list[str]) -> tuple[bool, list[str]]:
+    """Whether ``verbose=true`` is among `words`, and the others; another value of it is added to `wrong`."""
+    said = [word.partition("=")[2] for word in words if word.startswith("verbose=")]
+    wrong += [f"verbose={value}: must be true or false" for value in said if value not in ("true", "false")]
+    return said == ["true"], [word for word in words if not word.startswith("verbose=")]
 
 
 def out_of_memory(run: Run, error: OutOfMemoryError) -> str:
@@ -256,20 +277,8 @@ def announced_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def print_results(record: Mapping[str, Any]) -> None:
-    print(f"outcome  {record['outcome']}")
-    for group, value in sorted(record.get("data", {}).items()):
-        print(f"{f'fingerprint of {group}':32s} {value}")
-    for name, value in sorted(record["results"].items()):
-        print(f"{name:32s} {value:10.3f}")
-    for name, value in sorted(record["facts"].items()):
-        if name == "collapse":
-            continue  # last, in words
-        if isinstance(value, list):  # one line each: names of files
-            value = f"\n{'':33s}".join(map(str, value))
-        print(f"{name:32s} {value if isinstance(value, str) else f'{value:10,.1f}'}")
-    if said := record["facts"].get("collapse", {}).get("said"):
-        print(said)
+def print_results(record: Mapping[str, Any], folder: str, *, is_verbose: bool) -> None:
+    print("\n".join(whole(record) if is_verbose else short(record, folder)))
 
 
 def load_plugins_of(arguments: Sequence[str]) -> None:

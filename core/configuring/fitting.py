@@ -13,6 +13,7 @@ from torch import Tensor
 from core.configuring import plugins
 from core.configuring.places import located, with_root
 from core.configuring.run import OPTIONAL, ConfigError, Judge, Run, name_of
+from core.configuring.tried import check_built
 from core.data.fingerprint import fingerprint, same
 from core.data.flow.flow_mixture import FlowMixture
 from core.data.listings.remembered import kept_in
@@ -80,6 +81,7 @@ def check(run: Run) -> DataSpec:
         if run.evals:
             check_judged(run, spec)
         check_best(run)
+        check_built(run, spec)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     return spec

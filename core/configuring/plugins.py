@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from core import plugin_source
 from core.configuring.layers import refuse
-from core.configuring.run import GROUPS, ConfigError, Flat, Run
+from core.configuring.run import GROUPS, ConfigError, Flat, Judge, Run
 from core.data import DATA
 from core.evals import EVALS
 from core.losses import LOSSES
@@ -38,7 +38,7 @@ REGISTRIES: dict[type, tuple[str, dict[str, Any]]] = {
     Objective: ("objective", OBJECTIVES),
 }
 KEY = "plugin"  # the option that names a component's module
-JUDGING_GROUPS = ("eval_data",)  # beside evaluations: what no weight depends on
+JUDGING_GROUPS = ("eval_data",)  # beside evaluations: what no weight depends on, unless it chooses the step
 _OWNERS: dict[type, str] = {}  # the module of each registered component
 _BROKEN: dict[str, str] = {}  # installed plugins that could not be imported, and why
 Variant = TypeVar("Variant", bound=type)
@@ -176,7 +176,7 @@ def used(run: Run) -> Iterator[tuple[str, bool]]:
     """Each module that the run has a component of, and whether its weights depend on it; once or twice each."""
     for group in GROUPS:
         if (module := owner(getattr(run, group))) is not None:
-            yield module, group not in JUDGING_GROUPS
+            yield module, group not in JUDGING_GROUPS or run.judge is Judge.best
     for evaluation in run.evals.values():
         if (module := owner(evaluation)) is not None:
             yield module, False

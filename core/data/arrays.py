@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.types import Batch, DataSpec
+from core.types import Batch, DataError, DataSpec
 
 
 class ArrayDataset:
     """A split whose clips are one uint8 array [N, C, T, H, W], in memory or memory-mapped.
 
-    Grey clips (C = 1) become three equal channels as they are fetched, so a grey set takes a third of the space.
-    `excluded` names the source files that could not be read and are therefore not part of the split. `folder` is where
-    `cached_folder` keeps the array, if it does.
+    Grey clips (C = 1) become `spec.channels` equal channels as they are fetched, so a grey set takes a third of the
+    space. `excluded` names the source files that could not be read and are therefore not part of the split.
+    `folder` is where `cached_folder` keeps the array, if it does. Raises DataError for clips or labels of another form.
     """
 
     is_lazy = False  # fetching is a memory copy: loader workers would only add the cost of passing it on
@@ -37,8 +37,14 @@ class ArrayDataset:
         excluded: tuple[str, ...] = (),
         folder: Path | None = None,
     ) -> None:
-        assert clips.dtype == np.uint8 and clips.ndim == 5, (clips.dtype, clips.shape)
-        assert all(len(values) == len(clips) for values in labels.values())
+        if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[1] not in (1, spec.channels):
+            raise DataError(
+                f"clips must be uint8 [N, C, T, H, W] with C = {spec.channels} as in the spec, or 1, got {clips.dtype} "
+                f"{list(clips.shape)}"
+            )
+        for name, values in labels.items():
+            if len(values) != len(clips):
+                raise DataError(f"labels {name!r} are {len(values)}, and clips {len(clips)}")
         self.spec = spec
         self.excluded = excluded
         self._clips, self._folder = clips, folder
@@ -50,7 +56,7 @@ class ArrayDataset:
     def fetch(self, indices: Tensor) -> Batch:
         clips = torch.from_numpy(self._clips[indices.numpy()])  # fancy indexing copies, so the map stays untouched
         if clips.shape[1] == 1:
-            clips = clips.expand(-1, 3, -1, -1, -1)
+            clips = clips.expand(-1, self.spec.channels, -1, -1, -1)
         return Batch(clips, {name: values[indices] for name, values in self._labels.items()})
 
     def labels(self) -> dict[str, Tensor]:

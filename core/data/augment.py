@@ -136,15 +136,7 @@ def normalise(clips: Tensor, spec: DataSpec, *, device: torch.device | str | Non
 
 
 def _scale(spec: DataSpec) -> tuple[Tensor, Tensor]:
-    """Factor and offset that make zero mean and unit variance over the data set of pixels in [0, 255].
-
-    Raises ValueError when `spec` has not one mean and one std a channel.
-    """
-    if not len(spec.mean) == len(spec.std) == spec.channels:
-        raise ValueError(
-            f"the data's mean {spec.mean} and std {spec.std} must have one value for each of its "
-            f"{spec.channels} channels"
-        )
+    """Factor and offset that make zero mean and unit variance over the data set of pixels in [0, 255]."""
     mean, std = (torch.tensor(each).view(-1, 1, 1, 1) for each in (spec.mean, spec.std))
     return 1 / (255 * std), mean / std
 

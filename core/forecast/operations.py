@@ -11,19 +11,19 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
-from torch import Generator
 
 from core.configuring.config import ConfigError, Run, from_flat
 from core.configuring.fitting import judged, spec_of, spec_of_pairs
 from core.configuring.places import located
 from core.forecast.remembered import Remembered
+from core.masks.drawn import drawn
 from core.measuring.cost import count_flops, encoding_flops
 from core.running.building import build_learner
 from core.running.stepping import Inputs, draw_views
-from core.types import DataSpec, Grid, Learner, Mask, Tuning, View, generator_for
+from core.types import DataSpec, Learner, Tuning, generator_for
 
 log = logging.getLogger(__name__)
 
@@ -165,19 +165,5 @@ def _passes(evaluation: Tuning) -> float:
     return 3.0 * float(getattr(evaluation, "steps", 0)) * float(getattr(evaluation, "batch_size", 1))
 
 
-class _Drawn:
-    """A mask whose draws have content also where everything else has only shapes."""
-
-    def __init__(self, mask: Mask) -> None:
-        self._mask = mask
-
-    def sample(self, grid: Grid, batch_size: int, generator: Generator) -> list[View]:
-        with torch.device("cpu"):
-            return list(self._mask.sample(grid, batch_size, generator))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._mask, name)
-
-
 def with_drawn_masks(run: Run) -> Run:
-    return run if run.mask is None else dataclasses.replace(run, mask=cast(Mask, _Drawn(run.mask)))
+    return dataclasses.replace(run, mask=drawn(run.mask))

@@ -64,10 +64,10 @@ class FrameModule(EncoderModule):
         with torch.no_grad(), in_eval(self.network):
             given = self.network(torch.zeros(2, spec.channels, spec.height, spec.width))
         wanted = (2, self.width, self.grid.h, self.grid.w)
-        if tuple(given.shape) != wanted:
+        if (shape := shape_of(given)) != list(wanted):
             raise ValueError(
-                f"encoder: {type(options).__name__}.network gives {list(given.shape)} for two frames, and token_width "
-                f"and stride say {list(wanted)}"
+                f"encoder: {type(options).__name__}.network gives {shape} for two frames, and token_width and stride "
+                f"say a map {list(wanted)}"
             )
 
     def forward(
@@ -140,9 +140,10 @@ class TokenModule(EncoderModule):
         with torch.no_grad(), in_eval(self.network):
             given = options.embed(self.network, torch.zeros(2, spec.channels, spec.height, spec.width))
         wanted = (2, self.num_prefix + self.grid.num_patches, self.width)
-        if tuple(given.shape) != wanted or len(options.blocks(self.network)) != options.num_blocks():
+        shape = shape_of(given)
+        if shape != list(wanted) or len(options.blocks(self.network)) != options.num_blocks():
             raise ValueError(
-                f"encoder: {type(options).__name__}.embed gives {list(given.shape)} for two frames and blocks "
+                f"encoder: {type(options).__name__}.embed gives {shape} for two frames and blocks "
                 f"{len(options.blocks(self.network))} of them; stride, token_width, num_prefix and num_blocks say "
                 f"{list(wanted)} and {options.num_blocks()}"
             )
@@ -195,6 +196,11 @@ def made(options: WrappedEncoder, spec: DataSpec, generator: Generator) -> nn.Mo
                 "from the global generator, so that a resumed run would differ; set it to 0"
             )
     return network
+
+
+def shape_of(given: object) -> list[int] | str:
+    """Of what a stranger's module gave, or in words what that is instead of a tensor."""
+    return list(given.shape) if isinstance(given, Tensor) else f"no tensor but a {type(given).__name__}"
 
 
 @contextmanager

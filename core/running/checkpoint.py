@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,25 +116,39 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def refuse_other_config(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError when the weights would have become others. How they are judged does not change them."""
+    """Raise CheckpointError when the weights would have become others. How they are judged does not change them, but
+    what they are judged on does where it chooses the step."""
     wanted = json.loads(json.dumps(config))
-    deciding = {key for key in stored.keys() | wanted.keys() if key.split(".")[0] not in JUDGING}
+    deciding = {key for key in stored.keys() | wanted.keys() if key.split(".")[0] not in judging(wanted)}
     differing = sorted(key for key in deciding if stored.get(key) != wanted.get(key))
     if differing:
         key = differing[0]
+        chooses = ", which chooses the step that judge=best judges" if key.split(".")[0] in JUDGING else ""
         raise CheckpointError(
-            f"{path} was made with {key}={stored.get(key)}, this run has {key}={wanted.get(key)}"
+            f"{path} was made with {key}={stored.get(key)}, this run has {key}={wanted.get(key)}{chooses}"
             f" ({len(differing)} keys differ). Choose another runtime.dir or remove the folder."
         )
 
 
-def refuse_other_data(where: Path, stored: Mapping[str, str], now: Mapping[str, str], *, instead: str = "") -> None:
+def judging(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a flat config's keys begin with that its weights do not depend on."""
+    return ("evals",) if config.get("judge") == "best" else JUDGING
+
+
+def refuse_other_data(
+    where: Path,
+    stored: Mapping[str, str],
+    now: Mapping[str, str],
+    *,
+    instead: str = "",
+    only_judging: Collection[str] = JUDGING,
+) -> None:
     """Raise CheckpointError when the files that the weights were trained on have been replaced.
 
-    Both are fingerprints by group; one that is not known refuses nothing. What only judges changes no weights.
+    Both are fingerprints by group; one that is not known refuses nothing. What is `only_judging` changes no weights.
     """
     for group in sorted(stored.keys() & now.keys()):
-        is_judging = group in JUDGING or group.startswith("eval_plugin.")
+        is_judging = group in only_judging or group.startswith("eval_plugin.")
         if not is_judging and stored[group] != now[group]:
             raise CheckpointError(other_data(f"{where} was made", group, stored[group], now[group], instead))
 

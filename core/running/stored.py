@@ -88,7 +88,8 @@ def open_stored(run: Run, folder: Path) -> Stored:
     spec = checkpoint.data_spec(state) or _spec_by_files(run)
     learner = build_learner(run, spec)
     if run.optim.steps:
-        load_weights(learner, state["learner"], path)
+        chosen = (state.get("best") or {}).get("learner")  # the best till then, of a run that has not ended
+        load_weights(learner, chosen or state["learner"], path)
     else:
         start_from_weights(run, learner, spec)
     return Stored(
@@ -169,12 +170,14 @@ def shares_files(run: Run) -> bool:
     return bool({Path(path).resolve() for path in data} & {Path(path).resolve() for path in other})
 
 
-def refuse_replaced(run: Run, where: Path, saw: Mapping[str, str]) -> None:
-    """Raises CheckpointError, with both fingerprints, where `run` would be judged on what has taken the place of the
-    data that it `saw`. Data that is only beside it may be gone."""
-    if "data" in groups_read(run):
-        now = fingerprints(run, groups=("data",))
-        checkpoint.refuse_other_data(where, saw, now, instead=checkpoint.JUDGE_ON_THEM)
+def refuse_replaced(where: Path, saw: Mapping[str, str], now: Mapping[str, str], *, is_own_set: bool) -> None:
+    """Raises CheckpointError, with both fingerprints, where a run would be judged on what has taken the place of the
+    data that it `saw`, or by other source of its plugins. `now` is what judging it reads: data that is only beside
+    that may be gone. Where it `is_own_set`, the run's own `eval_data` is judged on, and not another."""
+    for group in sorted(saw.keys() & now.keys()):
+        if saw[group] != now[group] and (is_own_set or group != "eval_data"):
+            instead = checkpoint.JUDGE_ON_THEM if group == "data" else f"name the new ones: {group}.version=WORD"
+            raise CheckpointError(checkpoint.other_data(f"{where} was made", group, saw[group], now[group], instead))
 
 
 def load_weights(learner: Learner, weights: Mapping[str, Any], path: Path) -> None:

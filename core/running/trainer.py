@@ -304,7 +304,7 @@ def resume(
     state = checkpoint.load_latest(folder, config)
     if state is None:
         return 0, Window(0.0, 0.0, 0.0), Best()
-    checkpoint.refuse_other_data(folder, state.get("data", {}), data)
+    checkpoint.refuse_other_data(folder, state.get("data", {}), data, only_judging=checkpoint.judging(config))
     learner.load_state_dict(state["learner"])
     optimizer.load_state_dict(checkpoint.copied(state["optimizer"]))
     log.info("resuming at step %d from %s", state["step"], folder)

@@ -35,21 +35,32 @@ class Batch(NamedTuple):
 
 @dataclass
 class DataSpec:
-    """What a data set gives: the shape of one clip, how to normalise it, and its label names with class counts."""
+    """What a data set gives: the shape of one clip, how to normalise it, and its label names with class counts.
+
+    Raises ValueError when there is not one mean and one std a channel.
+    """
 
     channels: int
     frames: int
     height: int
     width: int
     classes: dict[str, int] = field(default_factory=dict)  # {"digit": 10, "motion": 10}
-    mean: tuple[float, ...] = (0.45, 0.45, 0.45)  # of pixels in [0, 1], one a channel
-    std: tuple[float, ...] = (0.225, 0.225, 0.225)
+    mean: tuple[float, ...] = ()  # of pixels in [0, 1], one a channel; none given: 0.45 each
+    std: tuple[float, ...] = ()  # none given: 0.225 each
     clips_per_video: int = 1  # samples in a row that are clips of one video, in temporal order; labels are the video's
     box_classes: int = 0  # kinds of things that boxes are drawn around; 0: the data has no boxes
     segment_classes: int = 0  # kinds of things that a pixel may show, background included; 0: pixels have no classes
     has_flow: bool = False  # whether the movement of each pixel to the next frame is known
     has_occlusion: bool = False  # and which pixels the next frame does not show
     has_objects: bool = False  # whether the pixels of each object are known in frames of whole videos
+
+    def __post_init__(self) -> None:
+        self.mean, self.std = self.mean or (0.45,) * self.channels, self.std or (0.225,) * self.channels
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(
+                f"the data's mean {self.mean} and std {self.std} must have one value for each of its "
+                f"{self.channels} channels"
+            )
 
 
 class Stamp(NamedTuple):

@@ -149,3 +149,58 @@ def test_where_only_files_tell_a_clips_shape_the_message_says_what_to_type(folde
     assert evaluate(["runtime.dir=arrays", "evals=[knn]", "evals.knn.k=2", *OTHER]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "set.npz" in error and "runtime.data_root=FOLDER" in error
+
+
+# ---- data of its own that a run is judged on, and that chooses its step under judge=best -----------------------------
+
+OWN = [*TINY, "optim.steps=4", "runtime.dir=own", "runtime.tensorboard=false", "runtime.checkpoint_every=2"]
+
+
+def unfinished(folder: Path) -> None:
+    """As if it had been killed after its second step."""
+    (folder / "result.json").unlink()
+    checkpoint.checkpoints(folder)[0].unlink()
+
+
+def test_what_a_run_was_judged_on_and_that_was_replaced_since_is_not_judged_on_again(folder, capsys):
+    again = ["runtime.dir=own", "evals=[knn]", "evals.knn.k=2"]
+    assert train([*OWN, *OTHER]) == 0
+    paint(folder / "others", 30, classes=("bee", "cow", "eel"))
+    capsys.readouterr()
+    assert evaluate(again) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "own was made with other files: eval_data had" in error
+    assert "eval_data.version=WORD" in error
+    assert evaluate([*again, "eval_data.version=new"]) == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [],
+        [*OTHER, "eval_data.version=new"],
+        ["eval_data=image_folder", "eval_data.path=photos", "eval_data.size=32", "eval_data.test_share=0.5"],
+    ],
+)
+def test_a_run_judged_at_its_best_step_is_not_resumed_with_other_data_to_choose_it_by(folder, capsys, other):
+    assert train([*OWN, *OTHER, "judge=best"]) == 0
+    unfinished(folder / "own")
+    capsys.readouterr()
+    assert train([*OWN, *other, "judge=best"]) == 2
+    error = capsys.readouterr().err
+    assert "this run has eval_data" in error and "which chooses the step that judge=best judges" in error
+
+
+def test_a_run_judged_at_its_best_step_is_not_resumed_where_what_chooses_it_was_replaced(folder, capsys):
+    assert train([*OWN, *OTHER, "judge=best"]) == 0
+    unfinished(folder / "own")
+    paint(folder / "others", 30, classes=("bee", "cow", "eel"))
+    capsys.readouterr()
+    assert train([*OWN, *OTHER, "judge=best"]) == 2
+    assert "eval_data had the fingerprint" in capsys.readouterr().err
+
+
+def test_a_run_judged_at_its_last_step_is_resumed_with_other_data_to_judge_on(folder):
+    assert train([*OWN, *OTHER]) == 0
+    unfinished(folder / "own")
+    assert train([*OWN, *OTHER, "eval_data.version=new"]) == 0

@@ -153,7 +153,7 @@ def test_wrapped_modules_pass():
 
 
 def test_a_wrapped_network_that_is_not_what_its_options_say_is_refused_with_both_shapes():
-    with pytest.raises(ValueError, match=r"network gives \[2, 6, 4, 4\] .* say \[2, 7, 4, 4\]"):
+    with pytest.raises(ValueError, match=r"network gives \[2, 6, 4, 4\] .* say a map \[2, 7, 4, 4\]"):
         testing.check_encoder(Convolution(width=7))
 
 

@@ -8,8 +8,9 @@ import torch
 from core.configuring.config import load
 from core.data.left_out import data_facts
 from core.running.checkpoint import checkpoints
+from core.running.ending import whole
 from core.running.trainer import train
-from core.train import main, print_results
+from core.train import main
 from tests.core.data.making_videos import ramp, write_video
 from tests.core.running.test_trainer import TINY, Notebook, final_weights
 
@@ -112,8 +113,7 @@ def test_a_set_that_lacks_nothing_adds_no_fact():
     assert data_facts({"train": Short(), "test": Short()}) == {}
 
 
-def test_the_console_lists_left_out_files_one_a_line(capsys):
+def test_left_out_files_are_listed_one_a_line():
     facts = {"excluded_train": ["a.mp4: empty", "b.mp4: truncated"], "step": 3}
-    print_results({"outcome": "done", "results": {}, "facts": facts})
-    lines = capsys.readouterr().out.splitlines()
+    lines = "\n".join(whole({"outcome": "done", "results": {}, "facts": facts})).splitlines()
     assert lines[1].split() == ["excluded_train", "a.mp4:", "empty"] and lines[2].strip() == "b.mp4: truncated"

@@ -59,6 +59,12 @@ def test_an_evaluation_of_a_plugin_is_told_from_what_trains(lab):
     assert "plugin.my_lab.masks" in fingerprints(load(MASK))
 
 
+def test_data_of_a_plugin_that_chooses_the_step_decides_what_the_weights_are(lab):
+    words = ["plugins=[my_lab.data]", "scale=smoke", "eval_data=stripes", "evals=[ridge]"]
+    assert "eval_plugin.my_lab.data" in fingerprints(load(words))
+    assert "plugin.my_lab.data" in fingerprints(load([*words, "judge=best"]))
+
+
 def test_a_plugin_that_is_not_here_is_named_with_the_way_out(lab):
     assert "plugins=her_lab: no such module here: install it" in refused(["plugins=[her_lab]", "scale=smoke"])
     stored = flatten(load(["scale=smoke"])) | {"mask": "waves", "mask.plugin": "her_lab.masks"}
@@ -98,6 +104,29 @@ def test_a_name_that_another_plugin_has_is_refused(lab):
     load(MASK)
     written(lab, '@register("checker")\n@dataclass\nclass A(Mask): ...')
     assert "mask=checker is plugin my_lab.masks's" in refused(["plugins=[my_lab.other]", "scale=smoke"])
+
+
+FAILING = {
+    "mask": (
+        '@register("a")\n@dataclass\nclass A(Mask):\n    def sample(self, grid, batch_size, generator):\n        1 / 0',
+        "other.py:10)",
+    ),
+    "encoder": (
+        "import torch\nfrom core.plugins import FrameEncoder\n@register('a')\n@dataclass\nclass A(FrameEncoder):\n"
+        "    def network(self, spec):\n        return torch.nn.Flatten()\n"
+        "    token_width, stride = (lambda self: 9), (lambda self: 32)",
+        "A.network gives [2, 3072] for two frames, and token_width and stride say a map [2, 9, 1, 1]",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAILING)
+def test_a_part_of_a_plugin_that_cannot_be_built_is_refused_before_anything_trains(lab, kind):
+    body, said = FAILING[kind]
+    written(lab, body)
+    words = {"mask": ["method=mae", "mask=a"], "encoder": ["method=vicreg", "encoder=a"]}[kind]
+    message = refused(["plugins=[my_lab.other]", "scale=smoke", *words])
+    assert message.startswith("plugins=my_lab.other: ") and said in message
 
 
 @pytest.mark.parametrize("value", ["[my_lab/masks.py]", "[my-lab]", "[1]", "3.5", "[a..b]"])

@@ -10,7 +10,7 @@ from core.configuring.config import ConfigError, load
 from core.configuring.fitting import load_split
 from core.data.arrays import ArrayDataset, cached_folder, reserve
 from core.data.moving_digits import MovingDigits
-from core.types import DataSpec
+from core.types import DataError, DataSpec
 
 
 def test_those_who_load_at_the_same_time_read_the_same(tmp_path):
@@ -79,3 +79,30 @@ def test_a_cache_that_takes_no_more_is_blamed_itself(tmp_path):
             load_split(load(["method=mae", "scale=smoke", f"runtime.cache={tmp_path}"]), "train")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_clips_have_as_many_channels_as_their_set(channels):
+    spec = DataSpec(channels, 1, 4, 4)
+    clips = ArrayDataset(spec, np.full((2, 1, 1, 4, 4), 7, np.uint8), {}).fetch(torch.tensor([1])).clips
+    assert clips.shape == (1, channels, 1, 4, 4) and (clips == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (np.zeros((2, 1, 4, 4), np.uint8), r"must be uint8 \[N, C, T, H, W\] .*, got uint8 \[2, 1, 4, 4\]"),
+        (np.zeros((2, 3, 1, 4, 4)), "got float64"),
+        (np.zeros((2, 2, 1, 4, 4), np.uint8), "with C = 3"),
+        (np.zeros((3, 3, 1, 4, 4), np.uint8), "labels 'kind' are 2, and clips 3"),
+    ],
+)
+def test_arrays_of_another_form_are_refused_by_it(clips, message):
+    with pytest.raises(DataError, match=message):
+        ArrayDataset(DataSpec(3, 1, 4, 4), clips, {"kind": torch.zeros(2)})
+
+
+def test_a_set_has_one_mean_and_std_a_channel():
+    assert len(DataSpec(1, 1, 4, 4).mean) == len(DataSpec(1, 1, 4, 4).std) == 1
+    with pytest.raises(ValueError, match="one value for each of its 1 channels"):
+        DataSpec(1, 1, 4, 4, mean=(0.4, 0.4, 0.4))

@@ -121,6 +121,19 @@ def test_whoever_opens_it_later_finds_the_weights_that_were_judged(cache, tmp_pa
         assert torch.equal(value, at_best[1]["learner"][name]), name
 
 
+def test_one_that_has_not_ended_is_opened_at_its_best_step_till_then(cache, tmp_path):
+    words = [*WORSENING, "judge=best"]
+    assert run_it(cache, tmp_path, *words, stop_after=13).outcome == "preempted"
+    run = load([*words, "scale=smoke", f"runtime.dir={tmp_path}", f"runtime.cache={cache}"])
+    stored = checkpoint.newest(tmp_path)
+    assert stored is not None
+    best, last = stored[1]["best"], stored[1]["learner"]
+    assert best["step"] < 13
+    opened = open_stored(run, tmp_path).learner.state_dict()
+    assert all(torch.equal(value, best["learner"][name]) for name, value in opened.items())
+    assert not all(torch.equal(value, last[name]) for name, value in opened.items())
+
+
 def test_a_resumed_run_chooses_among_the_same_steps(cache, tmp_path):
     words = [*WORSENING, "judge=best"]
     whole = run_it(cache, tmp_path / "whole", *words)
