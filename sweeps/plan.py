@@ -218,7 +218,7 @@ def command(words: Sequence[str]) -> int:
     if cli.is_absent(arguments.text("db", cli.DEFAULT_DATABASE)):  # then everything is still to do
         expand_ahead(None, requests, core)
         studies = [wanted(None, request, core) for request in requests]
-        estimator = Estimator([], work.of_configs(None, configs_left(studies, [])))
+        estimator = Estimator([], work.of_configs(None, configs_left(studies, {})))
     else:
         engine = cli.open_for_reading(arguments)
         with engine.connect() as connection:
@@ -226,7 +226,8 @@ def command(words: Sequence[str]) -> int:
             measured = {run.key[0] for run in runs if run.state == "done"}
             expand_ahead(connection, requests, core, measured)
             studies = [wanted(connection, request, core, measured) for request in requests]
-            estimator = Estimator(runs, work.of_configs(connection, configs_left(studies, runs)))
+            known = Estimator(runs, {})
+            estimator = known.of(work.of_configs(connection, configs_left(studies, known.runs)))
     plan = lines(studies, estimator)
     differing: list[str] = []
     if stem != "all":  # a plan of everything is asked for what it costs, and answered in seconds

@@ -86,26 +86,31 @@ class Scale:
     values: tuple[float, float]
     is_log: bool
 
-    def x(self, step: float) -> int:
+    def x(self, steps: Steps) -> list[int]:
         first, last = self.steps
-        return round(LEFT + (RIGHT - LEFT) * (step - first) / max(1, last - first))
+        places = LEFT + (RIGHT - LEFT) * (steps - first) / max(1, last - first)
+        return [int(place) for place in np.rint(places).tolist()]
 
-    def y(self, value: float) -> int:
-        low, high = map(self._on_axis, self.values)
-        share = (self._on_axis(value) - low) / (high - low) if high > low else 0.5
-        return round(BOTTOM - (BOTTOM - TOP) * share)
+    def y(self, values: Values) -> list[int]:
+        low, high = self._on_axis(np.array(self.values)).tolist()
+        shares = (self._on_axis(values) - low) / (high - low) if high > low else np.full(len(values), 0.5)
+        return [int(place) for place in np.rint(BOTTOM - (BOTTOM - TOP) * shares).tolist()]
 
-    def _on_axis(self, value: float) -> float:
-        return math.log10(value) if self.is_log else value
+    def _on_axis(self, values: Values) -> Values:
+        # numpy's own logarithm is another one from CPU to CPU.
+        return np.array([math.log10(value) for value in values.tolist()]) if self.is_log else values
 
     def path(self, series: Series) -> str:
         """`M80 25l5-3 6 1...`: whole numbers, each point from the one before it, which is the shortest to write."""
-        points = [(self.x(step), self.y(value)) for step, value in zip(*series, strict=True)]
-        moves = [f"{x - last_x} {y - last_y}" for (last_x, last_y), (x, y) in pairwise(points)] or ["1 0"]
-        return f"M{points[0][0]} {points[0][1]}l{' '.join(moves)}".replace(" -", "-")
+        xs, ys = self.x(series.steps), self.y(series.values)
+        moves = [
+            f"{x - last_x} {y - last_y}" for (last_x, x), (last_y, y) in zip(pairwise(xs), pairwise(ys), strict=True)
+        ]
+        return f"M{xs[0]} {ys[0]}l{' '.join(moves or ['1 0'])}".replace(" -", "-")
 
     def x_ticks(self) -> tuple[tuple[int, str], ...]:
-        return tuple((self.x(step), f"{step:,}") for step in dict.fromkeys(self.steps))
+        steps = list(dict.fromkeys(self.steps))
+        return tuple(zip(self.x(np.array(steps)), (f"{step:,}" for step in steps), strict=True))
 
     def y_ticks(self) -> tuple[tuple[int, str], ...]:
         low, high = self.values
@@ -114,7 +119,8 @@ class Scale:
             marks = marks[:: max(1, len(marks) // 3)] or [low, high]
         else:
             marks = [float(mark) for mark in MaxNLocator(3).tick_values(low, high) if low <= mark <= high]
-        return tuple((self.y(mark), f"{mark:.4g}") for mark in marks or [low])
+        marks = marks or [low]
+        return tuple(zip(self.y(np.array(marks)), (f"{mark:.4g}" for mark in marks), strict=True))
 
 
 def scale_of(thinned: Sequence[Series]) -> Scale | None:
@@ -147,7 +153,7 @@ def panels(groups: Mapping[str, Sequence[Curve]], reference: str = "") -> list[P
 def _panel(title: str, found: Sequence[tuple[Curve, Series]], scale: Scale, grey: Line | None) -> Panel:
     lines = [Line(scale.path(points), curve.color, curve.label) for curve, points in found]
     joints = [
-        Joint(scale.x(step), f"{curve.label}: attempt {attempt} went on at step {step:,}")
+        Joint(scale.x(np.array([step]))[0], f"{curve.label}: attempt {attempt} went on at step {step:,}")
         for curve, _ in found
         for attempt, step in curve.resumes
     ]

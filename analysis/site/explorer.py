@@ -7,7 +7,7 @@ A page from a file may fetch nothing, so that what it shows comes as scripts: `e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from sweeps.study.overrides import format_override
 
 MOST_RUNS = 20_000  # in a page; the newest
 POINTS = 240  # of a curve
+MOST_POINTS = 1_000_000  # of curves that are read at once
 DIGITS = 6  # of a number: a float of JSON has up to 17
 
 
@@ -78,17 +79,34 @@ def curves_of(connection: Connection, run_ids: Sequence[int]) -> dict[str, bytes
         select(RunRow.id, RunRow.seed, Config.hash).join(Config).where(RunRow.id.in_(run_ids)).order_by(RunRow.id)
     ).all()
     sizes = series.sizes(connection, run_ids)
+    wanted = {
+        row.id: [metric for metric, size in sizes.get(row.id, {}).items() if size >= FEWEST_POINTS] for row in rows
+    }
+    lines: dict[int, dict[str, Any]] = {row.id: {} for row in rows}
+    for ids in _batches(sizes):
+        metrics = sorted({metric for run_id in ids for metric in wanted[run_id]})
+        for (run_id, metric), whole in series.read_many(connection, ids, metrics).items():
+            if metric in wanted[run_id] and len((one := thin(whole, POINTS)).steps):
+                lines[run_id][metric] = {"steps": one.steps.tolist(), "values": _shorts(one.values)}
     found = {}
     for row in rows:
-        metrics = [metric for metric, size in sizes.get(row.id, {}).items() if size >= FEWEST_POINTS]
-        lines = {
-            metric: {"steps": one.steps.tolist(), "values": _shorts(one.values)}
-            for (_, metric), whole in series.read_many(connection, [row.id], metrics).items()
-            if len((one := thin(whole, POINTS)).steps)
-        }
         key = page_key(row.hash, row.seed)
-        found[f"curves/{key}.js"] = f"window.curves({_json(key)}, {_json(lines)});\n".encode()
+        found[f"curves/{key}.js"] = f"window.curves({_json(key)}, {_json(lines[row.id])});\n".encode()
     return found
+
+
+def _batches(sizes: Mapping[int, Mapping[str, int]]) -> Iterator[list[int]]:
+    """Runs whose curves are read together: a query each takes longer than its few points, and all need much memory."""
+    batch: list[int] = []
+    num_points = 0
+    for run_id, of_run in sizes.items():
+        batch.append(run_id)
+        num_points += sum(of_run.values())
+        if num_points > MOST_POINTS:
+            yield batch
+            batch, num_points = [], 0
+    if batch:
+        yield batch
 
 
 def curve_of(connection: Connection, key: str) -> bytes | None:

@@ -25,7 +25,7 @@ from sweeps.cells.edited import words_here
 from sweeps.console.offered import HERE, Place
 from sweeps.database.tables import BROKEN, StudyRow
 from sweeps.progress import to_finish
-from sweeps.progress.to_finish import Recorded
+from sweeps.progress.to_finish import Estimator
 
 FOLDER = "report"  # under results_dir
 
@@ -52,10 +52,10 @@ class Site:
         return environment()
 
     @cached_property
-    def recorded(self) -> list[Recorded]:
+    def estimator(self) -> Estimator:
         """All runs of the database, which every study's page needs for what is left of it."""
         with self.engine.connect() as connection:
-            return to_finish.recorded(connection)
+            return Estimator(to_finish.recorded(connection), {})
 
     def index_page(self, frames: Sequence[Frame], agreements: Sequence[Agreement]) -> bytes:
         """All studies: those of the database, then those that nobody has launched."""
@@ -146,12 +146,12 @@ class Site:
             } | explorer.curves_of(connection, run_ids)
 
     def _summaries(self, frames: Sequence[Frame]) -> list[Summary]:
-        names, recorded = [frame.name for frame in frames], self.recorded
+        names, known = [frame.name for frame in frames], self.estimator
         with self.engine.connect() as connection:
             rows = connection.execute(select(StudyRow.name, StudyRow.spec, StudyRow.source)).all()
             specs = {row.name: row.spec for row in rows}
             words = {row.name: words_here(connection, *row) for row in rows if row.name in names}
-            lines, estimator = to_finish.of_database(connection, names, recorded)
+            lines, estimator = to_finish.of_database(connection, names, known)
         basis = estimator.said() or "from recorded runs of the same options"
         return [
             of_frame(frame, specs[frame.name], words[frame.name], lines[frame.name], basis, self.place)

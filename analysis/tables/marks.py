@@ -134,10 +134,11 @@ def notes_of(
 def _about_outcomes(frame: Frame) -> list[str]:
     """What became here of the rows for which the paper prints a word in place of numbers."""
     notes = []
-    for level in frame.study.rows:
-        word = frame.study.printed.outcomes.get(level.key) if frame.study.printed else None
+    outcomes = frame.study.printed.outcomes if frame.study.printed else {}
+    for level in (level for level in frame.study.rows if level.key in outcomes):
+        word = outcomes[level.key]
         states = frame.runs.loc[frame.runs["row_key"] == level.key, "state"]
-        if word is not None and len(states):
+        if len(states):
             here = ", ".join(f"{n} {state}" for state, n in Counter(states).items())
             notes.append(f'Printed as "{word}": {level.label}; of its {counted(len(states), "run")} here: {here}.')
     return notes

@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cache
 from itertools import chain
 
 from analysis.numbers.stats import Estimate
@@ -49,10 +50,11 @@ def row_label(row: Row) -> str:
 
 
 def _lines(table: Table) -> list[list[str]]:
+    has_verdicts = table.has_verdicts
     return [
         [row_label(row)]
         + [cell_text(cell, column) for cell, column in zip(row.cells, table.columns, strict=True)]
-        + ([row.verdict] if table.has_verdicts else [])
+        + ([row.verdict] if has_verdicts else [])
         for row in table.rows
     ]
 
@@ -122,10 +124,13 @@ def escape_latex(text: str) -> str:
 
     A character pdfLaTeX would stop at is shown by its code point, visibly, instead of breaking the paper's build.
     """
-    return "".join(_LATEX.get(character) or _latex_character(character) for character in _one_line(text))
+    return "".join(map(_latex_character, _one_line(text)))
 
 
+@cache
 def _latex_character(character: str) -> str:
+    if character in _LATEX:
+        return _LATEX[character]
     base, *accents = list(unicodedata.normalize("NFD", character))
     # The default font encoding OT1 has every accent of Latin letters but the ogonek.
     is_accented = len(accents) == 1 and base.isascii() and "À" <= character <= "ž" and accents[0] != "\u0328"
@@ -151,18 +156,13 @@ def latex(table: Table, notes: str = "short") -> str:
         lines = [[line[0].removesuffix(f" ({PRINTED_ONLY})"), *line[1:]] for line in lines]
     header = _header(table)
     longest = [LONGEST, *[HEADER] * (len(header) - 1)]  # of a header's lines: labels below the first are as long
-    widths = [
-        max(
-            map(
-                len,
-                [*_broken(text, longest[place]), *(piece for line in lines for piece in _broken(line[place], LONGEST))],
-            )
-        )
-        for place, text in enumerate(header)
-    ]
+    broken = [[piece for line in lines for piece in _broken(line[place], LONGEST)] for place in range(len(header))]
+    widths = [max(map(len, [*_broken(header[i], longest[i]), *pieces])) for i, pieces in enumerate(broken)]
     is_wide = sum(widths) + GAP * len(widths) > COLUMN
     blocks = _blocks(widths, PAGE if is_wide else COLUMN)
-    pieces = [piece for places in blocks for piece in _pieces(table, header, lines, places)]
+    sides = ["l" if place == 0 or place > len(table.columns) else "r" for place in range(len(header))]
+    cells = [_latex_row(row, line, sides) for row, line in zip(table.rows, lines, strict=True)]
+    pieces = [piece for places in blocks for piece in _pieces(table, header, lines, cells, sides, places)]
     environment = "table*" if is_wide else "table"
     said = [escape_latex(text) for text in _latex_notes(table, notes)]
     floats = _floats(pieces)
@@ -234,6 +234,8 @@ def _latex_notes(table: Table, notes: str) -> list[str]:
 
 
 def _broken(text: str, most: int) -> list[str]:
+    if len(text) <= most and text and " ".join(text.split()) == text:  # most cells: `wrap` takes ten times as long
+        return [text]
     return textwrap.wrap(text, most, break_long_words=False, break_on_hyphens=False) or [""]
 
 
@@ -260,12 +262,20 @@ class _Piece:
     height: int  # in lines
 
 
+def _latex_row(row: Row, line: Sequence[str], sides: Sequence[str]) -> list[str]:
+    """The line's cells as LaTeX has them."""
+    cells = [_stacked(text, LONGEST, side) for text, side in zip(line, sides, strict=False)]
+    cells = _with_marks(row, cells, r"\textbf{{{}}}")
+    cells[0] = _as_text(cells[0])
+    return [rf"\textcolor{{gray}}{{{cell}}}" for cell in cells] if row.is_printed_only else cells
+
+
 def _pieces(
-    table: Table, header: Sequence[str], lines: Sequence[Sequence[str]], places: Sequence[int]
+    table: Table, header: Sequence[str], lines: Sequence[Sequence[str]], cells: Sequence[Sequence[str]],
+    sides: Sequence[str], places: Sequence[int],
 ) -> list[_Piece]:  # fmt: skip
     """These columns, in as many pieces as their rows take; a row that has no cell in any of them is left out."""
     kept = [0, *places]
-    sides = ["l" if place == 0 or place > len(table.columns) else "r" for place in range(len(header))]
     columns = "".join(sides[place] for place in kept)
     longest = [LONGEST, *[HEADER] * len(places)]
     heads = list(zip(kept, longest, strict=True))
@@ -274,20 +284,15 @@ def _pieces(
     pieces: list[_Piece] = []
     rows: list[str] = []
     height = 0
-    for row, line in zip(table.rows, lines, strict=True):
+    for row, line, written in zip(table.rows, lines, cells, strict=True):
         if not any(line[place] not in ("", NOTHING) for place in places):
             continue
-        cells = [_stacked(text, LONGEST, side) for text, side in zip(line, sides, strict=False)]
-        cells = _with_marks(row, cells, r"\textbf{{{}}}")
-        cells[0] = _as_text(cells[0])
-        if row.is_printed_only:
-            cells = [rf"\textcolor{{gray}}{{{cell}}}" for cell in cells]
         tall = max(len(_broken(line[place], LONGEST)) for place in kept)
         if rows and height + tall > most:
             pieces.append(_Piece(columns, head, tuple(rows), height + TALLEST - most))
             rows, height = [], 0
         rows += [r"\midrule"] if row.is_random_init and rows else []
-        rows.append(" & ".join(cells[place] for place in kept) + r" \\")
+        rows.append(" & ".join(written[place] for place in kept) + r" \\")
         height += tall
     return [*pieces, _Piece(columns, head, tuple(rows), height + TALLEST - most)]
 
@@ -385,6 +390,8 @@ def _number(value: float | None) -> str:
 
 def _visible(text: str) -> str:
     """Control and formatting characters by their code point: a terminal would obey them, a reader not see them."""
+    if text.isprintable():  # these are not
+        return text
     return "".join(f"U+{ord(c):04X}" if unicodedata.category(c) in ("Cc", "Cf") else c for c in text)
 
 

@@ -14,6 +14,7 @@ It is read off the stored curve, so that it is known of every run that has one, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
@@ -43,6 +44,7 @@ NUM_ERRORS = 4  # standard errors that a fall must have
 NUM_PER_BATCH = 200  # runs whose curves are held at once
 
 Numbers = NDArray[np.float64]
+_THIRD = np.full(3, 1 / 3)
 
 
 class Curve(NamedTuple):
@@ -56,31 +58,48 @@ class Curve(NamedTuple):
 
 def find(curve: series.Series) -> Curve | None:
     """None for a curve of too few points, or one that is not finite."""
-    values = curve.values
-    if len(values) < FEWEST_POINTS or not np.isfinite(values).all():
-        return None
-    starts = np.arange(NUM_MEANS) * len(values) // NUM_MEANS
-    ends = np.append(starts[1:], len(values)) - 1
-    counts = ends + 1 - starts
-    means = np.add.reduceat(values, starts) / counts
-    # Of single steps about their mean, without the first quarter, which falls within a mean.
-    squares = np.add.reduceat((values - np.repeat(means, counts)) ** 2, starts) / (counts - 1) / counts
-    error = float(np.sqrt(squares[NUM_MEANS // 4 :].mean()))
+    return find_each([curve])[0]
+
+
+def find_each(curves: Sequence[series.Series]) -> list[Curve | None]:
+    """`find` of many: curves of as many points are reckoned together."""
+    found: list[Curve | None] = [None] * len(curves)
+    alike: dict[int, list[int]] = {}
+    for place, curve in enumerate(curves):
+        if len(curve.values) >= FEWEST_POINTS and np.isfinite(curve.values).all():
+            alike.setdefault(len(curve.values), []).append(place)
+    for num_points, places in alike.items():
+        starts = np.arange(NUM_MEANS) * num_points // NUM_MEANS
+        ends = np.append(starts[1:], num_points) - 1
+        counts = ends + 1 - starts
+        values = np.stack([curves[place].values for place in places])  # [runs, points]
+        means = np.add.reduceat(values, starts, axis=1) / counts
+        # Of single steps about their mean, without the first quarter, which falls within a mean.
+        rests = (values - np.repeat(means, counts, axis=1)) ** 2
+        squares = np.add.reduceat(rests, starts, axis=1) / (counts - 1) / counts
+        errors = np.sqrt(squares[:, NUM_MEANS // 4 :].mean(axis=1))
+        for place, of_run, error in zip(places, means, errors.tolist(), strict=True):
+            found[place] = _of_means(of_run, error, curves[place].steps[ends])
+    return found
+
+
+def _of_means(means: Numbers, error: float, steps: series.Steps) -> Curve:
+    """`error` is a mean's, `steps` where the shares of the run end."""
     end = float(means[-3:].mean())
-    found = Curve(int(curve.steps[-1]), end)
+    found = Curve(int(steps[-1]), end)
     whole = float(means[:3].max()) - end
     level = _level(means, end, whole, error) if whole > 0 else None
     if level is None:
         return found
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(np.pad(means, 2, mode="edge"), 5), axis=1)
     above = np.flatnonzero(smooth >= level - LEAVING * (level - end))
-    return found._replace(level=level, left=int(curve.steps[ends[above[-1]]]))
+    return found._replace(level=level, left=int(steps[above[-1]]))
 
 
 def _level(means: Numbers, end: float, whole: float, error: float) -> float | None:
-    thirds = np.convolve(means, np.full(3, 1 / 3), mode="valid")
+    thirds = np.convolve(means, _THIRD, mode="valid")
     falls = thirds[:-STRETCH] - thirds[STRETCH:]
-    clear = NUM_ERRORS * error * np.sqrt(2 / 3)
+    clear = NUM_ERRORS * error * math.sqrt(2 / 3)
     later = np.maximum.accumulate(falls[::-1])[::-1]  # the largest fall from each stretch on
     is_flat = (falls < FLAT * later) & (later > max(clear, CLEAR * whole / 2))
     for i in np.flatnonzero(is_flat[: NUM_MEANS // 2]):
@@ -135,9 +154,9 @@ def read(connection: Connection, run_ids: Sequence[int]) -> dict[int, Curve]:
     found = {}
     for start in range(0, len(run_ids), NUM_PER_BATCH):
         batch = run_ids[start : start + NUM_PER_BATCH]
-        for (run_id, _), curve in series.read_many(connection, batch, [METRIC]).items():
-            if (told := find(curve)) is not None:
-                found[run_id] = told
+        curves = series.read_many(connection, batch, [METRIC])
+        told = zip(curves, find_each(list(curves.values())), strict=True)
+        found.update({run_id: curve for (run_id, _), curve in told if curve is not None})
     return found
 
 

@@ -96,6 +96,12 @@ class Estimator:
         self.used: set[RunKey] = set()  # runs that rates were measured on
         self.stated: set[str] = set()  # devices whose rates are stated
 
+    def of(self, works: Mapping[str, Work]) -> Self:
+        """Another one of the same runs, which has told nothing yet: a large database's are sorted once."""
+        other = copy.copy(self)
+        other.works, other.used, other.stated = works, set(), set()
+        return other
+
     def for_study(self, scale: str, runs: Iterable[RunKey]) -> Self:
         """On the device that these runs were on, before any the one that the scale is made for."""
         devices = [self.runs[key].device for key in runs if key in self.runs and self.runs[key].state == "done"]

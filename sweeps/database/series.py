@@ -46,7 +46,7 @@ def encode_values(values: Sequence[float] | Values) -> bytes:
 
 
 def decode_values(data: bytes) -> Values:
-    return _unpack(data, "<f8").astype(np.float64)
+    return _unpack(data, "<f8").astype(np.float64, copy=False)
 
 
 def _pack(numbers: NDArray[Any]) -> bytes:
@@ -134,21 +134,29 @@ def read_many(connection: Connection, run_ids: Sequence[int], metrics: Sequence[
         .order_by(Chunk.run_id, Chunk.metric, Chunk.attempt, Chunk.seq)
     ):
         chunks.setdefault((chunk.run_id, chunk.metric), []).append(chunk)
-    return {key: _joined(found, resumes.get(key[0], ())) for key, found in chunks.items()}
+    unpacked: dict[bytes, Steps] = {}  # a run's metrics have the same steps, and mostly its neighbours too
+    return {key: _joined(found, resumes.get(key[0], ()), unpacked) for key, found in chunks.items()}
 
 
-def _joined(chunks: Sequence[Any], resumes: Sequence[tuple[int, int]]) -> Series:
-    """One curve from the chunks of all attempts, in the order they were logged."""
+def _joined(chunks: Sequence[Any], resumes: Sequence[tuple[int, int]], unpacked: dict[bytes, Steps]) -> Series:
+    """One curve from the chunks of all attempts, in the order they were logged; `unpacked` keeps steps for others."""
     kept_steps: list[Steps] = []
     kept_values: list[Values] = []
     for run_id, metric, attempt, codec, packed_steps, packed_values in chunks:
         if codec != CODEC:
             raise ValueError(f"run {run_id}, {metric}: chunk codec {codec!r} is not known to this program; update it")
-        steps, values = decode_steps(packed_steps), decode_values(packed_values)
-        end = min((resume for n, resume in resumes if n > attempt), default=np.iinfo(np.int64).max)
-        kept_steps.append(steps[steps < end])
-        kept_values.append(values[steps < end])
-    steps, values = np.concatenate(kept_steps), np.concatenate(kept_values)
+        if (steps := unpacked.get(packed_steps)) is None:
+            steps = unpacked[packed_steps] = decode_steps(packed_steps)
+            steps.flags.writeable = False
+        values = decode_values(packed_values)
+        if ends := [resume for n, resume in resumes if n > attempt]:
+            counts = steps < min(ends)
+            steps, values = steps[counts], values[counts]
+        kept_steps.append(steps)
+        kept_values.append(values)
+    whole = len(kept_steps) == 1
+    steps = kept_steps[0] if whole else np.concatenate(kept_steps)
+    values = kept_values[0] if whole else np.concatenate(kept_values)
     if (steps[1:] > steps[:-1]).all():  # a run that was never stopped
         return Series(steps, values)
     # Reversed, so that `unique`, which keeps the first of equals, keeps the one logged last.

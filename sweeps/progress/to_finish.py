@@ -6,6 +6,7 @@ before (`sweeps.cells.work`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
@@ -16,8 +17,8 @@ from sqlalchemy import Connection, select
 from sweeps.cells import work
 from sweeps.cells.edited import launched
 from sweeps.cells.estimate import Cost as Cost
-from sweeps.cells.estimate import Estimator, RunKey
-from sweeps.cells.estimate import Recorded as Recorded
+from sweeps.cells.estimate import Estimator as Estimator
+from sweeps.cells.estimate import Recorded, RunKey
 from sweeps.cells.estimate import recorded as recorded
 from sweeps.cells.registry import current_configs
 from sweeps.cells.request import Request
@@ -97,25 +98,25 @@ class Stored(Request):
 
 
 def of_database(
-    connection: Connection, names: Sequence[str], runs: Sequence[Recorded] | None = None
+    connection: Connection, names: Sequence[str], known: Estimator | None = None
 ) -> tuple[dict[str, Line], Estimator]:
     """Each of these studies of the database, by name, and the estimator that told their costs.
 
-    `runs` are the database's, for who has read them already. Nothing is counted here: a launch records what its
+    `known` has the database's runs, for who has read them already. Nothing is counted here: a launch records what its
     configs compute.
     """
     studies = stored(connection, names)
-    runs = recorded(connection) if runs is None else runs
-    estimator = Estimator(runs, work.of_configs(connection, configs_left(studies, runs), counting=False))
+    known = Estimator(recorded(connection), {}) if known is None else known
+    estimator = known.of(work.of_configs(connection, configs_left(studies, known.runs), counting=False))
     return {line.name: line for line in lines(studies, estimator)}, estimator
 
 
 def lines(studies: Sequence[Wanted], estimator: Estimator) -> list[Line]:
     """What each study has and still needs. A failed, diverged or collapsed run is an outcome, and not repeated."""
     by_key = estimator.runs
+    num_askers = Counter(key for study in studies for key in study.steps)
     found = []
     for study in studies:
-        others = {key for other in studies if other is not study for key in other.steps}
         states = {key: by_key[key].state if key in by_key else "missing" for key in study.steps}
         left = [key for key, state in states.items() if state in UNFINISHED]
         mine = estimator.for_study(study.scale, study.steps)
@@ -128,7 +129,7 @@ def lines(studies: Sequence[Wanted], estimator: Estimator) -> list[Line]:
                 name=study.name,
                 num_cells=study.num_cells,
                 runs=frozenset(study.steps),
-                shared=len(others & study.steps.keys()),
+                shared=sum(num_askers[key] > 1 for key in study.steps),
                 done=frozenset(key for key, state in states.items() if state == "done"),
                 running=sum(state == "running" for state in states.values()),
                 left=costs,
@@ -138,14 +139,13 @@ def lines(studies: Sequence[Wanted], estimator: Estimator) -> list[Line]:
     return found
 
 
-def configs_left(studies: Sequence[Wanted], runs: Iterable[Recorded]) -> set[str]:
+def configs_left(studies: Sequence[Wanted], runs: Mapping[RunKey, Recorded]) -> set[str]:
     """Configs of which a run is left or to come: what others compute need not be counted."""
-    states = {run.key: run.state for run in runs}
     return {
         config
         for study in studies
         for config, seed in (*study.steps, *study.further)
-        if study.num_trials or states.get((config, seed), UNFINISHED[0]) in UNFINISHED
+        if study.num_trials or (config, seed) not in runs or runs[config, seed].state in UNFINISHED
     }
 
 

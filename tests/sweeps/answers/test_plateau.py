@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from sweeps import status
 from sweeps.answers import plateau
-from sweeps.answers.plateau import Curve, find, of_seeds
+from sweeps.answers.plateau import Curve, find, find_each, of_seeds
 from sweeps.database import registering, series
 from sweeps.database.series import Series
 from sweeps.database.tables import RunRow
@@ -31,6 +31,13 @@ def test_a_plateau_is_left_where_the_loss_falls_again(left, seed):
     found = find(curve(left, seed=seed))
     assert found.level == pytest.approx(0.65, abs=0.03)
     assert left - 10 <= found.left <= left + 50  # a quarter of the fall later, in means of ten steps
+
+
+def test_curves_that_are_read_together_are_judged_as_each_by_itself():
+    broken = Series(np.arange(1, NUM_STEPS + 1), np.full(NUM_STEPS, np.nan))
+    curves = [curve(120), curve(None, num_steps=1000), broken, curve(300, seed=1), curve(200, num_steps=100)]
+    assert find_each(curves) == [find(one) for one in curves]
+    assert [found is None for found in find_each(curves)] == [False, False, True, False, True]
 
 
 @pytest.mark.parametrize("seed", range(5))

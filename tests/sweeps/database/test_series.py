@@ -86,6 +86,18 @@ def test_of_two_points_at_one_step_the_later_counts(engine: Engine, run_id: int)
     assert read(engine, run_id) == {1: 1.0, 2: 3.0}
 
 
+def test_a_run_that_was_resumed_leaves_its_neighbour_the_steps_that_both_logged(engine: Engine, run_id: int) -> None:
+    with engine.begin() as connection:
+        (other,) = registering.register(connection, [({"mask": "random"}, 1)])
+    for one in (run_id, other):
+        write(engine, one, 1, [1, 2, 3], [1.0] * 3)
+    write(engine, run_id, 2, [2], [2.0])
+    assert (read(engine, run_id), read(engine, other)) == ({1: 1.0, 2: 2.0}, {1: 1.0, 2: 1.0, 3: 1.0})
+    with engine.begin() as connection:
+        both = series.read_many(connection, [run_id, other], ["loss"])
+    assert [curve.steps.tolist() for curve in both.values()] == [[1, 2], [1, 2, 3]]
+
+
 def test_a_metric_that_was_never_logged_is_an_empty_curve(engine: Engine, run_id: int) -> None:
     assert read(engine, run_id) == {}
 
