@@ -113,7 +113,7 @@ def layered(settings: Flat) -> Flat:
 def without_idle_evals(merged: Flat, *, explicit: Flat) -> Flat:
     """Drop what presets say of evaluations that the run does not have, so that they may fit one to their scale."""
     names = merged.get("evals", [])
-    chosen = [names] if isinstance(names, str) else names
+    chosen = names if isinstance(names, list) else [names]  # what is no list of names, build() refuses
     idle = [
         key for key in merged if key.startswith("evals.") and key not in explicit and key.split(".")[1] not in chosen
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -216,6 +217,18 @@ class Checks:
             names = [f"{where}.{key}{close_matches(str(key), allowed)}".removeprefix(".") for key in unknown]
             many = "s" if len(unknown) > 1 else ""
             raise self.error(f"unknown key{many} {', '.join(names)}; allowed: {', '.join(allowed)}")
+
+
+def not_finite(tree: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    """Every NaN and infinity of a file with its place: no config, and no database, holds them."""
+    if isinstance(tree, float) and not math.isfinite(tree):
+        yield where, tree
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from not_finite(value, f"{where}.{key}".removeprefix("."))
+    elif isinstance(tree, list):
+        for i, value in enumerate(tree):
+            yield from not_finite(value, f"{where}[{i}]")
 
 
 def _kind(value: Any) -> str:

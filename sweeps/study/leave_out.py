@@ -49,6 +49,8 @@ def row(name: str, entry: Any) -> dict[str, Any]:
     if not parts.get("set") and not parts.get("scales"):
         raise ValueError(f"leave_out.{name}: name at least one option that switches it off")
     label = parts.pop("label", name.replace("_", " "))
+    if isinstance(label, Mapping | list) or label is None:
+        raise ValueError(f"leave_out.{name}.label must be text, got {label!r}")
     return {**parts, "key": PREFIX + name, "label": f"without {label}"}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from core import plugin_source
 from sweeps.study import leave_out
-from sweeps.study.checks import Checks
+from sweeps.study.checks import Checks, not_finite
 from sweeps.study.files import StudyError, load_document, plain_name
 from sweeps.study.model import RANDOM_INIT, SCALE_KEYS, SCALES, Level, Printed, Study, offered, without
 from sweeps.study.overrides import format_value
@@ -48,6 +48,8 @@ class _Reader(Checks):
         self.wrong += [
             f"{required} is missing" for required in ("title", "question", "metrics") if required not in spec
         ]
+        infinite = [f"{where} must be a finite number, got {value}" for where, value in not_finite(spec)]
+        self.wrong += infinite
         self.texts(spec, ("title", "question", "notes"))
         spec.setdefault("seeds", [0] if "search" in spec else [0, 1, 2])
         with self.collected():
@@ -112,7 +114,7 @@ class _Reader(Checks):
             notes=str(spec.get("notes", "")),
             **shown,
         )
-        self.settle(rest=study)
+        self.settle(rest=None if infinite else study)  # core would name these again
         return study
 
     def plugins(self, spec: dict[str, Any]) -> None:
@@ -285,10 +287,10 @@ class _Reader(Checks):
             except ValueError as error:
                 raise self.error(str(error)) from None
             return
-        is_list = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
+        is_list = isinstance(value, list) and all(type(seed) is int and 0 <= seed < 2**63 for seed in value)
         if not is_list or not value or len(set(value)) != len(value):
             raise self.error(
-                f"{where} must be a list of different whole numbers such as [0, 1, 2], or a rule such as "
+                f"{where} must be a list of different whole numbers in [0, 2**63) such as [0, 1, 2], or a rule such as "
                 f'{{start: 3, stop_when: "half_width < 1.0", max: 10}}, got {value!r}'
             )
 

@@ -247,8 +247,9 @@ def _known(value: Mapping[str, Any], allowed: Sequence[str], where: str) -> None
 
 def _whole(section: Mapping[str, Any], key: str, default: int | None, *, least: int, where: str = "search") -> int:
     value = section.get(key, default)
-    if type(value) is not int or value < least:
-        raise ValueError(f"{where}.{key} must be a whole number of at least {least}, got {value!r}")
+    if type(value) is not int or not least <= value < 2**31:
+        least_and_most = f"at least {least}" + (" and below 2**31" if type(value) is int and value > least else "")
+        raise ValueError(f"{where}.{key} must be a whole number of {least_and_most}, got {value!r}")
     return value
 
 

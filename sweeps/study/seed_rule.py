@@ -20,6 +20,7 @@ from sweeps.console.errors import close_matches
 CONFIDENCE = 0.95  # of all looks together
 DECIDED = "decided"
 IN_FILE = "seeds_in_file"  # beside a launch's own `seeds` in the database: those that its file had
+MOST = 10_000  # seeds of a row
 KEYS = ("start", "stop_when", "until", "max")
 _STOP_WHEN = re.compile(r"half_width\s*<\s*(\d+(\.\d+)?)")
 
@@ -57,6 +58,8 @@ def parse_rule(value: Mapping[str, Any], where: str) -> SeedRule:
         if key not in KEYS:
             raise ValueError(f"unknown key {where}.{key}{close_matches(str(key), KEYS)}; allowed: {', '.join(KEYS)}")
     start, maximum, text = value.get("start", 3), value.get("max", 10), value.get("stop_when")
+    if type(maximum) is int and maximum > MOST:
+        raise ValueError(f"{where}.max must be at most {MOST}, got {maximum}")
     if type(start) is not int or start < 2:
         raise ValueError(f"{where}.start must be at least 2, as one seed has no interval, got {start!r}")
     if type(maximum) is not int or maximum < start:

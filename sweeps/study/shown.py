@@ -61,7 +61,7 @@ def _wrong_landscape(study: Study, figure: Mapping[str, Any], where: str, scale:
         yield f"{where}.metric: {figure['metric']!r} is no metric's name, such as {study.metrics(scale)[0]}"
     if figure["kind"] == "contour" and search is not None:
         for key in ("x", "y"):
-            if figure.get(key) not in search.space:
+            if str(figure.get(key)) not in search.space:
                 near = close_matches(str(figure.get(key)), search.space)
                 options = ", ".join(search.space)
                 yield f"{where}.{key} must be one of the searched options {options}, got {figure.get(key)!r}{near}"

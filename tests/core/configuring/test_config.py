@@ -143,6 +143,12 @@ def test_a_choice_that_is_no_word_is_unknown(override):
         load([override])
 
 
+@pytest.mark.parametrize("override", ["evals=3", "evals=null", "evals=true", "evals={knn: 1}"])
+def test_evaluations_that_are_no_list_of_names_are_refused(override):
+    with pytest.raises(ConfigError, match=r"^evals=.*must be a list of ridge"):
+        load(["method=mae", override])
+
+
 def test_pairs_of_frames_are_refused_where_nothing_learns_from_them():
     with pytest.raises(ConfigError, match=r"flow_data=moving_digits: objective=masked learns no flow"):
         load(["flow_data=moving_digits"])

@@ -104,7 +104,7 @@ def renamed(tree: Any, path: tuple[Any, ...], key: Any) -> Any:
 def test_any_value_and_any_key_anywhere_is_taken_or_told(text: str) -> None:
     whole = yaml.safe_load(text)
     parse(copy.deepcopy(whole), Path("f.yaml"))
-    for path in places(whole):
+    for path in places(whole):  # as a file, not as a config: what core knows is refused by `expand`
         for value in ODD:
             with contextlib.suppress(StudyError):
                 parse(changed(whole, path, value), Path("f.yaml"))
@@ -131,3 +131,24 @@ def test_what_no_study_can_hold_is_refused_by_the_file_s_name(tmp_path: Path, te
     path.write_text(text)
     with pytest.raises(StudyError, match=r"tags\.yaml: not valid YAML"):
         load_document(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"base": {"optim.weight_decay": float("nan")}}, r"base\.optim\.weight_decay must be a finite number, got nan"),
+        ({"printed": {"values": {"0.5": float("inf")}}}, r"printed\.values\.0\.5 must be a finite number, got inf"),
+        ({"seeds": [10**20]}, r"seeds must be a list of different whole numbers in \[0, 2\*\*63\)"),
+        ({"seeds": {"start": 3, "until": "decided", "max": 10**25}}, r"seeds\.max must be at most 10000"),
+    ],
+)
+def test_a_number_that_no_database_holds_is_refused_by_name(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(StudyError, match=rf"(?s)^f\.yaml: .*{told}"):
+        parse(yaml.safe_load(GRID) | change, Path("f.yaml"))
+
+
+def test_a_label_of_what_is_left_out_is_a_word() -> None:
+    whole = yaml.safe_load(LEAVE_OUT)
+    whole["leave_out"]["warm_up"]["label"] = {"a": 1}
+    with pytest.raises(StudyError, match=r"leave_out\.warm_up\.label must be text, got \{'a': 1\}"):
+        parse(whole, Path("f.yaml"))
