@@ -31,6 +31,7 @@ from benchmarks.lines import RESULTS, ROOT, show
 from core.configuring.fitting import choose_device
 
 GRACE_S = 60.0  # for checkpoints, once it is asked to stop
+BEGUN = "select name from sqlite_master where name = 'sw_run'"
 SUMS = """
 select r.state, count(*), coalesce(sum(r.gpu_seconds), 0), coalesce(sum(r.cpu_seconds), 0)
 from sw_run r group by r.state
@@ -62,14 +63,12 @@ def launched(words: Sequence[str], seconds: float, log: Path) -> tuple[int, bool
 
 def told(database: Path, since: float, seconds: float) -> Iterator[str]:
     """What the database says of all runs, and of the steps that were taken in the last `seconds`."""
-    rows = []
-    if database.exists():
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            rows = connection.execute(SUMS).fetchall()
-    if not rows:
-        yield "runs: none yet"
-        return
     with contextlib.closing(sqlite3.connect(database)) as connection:
+        is_begun = connection.execute(BEGUN).fetchone() is not None
+        rows = connection.execute(SUMS).fetchall() if is_begun else []
+        if not rows:
+            yield "runs: none yet"
+            return
         (steps,) = connection.execute(STEPS, (since,)).fetchone()
         facts = [json.loads(row[0]) if row[0] else {} for row in connection.execute(FACTS)]
     total, done = sum(row[1] for row in rows), sum(row[1] for row in rows if row[0] == "done")
