@@ -1,12 +1,18 @@
 """What a step of every method costs on a real card, and what of it the host spends.
 
     python -m benchmarks.gpu [--methods mae,ijepa] [--scale gpu] [--device cuda] [--compile] [--seconds 25] [--write]
+    python -m benchmarks.gpu --part stack|cpu_study|gpu_study [--device cuda] [--write] [--out FOLDER]
 
-Each method in turn, within about --seconds each: milliseconds a step (many steps, one wait at the end), of the device
-in its kernels (`busy`), of the host until a step is queued (`host`) and of what comes before the model (`inputs`:
-crops, masks, copies); launches and blocking copies a step, the latter with the lines that wait; memory; rate; and a
-ridge evaluation with its features. A method that fails is said to have FAILED, with its traceback, and the others go
-on; the exit code is then 1. Data is made small: a step costs the same.
+Without --part, each method in turn, within about --seconds each: milliseconds a step (many steps, one wait at the end),
+of the device in its kernels (`busy`), of the host until a step is queued (`host`) and of what comes before the model
+(`inputs`: crops, masks, copies); launches and blocking copies a step, the latter with the lines that wait; memory;
+rate; a step's operations, with what they would take at 400 TFLOP/s; and a ridge evaluation with its features. A method
+that fails is said to have FAILED, with its traceback, and the others go on; the exit code is then 1. Data is made
+small: a step costs the same.
+
+The other parts are commands of their own, each ended after nine minutes: stacks of 1 to 64 runs (`benchmarks.stack`), a
+whole study at scale cpu in stacks, and one at scale gpu (`benchmarks.card_study`, which goes on where it stopped if it
+is given the same --out).
 """
 
 from __future__ import annotations
@@ -44,6 +50,13 @@ from core.types import Dataset, Learner
 OUTPUT = RESULTS / "gpu.txt"
 METHODS = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
+STATED_TFLOPS = 400.0  # of one H100 in bf16, at its best
+PART_S = 540.0
+PARTS = {
+    "stack": ("benchmarks.stack", "--sizes", "1,2,4,8,16,32,64"),
+    "cpu_study": ("benchmarks.card_study", "--scale", "cpu", "--stack", "auto"),
+    "gpu_study": ("benchmarks.card_study", "--scale", "gpu", "--stack", "1"),
+}
 WAITING = "called a synchronizing CUDA operation"
 NUM_CLIPS = {"data.num_train": 256, "data.num_test": 128}
 
@@ -126,7 +139,8 @@ def measure(one: Prepared, most: float) -> Iterator[str]:
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
     yield (
         f"  step {1e3 * step:8.2f} ms ({count} steps, the first {first:.1f} s)   {batch / step:9.0f} clips/s   "
-        f"{flops / 1e12:7.3f} TFLOP   {flops / step / 1e12:7.2f} TFLOP/s   peak {peak:.2f} GiB"
+        f"{flops / 1e12:7.3f} TFLOP, {flops / STATED_TFLOPS / 1e9:.2f} ms at {STATED_TFLOPS:.0f} TFLOP/s   "
+        f"{flops / step / 1e12:7.2f} TFLOP/s   peak {peak:.2f} GiB"
     )
     hosts = [seconds(one.step, device) for _ in repeated(lambda: None, most / 12)]
     inputs = [seconds(one.inputs, device) for _ in repeated(lambda: None, most / 12)]
@@ -241,8 +255,32 @@ def card(device: torch.device) -> str:
     return f"{torch.cuda.get_device_name(device)}, driver {driver}"
 
 
+def without(words: Sequence[str], *options: str) -> list[str]:
+    """`words` without these options and their values."""
+    left, kept = iter(words), list[str]()
+    for word in left:
+        if word in options:
+            next(left, None)
+        elif not word.startswith(tuple(f"{option}=" for option in options)):
+            kept.append(word)
+    return kept
+
+
+def part(name: str, device: str, more: Sequence[str]) -> int:
+    """Run a part for at most nine minutes; its exit code, 1 where it had to be ended."""
+    module, *words = PARTS[name]
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", module, "--device", device, *words, *more], cwd=ROOT, timeout=PART_S
+        ).returncode
+    except subprocess.TimeoutExpired:
+        print(f"{name}: ENDED after {PART_S:.0f} s", flush=True)
+        return 1
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=["steps", *PARTS], default="steps")
     parser.add_argument("--methods", default=",".join(METHODS), help="of: " + ", ".join(METHODS))
     parser.add_argument("--scale", default="gpu")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
@@ -253,7 +291,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--write", type=Path, nargs="?", const=OUTPUT, help=f"also into a file (default {OUTPUT.relative_to(ROOT)})"
     )
-    options = parser.parse_args(arguments)
+    options, more = parser.parse_known_args(arguments)
+    if options.part != "steps":
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        return part(options.part, options.device, without(given, "--part", "--device"))
+    if more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     methods = options.methods.split(",")
     if unknown := set(methods) - set(METHODS):
         parser.error(f"--methods {', '.join(sorted(unknown))}: there are {', '.join(METHODS)}")

@@ -85,6 +85,34 @@ class FakeCard(TorchDispatchMode):
                 self.waits[f"copy from the host at {place()}"] += 1
 
 
+class Peak(TorchDispatchMode):
+    """`most` is how many bytes of the card were taken at once by tensors that came of what ran while it was entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.known: weakref.WeakSet = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, FakeTensor) and leaf.device.type == "cuda":
+                self.add(leaf.untyped_storage())
+        return made
+
+    def add(self, storage) -> None:
+        if storage in self.known:
+            return
+        self.known.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self.free, size)
+
+    def free(self, size: int) -> None:
+        self.now -= size
+
+
 def place() -> str:
     """The innermost line of core that is being executed."""
     frame = sys._getframe(2)

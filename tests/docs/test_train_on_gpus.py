@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from benchmarks import gpu
 from benchmarks.lines import RESULTS, read
 from core.configuring.config import load
 from sweeps import launch, plan
@@ -28,7 +29,9 @@ def test_the_launch_of_the_document_takes_processes_of_the_cpu_where_it_is_told_
 
 def test_the_other_commands_of_the_document_are_modules():
     _, _, *others = commands("train_on_gpus.md")
-    assert len(others) == 3 and all(importlib.import_module(name).__doc__ for name, _ in others)
+    assert len(others) == 5 and all(importlib.import_module(name).__doc__ for name, _ in others)
+    parts = [words[words.index("--part") + 1] for _, words in others if "--part" in words]
+    assert parts == list(gpu.PARTS)
 
 
 def test_the_options_of_the_document_exist():

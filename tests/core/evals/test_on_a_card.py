@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -37,9 +38,9 @@ from core.models.attention import explicit_attention
 from core.models.resized import for_frames
 from core.optim import Optim, make_adamw
 from core.running.building import build_learner
-from core.running.judging import changed
+from core.running.judging import changed, frozen_features
 from core.types import SAMPLE, Batch, FlowTruth, Look, Pooling, Regions, generator_for
-from tests.core.fake_card import CARD, to_card
+from tests.core.fake_card import CARD, Peak, to_card
 
 BF16 = torch.bfloat16
 NUM, WIDTH, CLASSES = 40, 24, 3
@@ -76,11 +77,11 @@ def applied(module, change, recurse=True):
 class Clips:
     """A split of a given shape."""
 
-    def __init__(self, spec):
-        self.spec = spec
+    def __init__(self, spec, num=NUM):
+        self.spec, self.num = spec, num
 
     def __len__(self):
-        return NUM
+        return self.num
 
     def fetch(self, indices):
         spec = self.spec
@@ -88,7 +89,7 @@ class Clips:
         return Batch(torch.zeros(shape, dtype=torch.uint8), {})
 
     def labels(self):
-        return {name: torch.zeros(NUM, dtype=torch.int64) for name in self.spec.classes}
+        return {name: torch.zeros(self.num, dtype=torch.int64) for name in self.spec.classes}
 
     def flows(self, indices):
         spec = self.spec
@@ -127,6 +128,33 @@ def test_features_are_those_of_the_card_and_are_kept_on_the_host(card, words, pr
     if "flow" in run.objective.gives:
         flows = features.flows("test", max_samples=8, batch_size=4, size=None)
         assert all(flow.device.type == "cpu" for flow, _ in flows)
+
+
+VIT_H = ["encoder.width=1280", "encoder.depth=32", "encoder.heads=16", "encoder.patch=16", "encoder.tubelet=2"]
+
+
+def test_features_of_a_vit_h_of_clips_of_224_px_fit_into_40_gib(card, monkeypatch):
+    """At the batch that a GPU takes; with every block's output kept it would be 94."""
+    # On a card attention keeps no product of all tokens with all.
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", lambda q, k, v, **_: torch.empty_like(q))
+    with unset_fake_temporarily():
+        run = load(["method=vjepa", "scale=gpu", "data.size=224", "data.frames=16", *VIT_H])
+        spec = spec_of(run)
+        with torch.device("meta"):
+            encoder = run.encoder.build(spec, generator_for(0, "encoder"))
+    to_card(encoder)
+    clips = Clips(spec, num=512)
+    features = frozen_features(run, Judged(encoder), clips, clips, spec, card, BF16)
+    with Peak() as peak:
+        features.pooled("train")
+    weights = sum(tensor.untyped_storage().nbytes() for tensor in encoder.state_dict().values())
+    assert 20 * 2**30 < peak.most + weights < 40 * 2**30, f"{(peak.most + weights) / 2**30:.1f} GiB"
+
+
+class Judged(NamedTuple):
+    """A learner whose encoder is judged."""
+
+    judged_encoder: nn.Module
 
 
 def samples(card):
