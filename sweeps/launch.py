@@ -24,6 +24,7 @@ from sweeps.cells.expand import Expansion, expand_checked, fingerprint
 from sweeps.cells.registry import Registered, find_registered, launch_hash, register_study, settled
 from sweeps.cells.request import Request
 from sweeps.cli import Arguments
+from sweeps.console import on_screen
 from sweeps.console.errors import UserError
 from sweeps.console.offered import Place, repeated
 from sweeps.console.tables import counted
@@ -309,12 +310,11 @@ def write_report(engine: Engine, name: str, results_dir: Path, place: Place) -> 
         raise UserError(f"{error}; the runs are recorded") from None
     for path in paths:
         if path == results_dir / "tables" / f"{name}.md":
-            cli.console().print(path.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+            on_screen.show(path)
     # A page a run would fill the screen: the site is named once.
     site = results_dir / "report"
-    shown = ", ".join(str(path) for path in paths if path.stem != "index" and site not in path.parents)
-    shown += f", {site / 'studies' / name}.html"
-    print(f"written: {shown}")
+    shown = [path for path in paths if path.stem != "index" and site not in path.parents]
+    print(f"written: {on_screen.files([*shown, site / 'studies' / f'{name}.html'])}")
 
 
 def again(words: Sequence[str]) -> str:
@@ -329,9 +329,9 @@ def verdict(study: StudyStatus, words: Sequence[str], *, is_search: bool = False
     """
     for run in study.of("diverged"):
         print(f"diverged at step {run.step}: {run.label}", file=sys.stderr)
-    for run in study.runs:
-        if run.collapse:
-            print(f"{run.label}: {run.collapse}", file=sys.stderr)
+    collapsed = [f"{run.label}: {run.collapse}" for run in study.runs if run.collapse]
+    for line in on_screen.few(collapsed, Place.typed(words).command("sweeps.status", f"study={study.name}")):
+        print(line, file=sys.stderr)
     lacking = study.of("failed", *(() if is_search else ("pruned",)), *UNFINISHED)
     alike: dict[tuple[str, str], list[RunStatus]] = {}  # one thing that is wrong with all of them is said once
     for run in lacking:
