@@ -4,8 +4,9 @@
 
 Bare: the trainer with a recorder that drops everything. Recorded: a worker claims the run and records every step's
 numbers, heartbeats and TensorBoard events into SQLite. Prints the median seconds of each and their ratio, and the peak
-memory of this process. Monitors: the seconds of all looks beside those of the steps between them, in the same runs, as
-many steps from one look to the next as in a run of the scale's own length.
+memory of this process. Monitors: the seconds of a look beside those of a step of the same run, for as many looks and
+steps as a run of the scale's own length has; what `runtime.also_monitor` adds (probe, and LiDAR of methods that compare
+views) beside the same run without it, in turns.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from benchmarks.lines import RESULTS, arguments_of, show
 from core.configuring.config import flatten, identity, load
-from core.running.monitoring.monitor import LOOKS
+from core.running.monitoring.monitor import LOOKS, SELDOM
 from core.running.trainer import train
 from sweeps.database import registering
 from sweeps.database.opening import open_database, upgrade
@@ -29,6 +30,7 @@ from sweeps.engine.working import Work, work
 
 OUTPUT = RESULTS / "overhead.txt"
 MONITORED = ("mae_st", "mae", "ijepa", "vicreg")
+COMPARING = ("ijepa", "vicreg")  # of which LiDAR is a number
 TARGETS = {
     "mae_st, 200 steps": "at most 2 %",
     "peak memory": "at most 1.5 GB",
@@ -40,12 +42,18 @@ TARGETS = {
 
 
 class Bare:
-    """A recorder that drops everything but the costs."""
+    """A recorder that drops everything but the costs and when it was looked."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.facts = folder, dict[str, Any]()
+        self._logged: list[str] = []
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def looks(self, kind: str) -> int:
+        """At how many steps a monitor of this kind was logged; "" those that every run has."""
+        return sum(name.startswith(f"monitor/{kind or 'rankme'}") for name in self._logged)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._logged += [name for name in metrics if name.startswith("monitor/")]
 
     def saw(self, data: Mapping[str, str]) -> None: ...
 
@@ -111,20 +119,30 @@ def lines(method: str, steps: int, rounds: int) -> Iterator[str]:
 
 
 def monitor_lines(steps: int, rounds: int) -> Iterator[str]:
+    """What each kind of look costs of a run of the scale's own length, from `steps` of it; kinds in turns, a round a
+    pair, and what a run has anyway taken off what it is asked for besides."""
     with tempfile.TemporaryDirectory() as name:
         for method in MONITORED:
             words = [f"method={method}", "evals=[]", f"runtime.cache={name}/cache", "runtime.threads=1"]
-            whole = load(words)
-            words += [f"optim.steps={steps}", f"runtime.monitors={max(1, LOOKS * steps // whole.optim.steps)}"]
-            shares = []
+            whole = load(words).optim.steps
+            words += [f"optim.steps={steps}", f"runtime.monitors={max(1, LOOKS * steps // whole)}"]
+            also = ["", "probe", *(["lidar"] if method in COMPARING else [])]
+            shares = {kind: list[float]() for kind in also}
             for number in range(rounds + 1):
-                record = Bare(Path(name) / method / str(number))
-                record.folder.mkdir(parents=True)
-                train(load([*words, f"runtime.dir={record.folder}"]), record)
-                if number:  # the first round warms caches
-                    shares.append(record.facts["monitor_seconds"] / record.facts["train_seconds"])
-            share = 100 * statistics.median(shares)
-            yield f"{method}, monitors: {share:.1f} % of its steps' seconds (median of {rounds} runs of {steps} steps)"
+                seconds = dict[str, float]()  # of one look, each step's as 1
+                for kind in also:
+                    record = Bare(Path(name) / method / (kind or "plain") / str(number))
+                    record.folder.mkdir(parents=True)
+                    train(load([*words, f"runtime.also_monitor=[{kind}]", f"runtime.dir={record.folder}"]), record)
+                    a_step = record.facts["train_seconds"] / steps
+                    seconds[kind] = record.facts["monitor_seconds"] / a_step
+                    if number:  # the first round warms caches
+                        extra = (seconds[kind] - (seconds[""] if kind else 0.0)) / max(1, record.looks(kind))
+                        shares[kind].append(100 * extra * (LOOKS // SELDOM if kind else LOOKS) / whole)
+            for kind, found in shares.items():
+                what = f"also_monitor={kind}" if kind else "monitors"
+                share = f"{statistics.median(found):.1f} % of its steps' seconds"
+                yield f"{method}, {what}: {share} (median of {rounds} runs of {steps} steps)"
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from sweeps.cells.expand import Expansion, expand_checked, fingerprint
 from sweeps.cells.registry import Registered, find_registered, launch_hash, register_study, settled
 from sweeps.cells.request import Request
 from sweeps.cli import Arguments
+from sweeps.console import on_screen
 from sweeps.console.errors import UserError
 from sweeps.console.offered import Place
 from sweeps.database import aliases, registering, seen_data, shared_disk
@@ -308,12 +309,11 @@ def write_report(engine: Engine, name: str, results_dir: Path, place: Place) -> 
         raise UserError(f"{error}; the runs are recorded") from None
     for path in paths:
         if path == results_dir / "tables" / f"{name}.md":
-            cli.console().print(path.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
+            on_screen.show(path)
     # A page a run would fill the screen: the site is named once.
     site = results_dir / "report"
-    shown = ", ".join(str(path) for path in paths if path.stem != "index" and site not in path.parents)
-    shown += f", {site / 'studies' / name}.html"
-    print(f"written: {shown}")
+    shown = [path for path in paths if path.stem != "index" and site not in path.parents]
+    print(f"written: {on_screen.files([*shown, site / 'studies' / f'{name}.html'])}")
 
 
 def command(words: Sequence[str]) -> int:

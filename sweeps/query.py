@@ -272,8 +272,11 @@ def answer(engine: Engine, question: str, asked: str, arguments: cli.Arguments, 
 
 
 def chosen(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """These columns. Raises UserError naming those that are not there, with the nearest that are."""
+    """These columns. Raises UserError naming those that are not there, with the nearest that are; an answer of no rows
+    has whichever are asked for, as it is the rows that bring options and metrics."""
     known = [str(name) for name in frame]
+    if frame.empty:
+        return frame.reindex(columns=list(columns))
     if wrong := [name for name in columns if name not in known]:
         near = "; ".join(f"{name}{close_matches(name, known)}" for name in wrong)
         raise UserError(f"show: this answer has no column {near}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from sweeps.console import on_screen
 from sweeps.console.errors import INCOMPLETE, OK
-from sweeps.console.offered import repeated
+from sweeps.console.offered import Place, repeated
 from sweeps.console.tables import counted
 from sweeps.progress.study_status import RunStatus, StudyStatus
 from sweeps.progress.to_finish import UNFINISHED
@@ -39,9 +40,9 @@ def verdict(study: StudyStatus, words: Sequence[str], *, is_search: bool = False
     """
     for run in study.of("diverged"):
         print(f"diverged at step {run.step}: {run.label}", file=sys.stderr)
-    for run in study.runs:
-        if run.collapse:
-            print(f"{run.label}: {run.collapse}", file=sys.stderr)
+    collapsed = [f"{run.label}: {run.collapse}" for run in study.runs if run.collapse]
+    for line in on_screen.few(collapsed, Place.typed(words).command("sweeps.status", f"study={study.name}")):
+        print(line, file=sys.stderr)
     lacking = study.of("failed", *(() if is_search else ("pruned",)), *UNFINISHED)
     alike: dict[tuple[str, str], list[RunStatus]] = {}  # one thing that is wrong with all of them is said once
     for run in lacking:

@@ -206,3 +206,10 @@ def test_the_best_cell_is_a_row_a_study(engine, capsys):
 def test_a_best_of_an_unknown_metric_is_answered_with_the_nearest(engine, capsys):
     assert answer(engine, "best=ridge/digit_top") == USER_ERROR
     assert "did you mean ridge/digit_top1" in capsys.readouterr().err
+
+
+def test_an_answer_of_no_rows_has_the_columns_that_are_asked_for():
+    asked = ["run_id", "mask.ratio"]
+    assert list(query.chosen(pd.DataFrame(columns=["run_id", "seed"]), asked)) == asked
+    with pytest.raises(UserError, match=r"this answer has no column mask\.ratio"):
+        query.chosen(pd.DataFrame({"run_id": [1]}), asked)
