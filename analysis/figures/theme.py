@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
@@ -20,6 +24,7 @@ REFERENCE = "#333333"
 # of them and is never scaled, so that its type is of one size.
 COLUMN, TEXT = 3.15, 6.45
 TYPE = 8.0  # points
+POINTS = 72.0  # an inch
 FONT = "DejaVu Sans"  # ships with matplotlib
 
 _RC: dict[str, Any] = {
@@ -65,15 +70,17 @@ def _use_own_font() -> None:
 
 def svg(figure: Figure) -> bytes:
     """Bytes that depend on the drawing alone: no date, no version."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    buffer, canvas = io.BytesIO(), cast(Any, FigureCanvasSVG(figure))
+    with _laid_out(figure):
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 
 def pdf(figure: Figure) -> bytes:
     """As `svg`: what a paper includes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    buffer, canvas = io.BytesIO(), cast(Any, FigureCanvasPdf(figure))
+    with _laid_out(figure):
+        canvas.print_pdf(buffer, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return buffer.getvalue()
 
 
@@ -83,7 +90,25 @@ def every_form(figure: Figure) -> dict[str, bytes]:
 
 
 def png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    buffer, canvas = io.BytesIO(), cast(Any, FigureCanvasAgg(figure))
+    with _laid_out(figure, 160):
+        canvas.print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
+
+
+@contextmanager
+def _laid_out(figure: Figure, dpi: float | None = None) -> Iterator[None]:
+    """Placed as its canvas wants it. `Figure.savefig` gives the same bytes and draws all of it twice for them.
+
+    `dpi`: of a picture of pixels; without it lengths are in points, and pictures among the lines have the figure's.
+    """
+    own, engine = figure.dpi, figure.get_layout_engine()
+    figure.dpi = dpi or POINTS
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    figure.dpi = dpi or own
+    yield
+    figure.dpi = own
+    if engine is not None:
+        figure.set_layout_engine(engine)

@@ -5,6 +5,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const { runs, options, metrics, words: said, leftOut } = window.explored;
   const MOST_DRAWN = 5000, MOST_CHOSEN = 12, count = runs.run.length;
   const at = (id) => document.getElementById(id);
+  const made = (tag, properties) => Object.assign(document.createElement(tag), properties);
   const places = runs.config.map((config) => runs.asked[config]);
   const words = places.map((asked, i) =>
     [...asked.flat(), runs.state[i], `seed=${runs.seed[i]}`, `run=${runs.run[i]}`, runs.key[i]].join(" ").toLowerCase());
@@ -13,7 +14,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const OWN = { run: runs.run, seed: runs.seed, state: runs.state, seconds: runs.seconds,
     study: places.map((asked) => asked[0]?.[0] ?? ""), row: places.map((asked) => asked[0]?.[1] ?? "") };
-  const has = (columns, name) => Object.prototype.hasOwnProperty.call(columns, name);
+  const has = Object.hasOwn;
   const names = [...Object.keys(OWN), ...Object.keys(options), ...Object.keys(metrics)];
   const named = (name) => (has(said, name) ? said[name] : name);  // a metric in words; a filter takes its key
   const isColumn = (name) => has(OWN, name) || has(options, name) || has(metrics, name);
@@ -133,21 +134,15 @@ document.addEventListener("DOMContentLoaded", () => {
   window.curves = (key, lines) => arrived.set(key, lines);
   function curvesOf(key) {
     if (!loaded.has(key)) loaded.set(key, new Promise((done) => {
-      const script = document.createElement("script");
-      script.src = `curves/${key}.js`;
-      script.onload = () => done(arrived.get(key));
-      script.onerror = () => done(null);  // too many runs for a file each: said below
-      document.head.append(script);
+      // Where there are too many runs for a file each it fails, which is said below.
+      document.head.append(made("script", { src: `curves/${key}.js`, onload: () => done(arrived.get(key)), onerror: () => done(null) }));
     }));
     return loaded.get(key);
   }
 
   function fill(select, found, chosen) {
-    select.replaceChildren(...found.map((name) => {
-      const option = new Option(named(name), name, false, name === chosen);
-      option.title = name;
-      return option;
-    }));
+    select.replaceChildren(...found.map((name) =>
+      Object.assign(new Option(named(name), name, false, name === chosen), { title: name })));
   }
 
   async function curves() {
@@ -183,21 +178,10 @@ document.addEventListener("DOMContentLoaded", () => {
     const chosen = set.chosen;
     at("compare-note").hidden = chosen.length > 0;
     if (!chosen.length) return at("compare").replaceChildren();
-    const cell = (tag, text, scope) => {
-      const made = document.createElement(tag);
-      made.textContent = text;
-      if (scope) made.scope = scope;
-      return made;
-    };
+    const cell = (tag, text, scope) => made(tag, { textContent: text, ...(scope ? { scope } : {}) });
     const table = document.createElement("table"), head = table.createTHead().insertRow(), body = table.createTBody();
-    head.append(cell("th", "", "col"), ...chosen.map((i) => {
-      const link = document.createElement("a");
-      link.href = pathTo(i);
-      link.textContent = label(i);
-      const made = cell("th", "", "col");
-      made.append(link);
-      return made;
-    }));
+    head.append(cell("th", "", "col"), ...chosen.map(() => cell("th", "", "col")));
+    chosen.forEach((i, n) => head.cells[n + 1].append(made("a", { href: pathTo(i), textContent: label(i) })));
     const differing = Object.keys(options).filter((name) => new Set(chosen.map((i) => JSON.stringify(value(name, i)))).size > 1);
     const numbers = Object.keys(metrics).filter((name) => chosen.some((i) => value(name, i) !== null));
     for (const name of ["state", "seconds", ...differing, ...numbers]) {
@@ -213,10 +197,8 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const escaped = (words) => (cell) => document.createTextNode(words(cell) ?? "–");  // a formatter's text would be markup
   const linked = (cell) => {
-    const link = document.createElement("a");
-    link.href = pathTo(cell.getRow().getData().id);
-    link.textContent = cell.getValue() || runs.key[cell.getRow().getData().id];
-    return link;
+    const { id } = cell.getRow().getData();
+    return made("a", { href: pathTo(id), textContent: cell.getValue() || runs.key[id] });
   };
   const short = (cell) => (typeof cell.getValue() === "number" ? String(Number(cell.getValue().toPrecision(4))) : cell.getValue());
   const SHAPES = { study: { widthGrow: 2, minWidth: 170 }, row: { formatter: linked, widthGrow: 2, minWidth: 130 }, state: {} };

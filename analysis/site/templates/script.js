@@ -25,11 +25,7 @@
 
   // ---- sorting: a button in every header; numbers by value, words by language, what is missing last
 
-  const orderOf = (row, column) => {
-    const cell = row.cells[column];
-    const text = cell.dataset.order ?? cell.textContent.trim();
-    return { text, number: text === "" ? NaN : Number(text) };
-  };
+  const orderOf = (cell) => cell.dataset.order ?? cell.textContent.trim();
 
   // Tables that are parts of one are sorted as one; any other by its place has a name too.
   const nameOf = (table) => table.dataset.sorts || table.id || `table-${[...document.querySelectorAll("table")].indexOf(table)}`;
@@ -40,17 +36,13 @@
 
   function sort(table, column, direction) {
     const body = table.tBodies[0];
-    const rows = [...body.rows].map((row, place) => ({ row, place, order: orderOf(row, column) }));
-    const numeric = rows.every(({ order }) => order.text === "" || !Number.isNaN(order.number));
-    rows.sort((a, b) => {
-      const missing = (a.order.text === "") - (b.order.text === "");
-      if (missing) return missing;
-      const difference = numeric
-        ? a.order.number - b.order.number
-        : a.order.text.localeCompare(b.order.text, "en", { numeric: true });
-      return direction * (difference || 0) || a.place - b.place;
-    });
-    body.append(...rows.map(({ row }) => row));
+    const orders = new Map([...body.rows].map((row) => [row, orderOf(row.cells[column])]));
+    const areNumbers = [...orders.values()].every((text) => !Number.isNaN(Number(text)));  // "" is 0
+    body.append(...[...body.rows].sort((one, other) => {  // equal rows stay in their order
+      const [a, b] = [orders.get(one), orders.get(other)];
+      return (a === "") - (b === "")
+        || direction * (areNumbers ? a - b : a.localeCompare(b, "en", { numeric: true }));
+    }));
     [...table.tHead.rows[0].cells].forEach((header, place) => {
       if (place === column) header.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
       else header.removeAttribute("aria-sort");
@@ -199,20 +191,17 @@
     const fresh = new DOMParser().parseFromString(await page.text(), "text/html");
     // A reader who is typing is not interrupted; the next round brings the page.
     if (document.activeElement instanceof HTMLInputElement && document.activeElement.value) return;
-    const kept = settings(), focused = document.activeElement, scroll = scrollY;
-    const path = focused && document.getElementById("main").contains(focused) ? placeOf(focused) : null;
+    const kept = settings(), focused = focusable().indexOf(document.activeElement), scroll = scrollY;
     document.getElementById("main").replaceChildren(...fresh.getElementById("main").childNodes);
     root.dataset.live = fresh.documentElement.dataset.live;
     enhance(document.getElementById("main"));
     restore(kept);
     scrollTo(0, scroll);
-    if (path) elementAt(path)?.focus({ preventScroll: true });
+    focusable()[focused]?.focus({ preventScroll: true });
     status.textContent = "live, updated";
   }
 
-  const FOCUSABLE = "a, button, input, summary, [tabindex]";
-  const placeOf = (element) => [...document.querySelectorAll(`#main ${FOCUSABLE.split(", ").join(", #main ")}`)].indexOf(element);
-  const elementAt = (place) => document.querySelectorAll(`#main ${FOCUSABLE.split(", ").join(", #main ")}`)[place];
+  const focusable = () => [...document.querySelectorAll("#main :is(a, button, input, summary, [tabindex])")];
 
   function live() {
     const status = document.querySelector("p.live");
