@@ -213,7 +213,7 @@ def test_data_whose_motion_is_not_known_is_refused() -> None:
 def test_data_of_other_channels_is_refused() -> None:
     spec = MovingDigits(frames=2).spec()
     with pytest.raises(ValueError, match=r"evals\.flow: the data has 3 channels, the encoder takes 1"):
-        Flow().check(TinyEncoder(), dataclasses.replace(spec, channels=1), spec)
+        Flow().check(TinyEncoder(), dataclasses.replace(spec, channels=1, mean=(), std=()), spec)
 
 
 @pytest.mark.parametrize("name, value", [("batch_size", 0), ("max_samples", 0), ("height", -8), ("width", 0)])

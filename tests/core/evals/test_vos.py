@@ -303,7 +303,7 @@ def test_data_without_objects_is_refused() -> None:
 
 def test_data_of_other_channels_is_refused() -> None:
     with pytest.raises(ValueError, match=r"evals\.vos: the data has 3 channels, the encoder takes 1"):
-        Vos().check(ViT(), dataclasses.replace(SPEC, channels=1), SPEC)
+        Vos().check(ViT(), dataclasses.replace(SPEC, channels=1, mean=(), std=()), SPEC)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_tokens_that_take_too_much_memory_are_refused_with_their_size():
 @pytest.mark.parametrize(
     ("data", "sampling", "message"),
     [
-        (replace(CLIP, channels=3), Sampling(), "eval_data has 3 channels, the encoder takes 1"),
+        (replace(CLIP, channels=3, mean=(), std=()), Sampling(), "eval_data has 3 channels, the encoder takes 1"),
         (replace(CLIP, frames=2), Sampling(), "have 2 frames, fewer than the 4"),
         (replace(CLIP, frames=8, clips_per_video=2), Sampling(), "gives 2 clips a video of 8 frames each"),
         (replace(CLIP, height=4), Sampling(), "are 4x8 px, smaller than the encoder's 8x8"),
