@@ -6,15 +6,17 @@ Of all packages' commands: it imports nothing but Python's own, so that a comman
 from __future__ import annotations
 
 import codecs
+import contextlib
 import difflib
 import errno
 import io
 import os
 import re
 import select
+import signal
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -125,6 +127,23 @@ def told_from_the_start() -> None:
         os._exit(INTERRUPTED)  # else Python ends by the signal, and whatever is half imported has its say
 
     sys.excepthook = told
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Processes that start in here never hear Ctrl-C, which reaches all of a terminal's at once: who starts them tells
+    them to stop. One that comes meanwhile is told to this process afterwards.
+
+    Else one that still imports (torch takes seconds) ends with a traceback.
+    """
+    from multiprocessing import resource_tracker  # most commands start no process
+
+    resource_tracker.ensure_running()  # which multiprocessing does first, and lets interrupts through by it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def survive_any() -> None:

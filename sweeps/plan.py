@@ -21,11 +21,12 @@ from rich.progress import track
 from rich.table import Table
 from sqlalchemy import Connection, Engine
 
+from core import terminal
 from sweeps import cli
 from sweeps.cells import expansion_cache, gpu_memory, untrained, work
 from sweeps.cells.estimate import Cost, Estimator, RunKey, recorded
 from sweeps.cells.expand import Expansion, expand, expand_checked, fingerprint
-from sweeps.cells.registry import find_registered, launch_hash, registered_configs, settled, stored_cells
+from sweeps.cells.registry import launch_hash, registered_configs, settled, stored_cells
 from sweeps.cells.request import Request
 from sweeps.console.errors import UserError
 from sweeps.database import seen_data
@@ -107,7 +108,8 @@ def expand_ahead(
     if num_processes > 1:
         # Not forked: this process may have threads by now.
         with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"), gc.disable) as pool:
-            each = pool.map(_expand_quietly, *zip(*new, strict=True))
+            with terminal.interrupts_held():
+                each = pool.map(_expand_quietly, *zip(*new, strict=True))
             list(track(each, "expanding studies, counting operations", len(new), console=Console(stderr=True)))
 
 
@@ -180,9 +182,9 @@ def looked_at(engine: Engine | None, request: Request, line: Line) -> Iterable[s
 def _has_data(engine: Engine, request: Request) -> bool:
     """Whether the files that the study's runs saw are where this command would have them read."""
     with engine.connect() as connection:
-        request = settled(connection, request)
-        known = find_registered(connection, request, launch_hash(request, fingerprint()))
-        files = seen_data.files_of(connection, known.run_ids) if known is not None else []
+        # Not only of this very launch: another's seeds, or the file before an edit, saw the same data.
+        configs = [config for _, config in stored_cells(connection, settled(connection, request))]
+    files = seen_data.files_in(configs)
     return bool(files) and seen_data.is_here(request.data_root, files)
 
 

@@ -64,7 +64,8 @@ class _ArrayFiles(Data):
         if labels.shape != images.shape[:1] or len(labels) == 0:
             raise ValueError(f"{where}: needs one label an image, got {len(images)} images and labels {labels.shape}")
         if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-            raise ValueError(f"{where}: labels must be integers from 0, got {labels.dtype} from {labels.min()}")
+            least = labels.min() if np.issubdtype(labels.dtype, np.number) else labels[0]  # text has no least
+            raise ValueError(f"{where}: labels must be integers from 0, got {labels.dtype} such as {least}")
         if split == "train":
             check_from_zero(int(labels.min()), int(labels.max()), where)
         return (images[:, None] if images.ndim == 3 else np.moveaxis(images, -1, 1)), labels

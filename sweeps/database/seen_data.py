@@ -109,8 +109,13 @@ def files_of(connection: Connection, run_ids: Sequence[int]) -> list[str]:
     if not run_ids:
         return []
     configs = select(RunRow.config_id).where(RunRow.id.in_(run_ids)).distinct()
+    return files_in(connection.scalars(select(Config.json).where(Config.id.in_(configs))))
+
+
+def files_in(configs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The paths of the sets that runs of these configs read, of those that are files."""
     found = set()
-    for config in connection.scalars(select(Config.json).where(Config.id.in_(configs))):
+    for config in configs:
         found |= {
             str(config[key]) for group in GROUPS for key in (f"{group}.path", f"{group}.test_path") if config.get(key)
         }

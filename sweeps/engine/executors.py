@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from core import terminal
 from sweeps.console.errors import USER_ERROR, UserError
 from sweeps.database.audit import NEW_EVENT
 from sweeps.database.opening import open_database
@@ -198,7 +199,8 @@ class _Pool:
         slot = next(slot for slot in range(self.size) if slot not in self.processes)
         # Not daemonic: a worker may need loader processes of its own.
         process = self.context.Process(target=_serve, args=(self.job, slot, self.size), name=f"worker {slot}")
-        process.start()
+        with terminal.interrupts_held():
+            process.start()
         self.processes[slot], self.names[slot] = process, worker_name(process.pid)
 
     def sweep(self) -> dict[str, str]:

@@ -133,6 +133,8 @@ def test_an_archive_that_is_none_is_named(tmp_path):
         (dict(x_train=np.zeros((9, 8, 8, 2), np.uint8)), r"images must be \[N, H, W\] or .*got \[9, 8, 8, 2\]"),
         (dict(y_train=np.zeros(4, np.int64)), "needs one label an image, got 9 images"),
         (dict(y_train=np.full(9, -1)), "labels must be integers from 0"),
+        (dict(y_train=np.array(["cat"] * 9)), "labels must be integers from 0, got <U3 such as cat"),
+        (dict(y_train=np.full(9, True)), "labels must be integers from 0, got bool such as True"),
     ],
 )
 def test_arrays_of_the_wrong_kind_are_refused(tmp_path, array, message):

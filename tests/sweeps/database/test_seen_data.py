@@ -126,6 +126,16 @@ def test_a_plan_refuses_the_other_files_that_a_launch_refuses(folder: Path, caps
     assert plan.main([*asked, "seeds=[0,1,2]", "runtime.data_root=other"]) == OK
 
 
+def test_a_plan_of_fewer_seeds_than_were_launched_last_refuses_them_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paint(folder / "other" / "photos", 60)
+    assert launch.main([*WORDS, "seeds=[0,1]"]) == OK
+    asked = [word for word in WORDS if word.partition("=")[0] in ("study", "scale", "db")]
+    assert plan.main([*asked, "runtime.data_root=other"]) == USER_ERROR
+    assert pair(capsys.readouterr().err)
+
+
 def test_accepted_files_go_on_and_the_word_is_remembered(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = one_attempt().data
     paint(folder / "photos", 60)
