@@ -30,7 +30,8 @@ from sweeps.console.offered import Place
 from sweeps.database import aliases, registering, seen_data, shared_disk
 from sweeps.database.opening import open_database, upgrade
 from sweeps.engine import counting, slurm, together
-from sweeps.engine.executors import EXECUTORS, Ended, Executor, Job, default_workers
+from sweeps.engine.cards import chosen_workers
+from sweeps.engine.executors import EXECUTORS, Ended, Executor, Job
 from sweeps.engine.queue import LEASE_S
 from sweeps.engine.slurm import options as slurm_options
 from sweeps.progress import ending, study_status
@@ -48,7 +49,7 @@ Safe to run again, also while it runs elsewhere: it goes on where it stopped, an
   study=NAME           a file under studies/ by its name, or a path to a .yaml
   scale=cpu            smoke (seconds), cpu (minutes on 2 cores), lab (real pictures: STL-10 or yours, a night on a
                        GPU), gpu (generated ones, an hour or two on one), paper (as printed)
-  workers=N            processes training at once (default: one a core, or one a GPU)
+  workers=N            processes training at once (default: one a core; of GPUs as many each as have room for a step)
   executor=local       local (processes of this machine), inline (this very process) or slurm (jobs of a cluster)
   slurm.KEY=VALUE      with executor=slurm: partition, time_min=60, gpus=0, cpus, array=4 (most jobs at once),
                        gpus_per_run, nodes, warn_s=120 (before the time is over),
@@ -275,11 +276,10 @@ def train(engine: Engine, launch: Launch, registered: Registered, director: Dire
             handlers=[RichHandler(console=progress.console, show_path=False)],
         )
         if director is None:
-            ended = executor(
-                job, workers=launch.workers or default_workers(len(left), job.gpus_per_run), on_tick=progress.update
-            )
+            workers = launch.workers or chosen_workers(engine, job, len(left), launch.executor)
+            ended = executor(job, workers=workers, on_tick=progress.update)
             return not ended.was_interrupted
-        workers = launch.workers or default_workers(sys.maxsize, job.gpus_per_run)
+        workers = launch.workers or chosen_workers(engine, job, sys.maxsize, launch.executor)
 
         def start(tick: Callable[[], None]) -> Ended:
             def on_tick() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -26,7 +26,7 @@ def advice(requests: Sequence[Request], *, gpus: int, gpu_memory: float) -> Iter
     known: dict[str, str] = {}
 
     def said(run: Any) -> str:
-        key = repr([getattr(run, part) for part in DECIDING] + [run.optim.batch_size, run.optim.steps > 0])
+        key = _deciding(run)
         if key not in known:
             try:
                 known[key] = room(run).advice(gpus, gpu_memory) if run.optim.steps else "trains nothing"
@@ -44,6 +44,29 @@ def advice(requests: Sequence[Request], *, gpus: int, gpu_memory: float) -> Iter
                 text = f"not counted: {str(error).splitlines()[0]}"
             counts[text] = counts.get(text, 0) + 1
         yield from ((request.instance, text, count) for text, count in counts.items())
+
+
+def most_needed(configs: Sequence[Mapping[str, Any]], data_root: str) -> float | None:
+    """GiB that the largest step among these takes of a GPU; None where one of them cannot be counted here."""
+    # core imports torch, 3 s that launches go without where no GPU is.
+    from core.configuring.config import ConfigError, from_flat
+    from core.forecast.memory import room
+
+    known: dict[str, float] = {}
+    for flat in configs:
+        try:
+            run = from_flat(flat, seed=0, runtime={"data_root": data_root})
+            key = _deciding(run)
+            if key not in known:
+                known[key] = room(run).needed(1)
+        # It may be larger than all others; whoever asks then does without.
+        except (ConfigError, ValueError, RuntimeError, TypeError, OSError):
+            return None
+    return max(known.values(), default=None)
+
+
+def _deciding(run: Any) -> str:
+    return repr([getattr(run, part) for part in DECIDING] + [run.optim.batch_size, run.optim.steps > 0])
 
 
 def as_table(found: Sequence[tuple[str, str, int]], *, gpus: int, gpu_memory: float) -> Table:
