@@ -194,7 +194,7 @@ def parse(
     if (repeated := terminal.given_twice(arguments)) is not None:
         found.add(repeated)
     values: dict[str, str] = {}
-    taken, strange, shapeless = list[str](), list[str](), list[str]()
+    taken, strange, shapeless, scale = list[str](), list[str](), list[str](), None
     others = f", and what begins with {', '.join(overrides)}" if overrides else ""
     for word in terminal.given_once(arguments):
         name, equals, value = word.partition("=")
@@ -207,6 +207,8 @@ def parse(
                 values[name] = value
         elif overrides and name.split(".")[0] in ROOTS:
             taken.append(word)
+        elif name == "scale" and "study" in allowed and not overrides:
+            scale = value
         else:
             strange.append(name)
     if shapeless:
@@ -217,12 +219,25 @@ def parse(
         found.add(f"{said}{meant}; options: {', '.join(allowed)}{others}")
     if strange:
         of_table = ""
-        if "study" in allowed and not overrides and {"scale", "name"} & {*strange}:
+        if "study" in allowed and not overrides and "name" in strange:
             of_table = "; a table is called by its scale and its name: study=NAME@SCALE,NAME"
         found.add(terminal.unknown_options(strange, allowed, near=overrides, beside=f"{others}{of_table}"))
+    if scale is not None:
+        at_scale(values, scale, found)
     if wrong is None:
         found.settle()
     return Arguments(values, tuple(taken), tuple(name for name in values_given(arguments) if name not in values))
+
+
+def at_scale(values: dict[str, str], scale: str, wrong: Wrong) -> None:
+    """Call a study by the name that its table has at `scale`; what is wrong with either is added to `wrong`."""
+    name = values.get("study")
+    if scale not in SCALES:
+        wrong.add(f"scale must be one of {', '.join(SCALES)}, got {scale!r}{close_matches(scale, SCALES)}")
+    elif name is None or name == "all" or "@" in name or "," in name:
+        wrong.add(f"scale={scale}: goes with one study of a file, study=NAME; a table is called study=NAME@SCALE,NAME")
+    elif scale != DEFAULT_SCALE:
+        values["study"] = f"{name}@{scale}"
 
 
 def values_given(words: Sequence[str]) -> list[str]:

@@ -156,12 +156,15 @@ def readable(frame: pd.DataFrame, main: Sequence[str] = ()) -> tuple[pd.DataFram
 
 def fitting(frame: pd.DataFrame, width: int, main: Sequence[str] = ()) -> pd.DataFrame:
     """The columns that fit in `width` letters beside each other, in order: the first always, what matters most before
-    the others. Rows of costs follow the other metrics of their run."""
+    the others, and what has two values before what some rows only lack, as an untrained one lacks a mask. Rows of costs
+    follow the other metrics of their run."""
     first = [name for name in (*FIRST[:-1], *main, FIRST[-1]) if name in frame]
     costs = [name for name in frame if name in run_frames.COSTS or str(name).startswith(run_frames.COST)]
     left = width - 1
     taken: list[Any] = []
-    for name in [*first, *(name for name in frame if name not in (*first, *costs)), *costs]:
+    others = [name for name in frame if name not in (*first, *costs)]
+    others.sort(key=lambda name: frame[name].map(shown).nunique() - frame[name].isna().any() < 2)
+    for name in [*first, *others, *costs]:
         needed = 3 + min(WIDEST, max([len(str(name)), *(len(shown(value)) for value in frame[name])]))
         if taken and needed > left:
             break

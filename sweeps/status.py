@@ -30,7 +30,8 @@ from sweeps.progress.study_status import MISSING, STYLES, StudyStatus, read_all,
 USAGE = """usage: python -m sweeps.status [study=NAME] [run=ID] [watch=true] [db=sqlite:///results/ablations.sqlite]
 
   (no option)      one line a study: done, running, queued, failed, diverged, collapsed, missing
-  study=NAME       that study's running runs with step, speed and time left, and everything that is not done
+  study=NAME       that study's running runs with step, speed and time left, and everything that is not done; of
+                   another scale study=NAME@smoke, or scale=smoke beside it
   run=ID           one run: its options, results, and every attempt's host, device, code, cost and error
   plugins=[...]    taken as other commands take it, and not needed: nothing is built
   watch=true       again every two seconds until Ctrl-C

@@ -131,9 +131,12 @@ def _check_tracker(name: str) -> None:
     except ModuleNotFoundError:  # of the package that is to hold it
         is_there = False
     if not is_there:
+        how = {"trackio": ": pip install 'ssl-ablations[trackio]'", "wandb": ": pip install wandb"}.get(
+            name, " with pip"
+        )
         raise ValueError(
             f"runtime.tracker must be an installed module with wandb's init, such as trackio or wandb, got {name!r}; "
-            "install it with pip, or give another"
+            f"install it{how}, or give another"
         )
 
 

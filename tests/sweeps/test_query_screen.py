@@ -98,3 +98,9 @@ def test_columns_that_do_not_fit_go_by_priority() -> None:
     assert list(query.fitting(frame, 200)) == ["row_key", "value", "optim.steps", "cpu_seconds"]
     assert list(query.fitting(frame, 35)) == ["row_key", "value", "optim.steps"]
     assert list(query.fitting(frame, 1)) == ["row_key"]
+
+
+def test_an_option_in_which_trained_rows_differ_comes_before_one_that_an_untrained_row_lacks() -> None:
+    rows = [("a", 1, 0.9, "block"), ("b", 1, 0.9, "space"), ("random_init", 1, None, None)]
+    frame = pd.DataFrame(rows, columns=["row_key", "seed", "augment.flip", "mask"])
+    assert list(query.fitting(frame, 200)) == ["row_key", "seed", "mask", "augment.flip"]

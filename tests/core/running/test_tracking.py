@@ -145,6 +145,13 @@ def test_a_tracker_that_is_not_installed_is_refused_before_training(here, name):
         run_of(here / "run", f"runtime.tracker={name}")
 
 
+@pytest.mark.parametrize(("name", "typed"), [("trackio", r"'ssl-ablations\[trackio\]'"), ("wandb", "wandb")])
+def test_it_is_said_how_a_known_tracker_is_installed(here, name, typed, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"got '{name}'; install it: pip install {typed}, or give another"):
+        run_of(here / "run", f"runtime.tracker={name}")
+
+
 TRACKIO = """
 import json
 from pathlib import Path

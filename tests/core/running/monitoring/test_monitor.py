@@ -98,7 +98,7 @@ def test_the_command_says_that_the_run_collapsed(cache, tmp_path, capsys):
     words = ["scale=smoke", "stop.metric=collapse/rankme", "stop.below=1000", "stop.after=2"]
     assert command.main([*words, f"runtime.dir={tmp_path / 'run'}", f"runtime.cache={cache}"]) == 1
     told = capsys.readouterr().out
-    assert "outcome   collapsed" in told and "stopped at step 2" in told
+    assert "outcome   collapsed: " in told and "stopped at step 2" in told
 
 
 def test_a_stop_is_part_of_what_a_run_is_only_where_it_is_asked_for():
