@@ -80,6 +80,8 @@ def load_document(name_or_path: str | Path) -> tuple[Any, Path]:
         path = known[name]
     if len(plain_name(path.stem).encode()) > LONGEST_NAME:
         raise StudyError(f"{path}: the name is too long for those of its tables: rename it, to {LONGEST_NAME} bytes")
+    if plain_name(path.stem) == "all":
+        raise StudyError(f"{path}: study=all is every study, so that none can be called so: rename the file")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -299,6 +299,13 @@ def test_a_study_file_with_a_name_that_its_tables_cannot_have_is_refused(tmp_pat
         read(file)
 
 
+def test_a_study_file_called_as_all_studies_are_is_refused(tmp_path):
+    file = tmp_path / "all.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL))
+    with pytest.raises(StudyError, match=r"all\.yaml: study=all is every study, so that none can be called so"):
+        read(file)
+
+
 @pytest.mark.parametrize("value", [{"a": "b"}, ["a"], 3, None, True])
 @pytest.mark.parametrize("key", ["title", "question", "notes", "table.caption", "printed.source", "figures.title"])
 def test_a_sentence_that_yaml_reads_as_something_else_is_refused_by_name(key, value):
