@@ -6,6 +6,7 @@ before (`sweeps.cells.work`).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from sweeps.database.tables import FINAL_STATES, StudyRow
 from sweeps.progress.to_come import by_rule, further_runs, trials
 from sweeps.study.model import DEFAULT_SCALE
 
+_FEW_SECONDS = 60
 UNFINISHED = ("missing", "queued", "running", "cancelled")
 
 
@@ -164,13 +166,15 @@ def of_a_trial(study: Wanted, estimator: Estimator) -> Cost | None:
 
 
 def hours(costs: Iterable[Cost | None], *, gpu: bool) -> str:
-    """The sum, `?` when nothing of it is known, `> 1.2 h` when only a part is."""
+    """The sum, `1.20 h` or `40 s`; `?` when nothing of it is known, `> 1.20 h` when only a part is."""
     listed = list(costs)
     known = [cost for cost in listed if cost is not None]
     if listed and not known:
         return "?"
-    value = sum(cost.gpu_seconds if gpu else cost.cpu_seconds for cost in known) / 3600
-    return f"{'> ' if len(known) < len(listed) else ''}{value:.2f} h"
+    value = sum(cost.gpu_seconds if gpu else cost.cpu_seconds for cost in known)
+    # Of a few smoke runs hours would be 0.00.
+    told = f"{math.ceil(value)} s" if 0 < value < _FEW_SECONDS else f"{value / 3600:.2f} h"
+    return f"{'> ' if len(known) < len(listed) else ''}{told}"
 
 
 def said(costs: Sequence[Cost | None], estimator: Estimator | None) -> str:

@@ -53,6 +53,7 @@ def test_a_cost_that_nothing_is_known_of_is_a_question_mark():
     assert hours(line.left.values(), gpu=False) == "?"
     assert hours([None, Cost(3600.0, 0.0)], gpu=False) == "> 1.00 h"
     assert hours([], gpu=True) == "0.00 h"
+    assert hours([Cost(8.2, 0.0)], gpu=False) == "9 s"
 
 
 @pytest.mark.parametrize("state", ["failed", "diverged"])
