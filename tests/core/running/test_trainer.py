@@ -129,7 +129,9 @@ def pictures(folder, num_images=24):
 
 
 @pytest.mark.slow
-def test_a_compiled_run_has_the_losses_of_an_eager_one(cache, tmp_path):
+def test_a_compiled_run_has_the_losses_of_an_eager_one(cache, tmp_path, monkeypatch):
+    # torch's own cache of compiled code, below /tmp, does not tell kernels of one CPU from those of another.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     shallow = ["encoder.depth=1", "predictor.depth=1"]
     eager = run_it(cache, tmp_path / "eager", *shallow)
     compiled = run_it(cache, tmp_path / "compiled", *shallow, "runtime.compile=true")
