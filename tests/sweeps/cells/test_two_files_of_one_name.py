@@ -7,11 +7,9 @@ import pytest
 import yaml
 from sqlalchemy import Engine, select
 
-from analysis import report
-from sweeps import query, status
 from sweeps.cells import edited, registry
 from sweeps.cells.request import Request
-from sweeps.console.errors import USER_ERROR, UserError, no_such_study
+from sweeps.console.errors import UserError, no_such_study
 from sweeps.database.tables import StudyRow
 from sweeps.study.files import StudyError
 from sweeps.study.reading import read
@@ -136,9 +134,3 @@ def test_a_study_s_file_is_answered_by_the_tables_of_its_name() -> None:
     known = ["mine@smoke", "mine@smoke,later", "other"]
     assert "(did you mean mine@smoke or mine@smoke,later?)" in no_such_study("lab/mine.yaml", known)
     assert no_such_study("nothing.yaml", known) == "study=nothing.yaml: the database has no such study"
-
-
-@pytest.mark.parametrize("command", [status.main, report.main, query.main])
-def test_a_reading_command_says_that_a_table_s_name_has_its_scale(command: Any, capsys: Any) -> None:
-    assert command(["study=mine", "scale=smoke"]) == USER_ERROR
-    assert "scale: unknown option" in (said := capsys.readouterr().err) and "study=NAME@SCALE" in said
