@@ -37,7 +37,7 @@ from sweeps.database.opening import connect as connect
 from sweeps.database.opening import is_absent as is_absent
 from sweeps.database.opening import newest_revision, open_database, refuse_newer, revision, upgrade
 from sweeps.study.files import StudyError
-from sweeps.study.model import DEFAULT_SCALE, SCALES, Study
+from sweeps.study.model import DEFAULT_SCALE, SCALES, Study, instance_name
 from sweeps.study.overrides import ROOTS
 from sweeps.study.reading import read
 from sweeps.study.seed_rule import parse_rule
@@ -236,8 +236,8 @@ def at_scale(values: dict[str, str], scale: str, wrong: Wrong) -> None:
         wrong.add(f"scale must be one of {', '.join(SCALES)}, got {scale!r}{close_matches(scale, SCALES)}")
     elif name is None or name == "all" or "@" in name or "," in name:
         wrong.add(f"scale={scale}: goes with one study of a file, study=NAME; a table is called study=NAME@SCALE,NAME")
-    elif scale != DEFAULT_SCALE:
-        values["study"] = f"{name}@{scale}"
+    else:
+        values["study"] = instance_name(name, scale)
 
 
 def values_given(words: Sequence[str]) -> list[str]:

@@ -80,7 +80,6 @@ OPTIONS = (
     "study", "scale", "workers", "executor", "db", "results_dir", "seeds", "lease_s", "retry", "name", "priority",
     "stack", "gpus_per_run", "plugins",
 )  # fmt: skip
-NAMED = 3  # runs that failed of one thing
 
 
 @dataclass(frozen=True)

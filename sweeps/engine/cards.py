@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import Engine, select
 
 from sweeps.cells.gpu_memory import most_needed
+from sweeps.console.tables import counted
 from sweeps.database.tables import Config, RunRow
 from sweeps.engine.executors import Job, default_workers, threads_per_worker
 from sweeps.engine.statements import in_scope
@@ -69,5 +70,6 @@ def chosen_workers(engine: Engine, job: Job, num_waiting: int, executor: str = "
             configs = connection.scalars(waiting.where(RunRow.state != "done", *scope).group_by(Config.id)).all()
         needed = most_needed(configs, str(job.runtime.get("data_root", "."))) or needed
     workers = min(workers_of(found, job.gpus_per_run, needed, threads_per_worker(1)), max(1, num_waiting))
-    print(f"{workers} workers on {len(found)} GPUs (workers=N for another number)", file=sys.stderr)
+    told = f"{counted(workers, 'worker')} on {counted(len(found), 'GPU')}"
+    print(f"{told} (workers=N for another number)", file=sys.stderr)
     return workers
