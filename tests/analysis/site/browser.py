@@ -49,6 +49,14 @@ class Browser:
     def open(self, url: str) -> None:
         self._send("POST", "/url", {"url": url})
 
+    # By the driver's own commands: a script that leaves its page is run again by chromedriver when the page ends
+    # before its answer, and then goes back twice.
+    def back(self) -> None:
+        self._send("POST", "/back", {})
+
+    def reload(self) -> None:
+        self._send("POST", "/refresh", {})
+
     def js(self, script: str, *arguments: Any) -> Any:
         return self._send("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 

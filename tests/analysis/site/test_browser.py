@@ -41,7 +41,8 @@ def index(browser: Browser, report: Path) -> Iterator[Browser]:
     browser.prefers("light")
     browser.resize(1280, 900)
     browser.open((report / "index.html").as_uri())
-    browser.js("localStorage.clear(); location.reload()")
+    browser.js("localStorage.clear()")
+    browser.reload()
     yield browser
     assert browser.complaints() == []
 
@@ -109,7 +110,7 @@ def test_the_way_back_to_the_index_shows_it_as_it_was_set(index: Browser) -> Non
     kept, shown = index.js("return location.hash"), column(index, "studies", 0)
     index.click('a[href="studies/ijepa_masking.html"]')
     assert index.text("h1") == "Masking strategy"
-    index.js("history.back()")
+    index.back()
     index.until(
         "return location.pathname.endsWith('/index.html') && document.querySelector('table[data-sortable] th button')"
     )
@@ -122,7 +123,7 @@ def test_an_order_is_in_the_address_and_all_parts_of_the_index_have_it(index: Br
     index.click("#studies-1 th:last-child button")
     index.until("return location.hash.startsWith('#sort.studies=')")
     num = index.js("return document.querySelectorAll('#studies table').length")
-    index.js("location.reload()")
+    index.reload()
     index.until(
         f"return document.querySelectorAll('#studies table th:last-child[aria-sort=descending]').length === {num}"
     )

@@ -88,7 +88,7 @@ def test_a_metric_is_called_by_its_words_and_filtered_by_its_key(page):
 def test_the_address_brings_back_the_order_of_the_runs(page):
     page.click('.tabulator-col[tabulator-field="c2"] .tabulator-col-title')
     page.until("return location.hash.includes('sort=seed%3A')")
-    page.js("location.reload()")
+    page.reload()
     page.until(READY)
     page.until("return document.querySelector('.tabulator-col[tabulator-field=\"c2\"]').ariaSort !== 'none'")
 
@@ -124,7 +124,7 @@ def test_two_runs_stand_side_by_side_and_the_address_brings_them_back(page):
     chosen = page.js("return [...document.querySelectorAll('#compare thead a')].map(a => a.textContent)")
     page.click("#compare thead a")
     page.until("return location.pathname.includes('/runs/')")
-    page.js("history.back()")
+    page.back()
     page.until("return location.pathname.endsWith('/explore.html')")
     page.until(READY)
     page.until(f"return location.hash === {json.dumps(kept)}")
