@@ -7,8 +7,9 @@ The runs are seeds of a method at scale cpu, on its data; S = 1 is the stack's o
 trainer's. All sizes alternate, because the speed of a shared machine drifts, and processor seconds are counted, not the
 clock (on a card, whose own time it is then, the clock: --device cuda --sizes 1,4,16,64); a gain is the median over
 rounds of alone / stacked. Operations are what torch dispatches in one step, as its profiler counts them: those of the
-model and its optimiser do not depend on S (but for a few where runs' masks have other lengths), those of drawing masks
-and crops and of reading batches are the runs' own.
+model and its optimiser do not depend on S, but that a CPU's attention takes its heads in parts that fit the cache
+together (more parts, the same work); those of drawing masks and crops and of reading batches are the runs' own.
+What a card would be asked for is counted on a fake one, in tests/core/running/test_stacked_launches.py.
 """
 
 from __future__ import annotations

@@ -21,10 +21,11 @@ from core.data.augment import augment, changed, draw
 from core.models.decoder import Decoder
 from core.objectives.masked import MaskedPrediction
 from core.optim import set_schedule
-from core.running.stepping import Stepper, autocast, draw_views
+from core.running.stepping import Stepper, autocast, draw_views, of_rows
 from core.targets.ema import MovingAverage, ema_decay
 from core.types import Batch, Grid, Optimizer, View, generator_for, moved
 
+CPU = torch.device("cpu")
 # What may differ between the runs of a stack: values that no tensor's shape depends on, and how weights are judged.
 VALUES = {
     *(
@@ -192,11 +193,12 @@ class Stack:
         )
 
     def _views(self, steps: Sequence[int]) -> list[View]:
+        """Put together on the host and moved at once: a device is asked for as much as for one run's."""
         drawn = [
-            draw_views(each.run, each.learner.encoder.grid, step, slice(None), each.device, each.masks)
+            draw_views(each.run, each.learner.encoder.grid, step, slice(None), CPU, each.masks)
             for each, step in zip(self.steppers, steps, strict=True)
         ]
-        return stacked_views(drawn)
+        return of_rows(stacked_views(drawn), slice(None), self.steppers[0].device)
 
     def _losses(self, clips: Tensor, views: Sequence[View]) -> dict[str, Tensor]:
         """Each of the learner's losses, one for each run: [S]."""
