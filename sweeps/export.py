@@ -58,7 +58,8 @@ def command(words: Sequence[str]) -> int:
         path = arguments.path("to")
         with database.connect() as connection:
             known = _study_names(connection)
-        studies = known if arguments.text("study", "all") == "all" else arguments.values["study"].split(",")
+        asked = arguments.text("study", "all")
+        studies = known if asked == "all" else list(dict.fromkeys(asked.split(",")))
         for name in studies:
             if name not in known:
                 raise UserError(no_such_study(name, known))

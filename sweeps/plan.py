@@ -209,7 +209,10 @@ def command(words: Sequence[str]) -> int:
         gpus = arguments.whole("gpus", gpus, least=1)
     with wrong.collected():
         memory = arguments.number("gpu_memory", memory, above=0)
-    found = [cli.asked_at_once(name, arguments, wrong) for name in (names() if stem == "all" else stem.split(","))]
+    found = [
+        cli.asked_at_once(name, arguments, wrong)
+        for name in (names() if stem == "all" else dict.fromkeys(stem.split(",")))
+    ]
     cli.refuse_all(wrong, found if stem != "all" else [])
     requests = [request for request in found if request is not None]
     if "gpu_memory" in arguments.values or "gpus" in arguments.values:

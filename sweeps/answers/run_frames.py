@@ -37,13 +37,17 @@ def runs(engine: Engine, where: str = "") -> pd.DataFrame:
     """A row a run: the columns of `ab_runs`, then each option of its config under its dotted key.
 
     `where` is SQL over the view's columns; `{mask.ratio}` is that option. Where an option has a column's name, the
-    column is called `fingerprints` (for `data`) or `last_loss` (for `loss`).
+    column is called `fingerprints` (for `data`) or `last_loss` (for `loss`). An empty answer has the options of all
+    runs, so that what is asked of its columns is answered too.
     """
     # The view has the columns that {mask.ratio} and {method} are read from, under the table's name.
     found = ask(engine, f"select * from ab_runs as sw_config{_condition(where)} order by run_id").rename(
         columns=RENAMED
     )
     configs = [_parsed(config) for config in found.pop("json")]
+    if not configs:
+        asked = ask(engine, "select json from sw_config")["json"]
+        return found.reindex(columns=[*found, *sorted({key for told in asked for key in _parsed(told)} - {*found})])
     found["fingerprints"] = pd.Series([_parsed(data) for data in found["fingerprints"]], found.index, dtype=object)
     options = pd.DataFrame(configs, index=found.index)
     return found.join(options[options.columns.difference(found.columns)])
@@ -88,11 +92,11 @@ def widened(tidy: pd.DataFrame, main: Sequence[str] = ()) -> pd.DataFrame:
     base = tidy[others].drop_duplicates(key)
     measured = tidy.dropna(subset=["metric"])
     wide = measured.pivot(index=key, columns="metric", values="value").rename_axis(columns=None).reset_index()
-    found = [str(name) for name in wide if name not in key]
+    found = [*(str(name) for name in wide if name not in key), *(name for name in main if name not in wide)]
     found.sort(key=lambda name: (place_of(name, main), name))
     numbers = [name for name in found if not name.startswith(COST)]
     costs = [*(name for name in found if name.startswith(COST)), *(name for name in COSTS if name in others)]
-    joined = base.merge(wide, on=key, how="left") if len(wide) else base.assign(**dict.fromkeys(found, float("nan")))
+    joined = (base.merge(wide, on=key, how="left") if len(wide) else base).reindex(columns=[*base, *found])
     return joined[[*(name for name in others if name not in COSTS), *numbers, *costs]].reset_index(drop=True)
 
 

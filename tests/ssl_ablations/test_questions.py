@@ -30,6 +30,11 @@ def test_runs_are_asked_by_their_options(db):
     assert found[["run_id", "mask.ratio"]].to_numpy().tolist() == [[1, 0.5]]
 
 
+def test_an_empty_answer_has_the_columns_of_one_that_is_not(db):
+    found = ab.results("seed = 99", ["ridge/digit_top1"], db=db)
+    assert found[found["mask.ratio"] > 0.5]["ridge/digit_top1"].tolist() == []
+
+
 def test_a_curve_is_a_row_a_point(db):
     assert ab.curves(runs=[1], metrics=["loss"], db=db).to_numpy().tolist() == [
         [1, "loss", 0, 0.5],

@@ -166,3 +166,12 @@ def test_planning_writes_nothing(tmp_path, capsys, monkeypatch):
 def test_an_unknown_study_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert plan.main(["study=ijepa_target", f"db=sqlite:///{tmp_path}/none.sqlite"]) == USER_ERROR
     assert "did you mean ijepa_target" in capsys.readouterr().err
+
+
+def test_a_study_that_is_named_twice_is_planned_once(tmp_path, capsys):
+    named = [f"study={names}" for names in ("ijepa_targets", "ijepa_targets,ijepa_targets")]
+    told = []
+    for words in named:
+        assert plan.main([words, "scale=smoke", f"db=sqlite:///{tmp_path}/none.sqlite"]) == OK
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
