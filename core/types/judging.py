@@ -88,6 +88,18 @@ class Features(Protocol):
     def sequences(self, split: str, max_sequences: int | None = None) -> Iterator[TrackedVideo]:
         """Videos whose objects are known, of data that has such: all, or a random subset that is always the same."""
 
+    def judged_sequences(
+        self,
+        split: str,
+        judged: Callable[[Features, Callable[[], TrackedVideo]], Tensor],
+        max_sequences: int | None = None,
+    ) -> Iterator[Tensor]:
+        """What `judged` gives for these features and what reads the video, of each of `sequences` in their order.
+
+        Of several processes each takes some of the videos, so that `judged` must be a function that can be pickled: of
+        a module, or a method of an evaluation.
+        """
+
     def frame_maps(self, frames: Tensor, *, level: int = 1, stride: int | None = None) -> Tensor:
         """Feature maps [T, h, w, D] float32 of a video's frames [C, T, H, W] uint8, of whatever size, one by one.
 

@@ -125,6 +125,8 @@ import torch
 from core.configuring.config import load
 from core.configuring.fitting import load_split
 from core.evals.frozen.features import FrozenFeatures
+from core.evals.vos import Vos
+from core.models.resized import for_frames
 from core.data.augment import normalise
 from core.running.building import build_learner
 from core.running.judging import changed
@@ -136,6 +138,7 @@ def features(share):
     return FrozenFeatures(
         learner.judged_encoder, train, test, prepare=normalise, device="cpu", batch_size=3, built_for=train.spec,
         pools={Pooling.mean, Pooling.quadrants}, share=share, change=changed, estimator=learner if has_flow else None,
+        resize=lambda encoder, frames: for_frames(encoder, run.encoder, frames),
     )
 
 def flows(each, num=None):
@@ -166,6 +169,11 @@ with world("cpu") as where:
             torch.testing.assert_close(*(each.maps("test", [0, 1], level=2) for each in (together, alone)))
             torch.testing.assert_close(flows(together), flows(alone))
             torch.testing.assert_close(flows(together, 2), flows(alone, 2))  # and gives up
+        if test.spec.has_objects:
+            for most_videos in (5, 1):
+                both = [Vos(max_sequences=most_videos).run(each, 0) for each in (together, alone)]
+                assert [one.pop("vos/seconds_per_sequence") > 0 for one in both] == [True, True] and both[0] == both[1]
+            assert together.used.clips == alone.used.clips
         together.dismiss()
         left = lambda each: each.tokens("test", num_layers=most).values
         torch.testing.assert_close(left(together), left(alone))
@@ -175,7 +183,7 @@ with world("cpu") as where:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ["mae", "vjepa encoder.class_token=true", "m_jepa"])
-def test_two_processes_give_the_features_maps_and_flow_that_one_does(tmp_path, words):
+def test_two_processes_give_the_features_maps_flow_and_followed_objects_that_one_does(tmp_path, words):
     method, *rest = words.split()
     (tmp_path / "each.py").write_text(ENCODED)
     command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(tmp_path / "each.py")]
