@@ -11,5 +11,5 @@ if __name__ == "__main__":
     folder, out, *overrides = sys.argv[1:]
     record = run_it(Path(folder) / "cache", Path(folder) / "run", *overrides)
     if int(os.environ.get("RANK", "0")) == 0:
-        losses = [record.points[step]["loss"] for step in sorted(record.points)]
+        losses = [point["loss"] for _, point in sorted(record.points.items()) if "loss" in point]
         Path(out).write_text(json.dumps({"outcome": record.outcome, "losses": losses, "results": record.results}))

@@ -77,6 +77,13 @@ def wrap(learner: Learner, where: World, device: torch.device) -> nn.Module:
     )
 
 
+def take_from_main(module: nn.Module, where: World) -> None:
+    """Give every rank the main one's parameters and buffers."""
+    if where.size > 1:
+        for values in module.state_dict().values():
+            dist.broadcast(values, 0)
+
+
 def any_rank(flag: bool, where: World) -> bool:
     """True on every rank as soon as one rank says so: all stop after the same step, or none does."""
     if where.size == 1:

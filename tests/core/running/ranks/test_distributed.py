@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from core.running.ranks.distributed import World
+from tests.core.running.monitoring.test_held_out import WORSENING
 from tests.core.running.test_trainer import final_weights, run_it
 
 ROOT = Path(__file__).parents[4]
@@ -47,6 +48,12 @@ def test_two_processes_learn_flow_as_one_does(tmp_path, method):
 def train_both(tmp_path, *overrides):
     """A run by one process in "alone" and by two in "two/run", whose losses must be the same."""
     alone = run_it(tmp_path / "cache", tmp_path / "alone", *overrides)
+    together = train_two(tmp_path, *overrides)
+    assert together["losses"] == pytest.approx([alone.points[step]["loss"] for step in sorted(alone.points)], rel=1e-4)
+
+
+def train_two(tmp_path, *overrides):
+    """Losses and results of a run by two processes in "two/run"."""
     out = tmp_path / "losses.json"
     command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "tests.core.losses_of"]
     subprocess.run(
@@ -58,7 +65,7 @@ def train_both(tmp_path, *overrides):
     )
     together = json.loads(out.read_text())
     assert together["outcome"] == "done"
-    assert together["losses"] == pytest.approx([alone.points[step]["loss"] for step in sorted(alone.points)], rel=1e-4)
+    return together
 
 
 def test_a_batch_is_shared_out_in_order_and_without_overlap():
@@ -102,6 +109,16 @@ def test_two_processes_that_take_their_shares_in_parts_train_as_one_does(tmp_pat
 @pytest.mark.slow
 def test_two_processes_that_evaluate_on_the_way_train_as_one_does(tmp_path):
     train_both(tmp_path, "method=mae", "runtime.eval_every=2")
+
+
+@pytest.mark.slow
+def test_two_processes_are_judged_at_the_best_step_both_of_them(tmp_path):
+    """Whose weights the main one alone has kept, while half of the features are made by the other."""
+    words = [*WORSENING, "judge=best"]
+    together = train_two(tmp_path, *words)
+    judged_again = run_it(tmp_path / "two" / "cache", tmp_path / "two" / "run", *words)
+    assert judged_again.facts["judged_step"] < 20
+    assert together["results"] == pytest.approx(judged_again.results, rel=1e-4)
 
 
 @pytest.mark.slow
