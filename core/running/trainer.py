@@ -201,26 +201,22 @@ def steps_of(
     # ---- end ---------------------------------------------------------------------------------------------------
     # On every rank: a target that is normalised over the whole batch talks to the others.
     flops = stepper.flops(run.optim.steps, *batches.at(run.optim.steps)) if run.optim.steps else None
+    sets = dict(zip(("train", "test"), judged_splits, strict=True))
+    bench = Bench(
+        run, learner.judged_encoder, sets | {"pretrain": train_set}, record,
+        built_for=spec, step=run.optim.steps, device=device, precision=precision, where=where,
+    )  # fmt: skip
     if not where.is_main:
-        return features().help()
+        features().help()
+        return bench.help()
     trained, pretraining = time.perf_counter(), window.costs(device, where.size)
     judged_on = features()
     try:
-        judgements = evaluate(run, judged_on)
-        results = results_of(judgements) | mask_shares(run, learner.encoder.grid)
-        record.log(run.optim.steps, results)
-        sets = dict(zip(("train", "test"), judged_splits, strict=True))
-        bench = Bench(
-            run,
-            learner.judged_encoder,
-            sets | {"pretrain": train_set},
-            record,
-            built_for=spec,
-            step=run.optim.steps,
-            device=device,
-            precision=precision,
-        )
-        tuned = tune(run, judged_on, bench)
+        with bench:
+            judgements = evaluate(run, judged_on)
+            results = results_of(judgements) | mask_shares(run, learner.encoder.grid)
+            record.log(run.optim.steps, results)
+            tuned = tune(run, judged_on, bench)
         spread = against_untrained(run, learner, test_set, spec, device, precision)
     except Stopped as stopped:
         log.info("stopped while fine-tuning: %s", stopped)

@@ -12,4 +12,5 @@ if __name__ == "__main__":
     record = run_it(Path(folder) / "cache", Path(folder) / "run", *overrides)
     if int(os.environ.get("RANK", "0")) == 0:
         losses = [point["loss"] for _, point in sorted(record.points.items()) if "loss" in point]
-        Path(out).write_text(json.dumps({"outcome": record.outcome, "losses": losses, "results": record.results}))
+        told = {"outcome": record.outcome, "losses": losses, "results": record.results, "points": record.points}
+        Path(out).write_text(json.dumps(told))
