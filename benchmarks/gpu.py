@@ -5,7 +5,8 @@
 
 Without --part, each method in turn, within about --seconds each: milliseconds a step (many steps, one wait at the end),
 of the device in its kernels (`busy`), of the host until a step is queued (`host`) and of what comes before the model
-(`inputs`: crops, masks, copies); launches and blocking copies a step, the latter with the lines that wait; memory;
+(`inputs`: crops, masks, copies), after a step, during which threads have read and drawn ahead, as in training, and back
+to back, where nothing hides them; launches and blocking copies a step, the latter with the lines that wait; memory;
 rate; a step's operations, with what they would take at 400 TFLOP/s; and a ridge evaluation with its features. A method
 that fails is said to have FAILED, with its traceback, and the others go on; the exit code is then 1. Data is made
 small: a step costs the same.
@@ -143,8 +144,8 @@ def measure(one: Prepared, most: float) -> Iterator[str]:
         f"{flops / step / 1e12:7.2f} TFLOP/s   peak {peak:.2f} GiB"
     )
     hosts = [seconds(one.step, device) for _ in repeated(lambda: None, most / 12)]
-    inputs = [seconds(one.inputs, device) for _ in repeated(lambda: None, most / 12)]
-    yield f"  host {both(hosts)}   inputs {both(inputs)}"
+    yield f"  host {both(hosts)}"
+    yield from both_inputs(one, most / 12)
     if device.type == "cuda":
         yield from launches(one)
         yield from waits(one)
@@ -154,6 +155,13 @@ def measure(one: Prepared, most: float) -> Iterator[str]:
     _, took = seconds(lambda: judge(Ridge(), features, 0), device)
     clips = len(train_set) + len(test_set)
     yield f"  ridge {took:7.2f} s, of these {features.used.seconds:.2f} s features of {clips} clips"
+
+
+def both_inputs(one: Prepared, most: float) -> Iterator[str]:
+    """What comes before the model, as a step waits for it and with nothing to hide behind, within twice `most`."""
+    after = [seconds(one.inputs, one.device) for _ in repeated(one.step, most)]
+    alone = [seconds(one.inputs, one.device) for _ in repeated(lambda: None, most)]
+    yield f"  inputs after a step {both(after)}   back to back {both(alone)}"
 
 
 def both(pairs: Sequence[tuple[float, float]]) -> str:

@@ -86,7 +86,7 @@ class StepLoader:
 
     A run that reads two sets at once gives each a `stream` of its own, an order by another name. `option` is what
     messages call the batch size. With `may_repeat` there may be more processes than samples, each of which is then
-    given to as many processes as every other.
+    given to as many processes as every other. `rows` of each batch, in order, are given in place of a run of them.
 
     Raises ValueError if `batch_size` cannot be shared so.
     """
@@ -106,6 +106,7 @@ class StepLoader:
         stream: Sequence[str] = (),
         option: str = "optim.batch_size",
         may_repeat: bool = False,
+        rows: Tensor | None = None,
     ) -> None:
         if batch_size < 1 or (batch_size % world_size and not (may_repeat and can_share(batch_size, world_size))):
             raise ValueError(
@@ -118,7 +119,8 @@ class StepLoader:
         assert batch_size % repeats == 0, "core.configuring.config refuses repeats that do not divide the batch"
         self.steps = range(start_step + 1, num_steps + 1)
         self._num_workers = num_workers if getattr(dataset, "is_lazy", False) else 0
-        self._batches = _Batches(dataset, seed, batch_size, repeats, rank, world_size, tuple(stream))
+        own = part_of(batch_size, rank, world_size) if rows is None else rows
+        self._batches = _Batches(dataset, seed, batch_size, repeats, own, tuple(stream))
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -157,13 +159,12 @@ class _Batches(TorchDataset[Batch]):
         seed: int,
         batch_size: int,
         repeats: int,
-        rank: int,
-        world_size: int,
+        own: slice | Tensor,
         stream: tuple[str, ...],
     ) -> None:
         self._stream = stream
         self._dataset, self._seed, self._batch_size, self._repeats = dataset, seed, batch_size, repeats
-        self._part = part_of(batch_size, rank, world_size)
+        self._part = own
 
     def __getitem__(self, step: int) -> Batch:
         num_samples = self._batch_size // self._repeats
@@ -177,9 +178,9 @@ class _Batches(TorchDataset[Batch]):
             # Of the whole batch, so that the samples are as they would be with one process; one for each repeat.
             draws = torch.rand(self._batch_size, generator=generator_for(self._seed, "clip", *self._stream, step))
             return cast(DrawnDataset, self._dataset).fetch(indices[of_row], draws[self._part])
-        first, last = int(of_row[0]), int(of_row[-1])
-        batch = self._dataset.fetch(indices[first : last + 1])
+        is_first = of_row.diff(prepend=of_row[:1] - 1) > 0  # of its sample's rows
+        samples, place = of_row[is_first], is_first.cumsum(0) - 1
+        batch = self._dataset.fetch(indices[samples])
         if self._repeats == 1:
             return batch
-        place = of_row - first
         return Batch(batch.clips[place], {name: values[place] for name, values in batch.labels.items()})

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.evals.frozen.maps import check_level, check_pixels
-from core.types import Dataset, DataSpec, Encoder, Evaluation, Features, generator_for
+from core.types import Dataset, DataSpec, Encoder, Evaluation, Features, Part, generator_for
 
 
 class Frames(Enum):
@@ -169,13 +169,16 @@ def enlarged(scores: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(scores, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def pixel_loss(scores: Tensor, truth: Tensor) -> Tensor:
+def pixel_loss(scores: Tensor, truth: Tensor, part: Part | None = None) -> Tensor:
     """Cross-entropy of `scores` [M, K, H, W], mean over the pixels whose class in `truth` [M, H, W] is not -1.
 
-    0 of a batch without such a pixel.
+    0 of a batch without such a pixel. Of a `part` it is such that the mean over processes is that of the whole batch.
     """
     total = F.cross_entropy(scores, truth.long(), ignore_index=-1, reduction="sum")
-    return total / (truth >= 0).sum().clamp_min(1)
+    num = (truth >= 0).sum()
+    if part is None or part.rows is None:
+        return total / num.clamp_min(1)
+    return total / part.mean(num).clamp_min(len(part.rows) / part.num)  # of one pixel, on one of the processes
 
 
 def check_segments(key: str, built_for: DataSpec, spec: DataSpec) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -35,7 +37,8 @@ class Vos(Evaluation):
     mask. An encoder of clips sees frames one by one, each as a clip that stands still; of frames larger than its own
     its places are enlarged.
 
-    `vos/seconds_per_sequence` is the time for encoding, following and scoring a video.
+    `vos/seconds_per_sequence` is the time for reading, encoding, following and scoring a video, by one process. Of
+    several each takes some of the videos.
 
     Source: DAVIS 2017 (Pont-Tuset et al., 2017, arXiv:1704.00675), section 4; DINO (Caron et al., 2021,
     arXiv:2104.14294), section 4.2.2, whose released settings are the defaults; MC-JEPA (Bardes et al., 2023,
@@ -86,12 +89,8 @@ class Vos(Evaluation):
         return ["vos/jf", "vos/j", "vos/f", "vos/seconds_per_sequence"]
 
     def run(self, features: Features, seed: int) -> dict[str, float]:
-        start, num_videos, found = time.perf_counter(), 0, list[Followed]()
-        for video in features.sequences("test", self.max_sequences):
-            objects = objects_of(video)
-            if objects and counting(video):
-                found += score(self.follow(features, video, objects), video, objects)
-            num_videos += 1
+        videos = list(features.judged_sequences("test", self.judged, self.max_sequences))
+        found = [Followed(*each) for video in videos for each in video[1:].view(-1, 2).tolist()]
         if not found:
             raise ValueError(
                 "evals.vos: no test video has an object in its first frame and a known frame after it, so there is "
@@ -103,8 +102,16 @@ class Vos(Evaluation):
             "vos/jf": (region + contour) / 2,
             "vos/j": region,
             "vos/f": contour,
-            "vos/seconds_per_sequence": (time.perf_counter() - start) / num_videos,
+            "vos/seconds_per_sequence": sum(float(video[0]) for video in videos) / len(videos),
         }
+
+    def judged(self, features: Features, read: Callable[[], TrackedVideo]) -> Tensor:
+        """Of a video: the seconds that it took, then region and contour of each object that is scored, float64."""
+        start, found, video = time.perf_counter(), list[Followed](), read()
+        objects = objects_of(video)
+        if objects and counting(video):
+            found = score(self.follow(features, video, objects), video, objects)
+        return torch.tensor([time.perf_counter() - start, *itertools.chain(*found)], dtype=torch.float64)
 
     @torch.no_grad()
     def follow(self, features: Features, video: TrackedVideo, objects: list[int]) -> Tensor:

@@ -51,30 +51,38 @@ class Room(NamedTuple):
         clips, pairs = -(-self.batch_size // (gpus * parts)), -(-self.num_pairs // gpus)
         return self.state + SPARE_GIB + clips * (self.clip_again if again else self.clip) + pairs * self.pair
 
-    def shares_pairs(self, gpus: int) -> bool:
-        return not self.num_pairs or can_share(self.num_pairs, gpus)
+    def can_share(self, gpus: int) -> bool:
+        return self.batch_size % gpus == 0 and (not self.num_pairs or can_share(self.num_pairs, gpus))
 
     def advice(self, gpus: int, gpu_memory: float) -> str:
         """Whether a step fits on so many GPUs of so many GiB, and what to set, dearest last, if not."""
-        share, rest = divmod(self.batch_size, gpus)
-        if rest or not self.shares_pairs(gpus):
-            of, num = ("optim.batch_size", self.batch_size) if rest else ("objective.flow_batch", self.num_pairs)
-            return f"cannot be shared: {of}={num} over {gpus} GPUs"
+        if not self.can_share(gpus):
+            is_batch = self.batch_size % gpus > 0
+            of, num = ("optim.batch_size", self.batch_size) if is_batch else ("objective.flow_batch", self.num_pairs)
+            fewer = next(n for n in range(min(gpus, self.batch_size), 0, -1) if self.can_share(n))
+            more = next((n for n in range(gpus + 1, self.batch_size + 1) if self.can_share(n)), None)
+            return f"cannot be shared: {of}={num} over {gpus} GPUs; over {fewer}{f' or {more}' if more else ''} it can"
         plain = self.needed(gpus)
         if plain <= gpu_memory:
             return f"fits: {plain:.0f} GiB"
+        if (found := self._settings(gpus, gpu_memory)) is not None:
+            return f"{plain:.0f} GiB; set {found}"
+        for more in range(gpus + 1, self.batch_size + 1):
+            if self.can_share(more) and (found := self._settings(more, gpu_memory)) is not None:
+                return f"{plain:.0f} GiB; needs {more} GPUs{' with ' if found[0] != ':' else ''}{found}"
+        return f"{plain:.0f} GiB; fits on no number of such GPUs"
+
+    def _settings(self, gpus: int, gpu_memory: float) -> str | None:
+        """The cheapest options with which a step fits and what it then takes, "runtime.accumulate=2: 38 GiB"."""
+        share = self.batch_size // gpus
         divisors = [n for n in range(1, MOST_PARTS + 1) if share % n == 0 and (n == 1 or self.can_accumulate)]
         for again in (False, True) if self.clip_again < self.clip else (False,):
             for parts in divisors:
                 if (need := self.needed(gpus, parts, again=again)) <= gpu_memory:
                     told = [f"runtime.accumulate={parts}"] if parts > 1 else []
                     told += ["runtime.checkpoint_blocks=true"] if again else []
-                    return f"{plain:.0f} GiB; set {' '.join(told)}: {need:.0f} GiB"
-        for more in range(gpus + 1, self.batch_size + 1):
-            fits = self.needed(more, again=True) <= gpu_memory
-            if fits and self.batch_size % more == 0 and self.shares_pairs(more):
-                return f"{plain:.0f} GiB; needs {more} GPUs"
-        return f"{plain:.0f} GiB; fits on no number of such GPUs"
+                    return f"{' '.join(told)}: {need:.0f} GiB"
+        return None
 
 
 def room(run: Run) -> Room:

@@ -20,6 +20,7 @@ from core.evals.frozen.shared import Share
 from core.measuring.cost import ENCODING_COSTS
 from core.measuring.phases import Costs, Phase
 from core.models.resized import for_frames
+from core.running.tuning import Bench
 from core.types import Dataset, DataSpec, EncoderModule, Evaluation, Learner, Look, Pooling, Tuning, Workshop
 
 NUM_COLLAPSE_CLIPS = 128  # that tell whether the encoder collapsed: a hundredth of what a small run trains on
@@ -140,10 +141,15 @@ def evaluate(run: Run, features: FrozenFeatures) -> dict[str, Judgement]:
         features.dismiss()
 
 
-def tune(run: Run, features: FrozenFeatures, workshop: Workshop) -> dict[str, Judgement]:
+def tune(run: Run, features: FrozenFeatures, bench: Bench) -> dict[str, Judgement]:
     """Every evaluation of the run that trains a copy of the encoder, by name. Raises Stopped."""
-    tunings = sorted(name for name, evaluation in run.evals.items() if isinstance(evaluation, Tuning))
-    return {name: judge(run.evals[name], features, run.seed, workshop) for name in tunings}
+    found = {}
+    for name, evaluation in sorted(run.evals.items()):
+        if isinstance(evaluation, Tuning):
+            num_processes = bench.begin(name, evaluation)
+            results, costs = judge(evaluation, features, run.seed, bench)
+            found[name] = Judgement(results, costs._replace(gpu_seconds=costs.gpu_seconds * num_processes))
+    return found
 
 
 def results_of(judgements: Mapping[str, Judgement]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from core.configuring import plugins
 from core.configuring.config import ConfigError, Run, check, flatten, identity
 from core.configuring.fitting import choose_device, fingerprints, load_split, wrong_labels
-from core.configuring.run import Runtime
+from core.configuring.run import Judge, Runtime
 from core.data.augment import normalise
 from core.data.left_out import data_facts
 from core.evals.frozen.features import FrozenFeatures
@@ -34,7 +34,7 @@ from core.running.judging import collapse, cost_metrics_of, evaluate, frozen_fea
 from core.running.monitoring.best import Best
 from core.running.monitoring.held_out import held_out_of
 from core.running.monitoring.monitor import Monitor
-from core.running.ranks.distributed import World, any_rank, same_on_all, wait, world, wrap
+from core.running.ranks.distributed import World, any_rank, same_on_all, take_from_main, wait, world, wrap
 from core.running.stepping import Batches, Stepper, compile_step, make_stepper
 from core.running.tracking import tracked
 from core.running.tuning import Bench
@@ -180,8 +180,9 @@ def steps_of(
                 window.clear()
         if collapsed:
             return finish_collapsed(record, monitor.ending(step), step, window, splits) if where.is_main else None
-        if ending and where.is_main:
+        if ending and run.judge is Judge.best:
             best.restore(learner)  # before it is saved: whoever judges the run later judges these too
+            take_from_main(learner, where)  # which alone has them, and the others encode for it
         if saving and where.is_main:
             save(record, step, config, data, spec, learner, optimizer, window, best, run.runtime)
         if stopping and not ending:
@@ -200,26 +201,22 @@ def steps_of(
     # ---- end ---------------------------------------------------------------------------------------------------
     # On every rank: a target that is normalised over the whole batch talks to the others.
     flops = stepper.flops(run.optim.steps, *batches.at(run.optim.steps)) if run.optim.steps else None
+    sets = dict(zip(("train", "test"), judged_splits, strict=True))
+    bench = Bench(
+        run, learner.judged_encoder, sets | {"pretrain": train_set}, record,
+        built_for=spec, step=run.optim.steps, device=device, precision=precision, where=where,
+    )  # fmt: skip
     if not where.is_main:
-        return features().help()
+        features().help()
+        return bench.help()
     trained, pretraining = time.perf_counter(), window.costs(device, where.size)
     judged_on = features()
     try:
-        judgements = evaluate(run, judged_on)
-        results = results_of(judgements) | mask_shares(run, learner.encoder.grid)
-        record.log(run.optim.steps, results)
-        sets = dict(zip(("train", "test"), judged_splits, strict=True))
-        bench = Bench(
-            run,
-            learner.judged_encoder,
-            sets | {"pretrain": train_set},
-            record,
-            built_for=spec,
-            step=run.optim.steps,
-            device=device,
-            precision=precision,
-        )
-        tuned = tune(run, judged_on, bench)
+        with bench:
+            judgements = evaluate(run, judged_on)
+            results = results_of(judgements) | mask_shares(run, learner.encoder.grid)
+            record.log(run.optim.steps, results)
+            tuned = tune(run, judged_on, bench)
         spread = against_untrained(run, learner, test_set, spec, device, precision)
     except Stopped as stopped:
         log.info("stopped while fine-tuning: %s", stopped)

@@ -88,6 +88,18 @@ class Features(Protocol):
     def sequences(self, split: str, max_sequences: int | None = None) -> Iterator[TrackedVideo]:
         """Videos whose objects are known, of data that has such: all, or a random subset that is always the same."""
 
+    def judged_sequences(
+        self,
+        split: str,
+        judged: Callable[[Features, Callable[[], TrackedVideo]], Tensor],
+        max_sequences: int | None = None,
+    ) -> Iterator[Tensor]:
+        """What `judged` gives for these features and what reads the video, of each of `sequences` in their order.
+
+        Of several processes each takes some of the videos, so that `judged` must be a function that can be pickled: of
+        a module, or a method of an evaluation.
+        """
+
     def frame_maps(self, frames: Tensor, *, level: int = 1, stride: int | None = None) -> Tensor:
         """Feature maps [T, h, w, D] float32 of a video's frames [C, T, H, W] uint8, of whatever size, one by one.
 
@@ -162,10 +174,26 @@ class Recipe(NamedTuple):
     size: int | None = None  # px of the clips; None: as the encoder was built for
 
 
+class Part(NamedTuple):
+    """What a process has of each batch, where several share it out.
+
+    A row and its mirror image (the batch read backwards) belong to one process, so that it can mix them by itself.
+    """
+
+    num: int  # samples of the whole batch: what is random is drawn for all of them
+    rows: Tensor | None = None  # [b] int64 in order: those of this process; None = all
+    mean: Callable[[Tensor], Tensor] = torch.clone  # over processes, of a tensor that each of them has
+
+    def own(self, drawn: Tensor) -> Tensor:
+        """This process's of what was drawn for the whole batch: [num, ...] -> [b, ...]."""
+        return drawn if self.rows is None else drawn[self.rows]
+
+
 class Tuned(nn.Module):
     """An encoder with a head on it, as one stage of fine-tuning trains it."""
 
     encoder: EncoderModule
+    part: Part | None = None  # of the batches that `loss` is given, if several processes share these out
 
     def loss(
         self, clips: Tensor, labels: Mapping[str, Tensor], draw: Callable[[str], Generator], progress: float
@@ -173,7 +201,7 @@ class Tuned(nn.Module):
         """{"loss": scalar, ...} of one batch of float, normalised clips [B, C, T, H, W].
 
         `labels` also has `SAMPLE`. `draw(purpose)` is this step's generator for that purpose; `progress` goes from 0 at
-        the first step to 1 at the last.
+        the first step to 1 at the last. With a `part` the mean over processes is the loss of the whole batch.
         """
         raise NotImplementedError
 
@@ -230,6 +258,10 @@ class Workshop(Protocol):
         """Rows of the test videos, the number of the view, and its clips [B, C, T, H, W], float and normalised."""
         ...
 
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum, in place, over all processes that share the evaluation out, each of which has some of `views`."""
+        ...
+
     def forward_mmac(self, encoder: EncoderModule, size: int | None = None) -> float:
         """1e6 multiply-adds of one test clip's way through `encoder`, a copy."""
         ...
@@ -248,6 +280,10 @@ class Tuning(Evaluation):
     @property
     def reads_pretraining(self) -> bool:
         """Whether it asks its workshop for the split "pretrain"."""
+        return False
+
+    def can_share(self, num: int) -> bool:
+        """Whether `num` processes may `tune` together: it gives each its `Tuned.part` of a batch and is `summed`."""
         return False
 
     def tune(self, workshop: Workshop, seed: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Generator, Size, Tensor, device, nn
 
 from core.types.data import DataSpec, Grid
@@ -53,9 +54,13 @@ class Calls(NamedTuple):
     device: device
     part: int = 0
     num_parts: int = 1
+    own: Tensor | None = None  # [b] int64: these samples, in place of a part
 
-    def rows(self, num: int) -> slice:
-        """This part's of `num` rows."""
+    def rows(self, num: int) -> slice | Tensor:
+        """This part's of `num` rows, as many for each sample."""
+        if self.own is not None:
+            each = num // self.shapes[0][0]
+            return (self.own[:, None] * each + torch.arange(each)).flatten()
         return slice(num * self.part // self.num_parts, num * (self.part + 1) // self.num_parts)
 
 

@@ -11,5 +11,6 @@ if __name__ == "__main__":
     folder, out, *overrides = sys.argv[1:]
     record = run_it(Path(folder) / "cache", Path(folder) / "run", *overrides)
     if int(os.environ.get("RANK", "0")) == 0:
-        losses = [record.points[step]["loss"] for step in sorted(record.points)]
-        Path(out).write_text(json.dumps({"outcome": record.outcome, "losses": losses, "results": record.results}))
+        losses = [point["loss"] for _, point in sorted(record.points.items()) if "loss" in point]
+        told = {"outcome": record.outcome, "losses": losses, "results": record.results, "points": record.points}
+        Path(out).write_text(json.dumps(told))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,8 +19,8 @@ from core.evals.flow_frames import estimated
 from core.evals.frozen.clips import Cut, Plan, encode
 from core.evals.frozen.maps import centre, level_of
 from core.evals.frozen.samples import subset
-from core.evals.frozen.shared import Flows, Layers, Maps, Turns
-from core.types import Batch, Dataset, DataSpec, EncoderModule, Learner, Look, generator_for
+from core.evals.frozen.shared import Flows, Layers, Maps, Turns, Videos
+from core.types import Batch, Dataset, DataSpec, EncoderModule, Features, Learner, Look, generator_for
 
 # Stored clips, the data's spec, how they are to look, what draws it, and of how many clips before them it is skipped.
 Change = Callable[[Tensor, DataSpec, Look, Generator, int], Tensor]
@@ -147,6 +148,23 @@ class Encoding:
 
         with evaluating(estimator):
             yield from turns.each(job, parts, flow)
+
+    def videos(self, job: Videos, features: Features, turns: Turns) -> Iterator[Tensor]:
+        """What each of the videos is judged to be by the `features`, which encode their frames by this object."""
+        dataset: Any = self._datasets[job.split]
+        indices = subset(dataset.num_sequences(), job.max_sequences).tolist()
+
+        def judged() -> Iterator[list[Tensor]]:
+            for number, index in enumerate(indices):
+                if turns.is_mine(number):
+                    before = self.used.clips
+                    found = job.judged(features, functools.partial(dataset.sequence, index))
+                    yield [found, torch.tensor(self.used.clips - before)]
+
+        for number, (found, clips) in enumerate(turns.taken(job, range(len(indices)), judged())):
+            if not turns.is_mine(number):
+                self.add_clips(int(clips))
+            yield found
 
     def in_parts(self, clips: Tensor, encoded: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         """`encoded(clips)`, of as many clips at once as the device's memory has room for: half as many when it is full,

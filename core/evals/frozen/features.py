@@ -28,11 +28,12 @@ from core.evals.frozen.maps import (
 )
 from core.evals.frozen.pooling import add, named, num_parts, pooled
 from core.evals.frozen.samples import subset
-from core.evals.frozen.shared import Flows, Job, Layers, Maps, Share, Turns
+from core.evals.frozen.shared import Flows, Job, Layers, Maps, Share, Turns, Videos
 from core.types import (
     Dataset,
     DataSpec,
     EncoderModule,
+    Features,
     FlowTruth,
     Learner,
     Look,
@@ -227,6 +228,15 @@ class FrozenFeatures:
         for index in subset(dataset.num_sequences(), max_sequences).tolist():
             yield dataset.sequence(index)
 
+    def judged_sequences(
+        self,
+        split: str,
+        judged: Callable[[Features, Callable[[], TrackedVideo]], Tensor],
+        max_sequences: int | None = None,
+    ) -> Iterator[Tensor]:
+        """What `judged` gives for these features and what reads the video, of each of `sequences`."""
+        return self._encoding.videos(Videos(split, max_sequences, judged), self, self._turns)
+
     def frame_maps(self, frames: Tensor, *, level: int = 1, stride: int | None = None) -> Tensor:
         """Feature maps of a video's frames [C, T, H, W] uint8, one by one and of whatever size: [T, h, w, D] float32.
 
@@ -327,6 +337,8 @@ class FrozenFeatures:
         if isinstance(job, Maps):
             videos = self._videos_of(job.split, Sampling(max_train=job.max_train))
             return self._encoding.maps(job, videos, self._turns)
+        if isinstance(job, Videos):
+            return self._encoding.videos(job, self, self._turns)
         assert self._estimator is not None
         return self._encoding.flows(job, self._estimator, self._turns)
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core.types import Look, Pooling, Sampling
+from core.types import Features, Look, Pooling, Sampling, TrackedVideo
 
 # ---- what is to be done, in words that are sent --------------------------------------------------------------------
 
@@ -43,7 +43,15 @@ class Flows(NamedTuple):
     size: tuple[int, int] | None
 
 
-Job = Layers | Maps | Flows
+class Videos(NamedTuple):
+    """Videos whose objects are known, each to be judged by itself. `judged` is sent by its name and its own values."""
+
+    split: str
+    max_sequences: int | None
+    judged: Callable[[Features, Callable[[], TrackedVideo]], Tensor]
+
+
+Job = Layers | Maps | Flows | Videos
 
 
 # ---- by whom ---------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from core.types import (
     EncoderModule,
     Features,
     Optimizer,
+    Part,
     Pooling,
     Sampling,
     Tuned,
@@ -157,6 +158,9 @@ class FineTune(Tuning):
     def run(self, features: Features, seed: int) -> dict[str, float]:
         raise ValueError("evals.finetune: frozen features cannot be fine-tuned; it is run by `tune`")
 
+    def can_share(self, num: int) -> bool:
+        return self.batch_size % (2 * num) == 0
+
     def tune(self, workshop: Workshop, seed: int) -> dict[str, float]:
         test, start = workshop.spec("test", self.size), None
         if self.intermediate is not None:
@@ -238,6 +242,7 @@ class FineTune(Tuning):
         for rows, _, clips in workshop.views(self.sampling, self.size):
             with workshop.autocast():
                 scores[rows] += tuned.logits(clips).float().softmax(dim=1).cpu()
+        workshop.summed(scores)
         if not scores.isfinite().all():
             raise FloatingPointError(f"fine-tuning on {label}: the test scores are not finite")
         return labels[label][known], scores[known] / (self.temporal_views * self.spatial_views)
@@ -268,14 +273,15 @@ class Classifier(Tuned):
     ) -> dict[str, Tensor]:
         options, truth = self.options, labels[self.label]
         clips = self._changed(clips, draw)
-        keep = kept_patches(options.mask_ratio, progress, len(clips), self.encoder.grid.num_patches, draw)
+        part = self.part or Part(len(clips))
+        keep = kept_patches(options.mask_ratio, progress, part, self.encoder.grid.num_patches, draw)
         is_mixed = options.mixup > 0 or options.cutmix > 0
         if is_mixed:
             soft = smoothed(truth, self.head.out_features, options.smoothing)
             clips, soft = mix(clips, soft, mixup=options.mixup, cutmix=options.cutmix, generator=draw("mix"))
         pooled = self._pooled(clips, None if keep is None else keep.to(clips.device))
         if options.dropout > 0:
-            pooled = dropout(pooled, options.dropout, draw("dropout"))
+            pooled = dropout(pooled, options.dropout, draw("dropout"), self.part)
         logits = self.head(pooled).float()
         if is_mixed:
             return {"loss": F.cross_entropy(logits, soft)}
@@ -294,19 +300,20 @@ class Classifier(Tuned):
                 magnitude=options.rand_magnitude,
                 std=options.rand_std,
                 generator=draw("rand_augment"),
+                part=self.part,
             )
             clips = (changed.float() / 255 - mean) / std
-        return erase(clips, options.erase, draw("erase")) if options.erase > 0 else clips
+        return erase(clips, options.erase, draw("erase"), self.part) if options.erase > 0 else clips
 
 
 def kept_patches(
-    ratio: float, progress: float, batch: int, num_patches: int, draw: Callable[[str], Generator]
+    ratio: float, progress: float, part: Part, num_patches: int, draw: Callable[[str], Generator]
 ) -> Tensor | None:
     """Indices [B, n] of the patches that are encoded, in order; None for all of them."""
     kept = num_kept(ratio, progress, num_patches)
     if kept == num_patches:
         return None
-    noise = torch.rand(batch, num_patches, generator=draw("finetune_mask"))
+    noise = part.own(torch.rand(part.num, num_patches, generator=draw("finetune_mask")))
     return noise.argsort(dim=1)[:, :kept].sort(dim=1).values
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from core.types import moved, moved_together
+from core.types import Part, moved, moved_together
 
 
 def smoothed(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
@@ -21,7 +21,7 @@ def smoothed(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
 
 
 def mix(clips: Tensor, truth: Tensor, *, mixup: float, cutmix: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Each clip [B, C, T, H, W] and its classes [B, K] mixed with those of the batch read backwards.
+    """Each clip [B, C, T, H, W] and its classes [B, K] mixed with those of the batch read backwards (see `Part`).
 
     One draw for the whole batch: of the share, from Beta(alpha, alpha), and, where both alphas are above 0, of which
     of the two it is. Cutmix pastes the same box into all frames, and counts what the box really covers.
@@ -57,7 +57,7 @@ def blend(truth: Tensor, kept: float) -> Tensor:
     return truth * kept + truth.flip(0) * (1 - kept)
 
 
-def erase(clips: Tensor, probability: float, generator: Generator) -> Tensor:
+def erase(clips: Tensor, probability: float, generator: Generator, part: Part | None = None) -> Tensor:
     """With `probability` a box of each clip, the same in all frames, is filled with noise of mean 0 and variance 1.
 
     It covers 2 % to a third of the area with an aspect ratio between 0.3 and 1 / 0.3; the first of ten drawn boxes that
@@ -68,7 +68,9 @@ def erase(clips: Tensor, probability: float, generator: Generator) -> Tensor:
     """
     if probability == 0:
         return clips
-    batch, _, _, height, width = clips.shape
+    part = part or Part(len(clips))
+    batch, (height, width) = part.num, clips.shape[-2:]
+    place_of = {row: place for place, row in enumerate(part.own(torch.arange(batch)).tolist())}
     draws = torch.rand(batch, 10, 2, generator=generator)
     area = height * width * (0.02 + (1 / 3 - 0.02) * draws[..., 0])
     aspect = (math.log(0.3) + 2 * math.log(1 / 0.3) * draws[..., 1]).exp()
@@ -81,17 +83,20 @@ def erase(clips: Tensor, probability: float, generator: Generator) -> Tensor:
     for index in chosen.nonzero().flatten().tolist():
         h, w = box[index].tolist()
         top, left = int(corner[index, 0] * (height - h + 1)), int(corner[index, 1] * (width - w + 1))
-        places.append((index, slice(None), slice(None), slice(top, top + h), slice(left, left + w)))
-        noises.append(torch.randn(*clips.shape[1:3], h, w, generator=generator).to(clips.dtype))
+        noise = torch.randn(*clips.shape[1:3], h, w, generator=generator)
+        if index in place_of:
+            places.append((place_of[index], slice(None), slice(None), slice(top, top + h), slice(left, left + w)))
+            noises.append(noise.to(clips.dtype))
     clips = clips.clone()
     for place, noise in zip(places, moved_together(clips.device, *noises), strict=True):
         clips[place] = noise
     return clips
 
 
-def dropout(features: Tensor, rate: float, generator: Generator) -> Tensor:
+def dropout(features: Tensor, rate: float, generator: Generator, part: Part | None = None) -> Tensor:
     """Each value zeroed with probability `rate`, the others scaled up so that the mean stays."""
     if rate == 0:
         return features
-    kept = torch.rand(features.shape, generator=generator) >= rate
+    part = part or Part(len(features))
+    kept = part.own(torch.rand(part.num, *features.shape[1:], generator=generator)) >= rate
     return features * moved((kept / (1 - rate)).to(features.dtype), features.device)

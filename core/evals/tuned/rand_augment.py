@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from core.types import Part
+
 _GREY = 128.0  # what a turned or shifted picture leaves empty
 
 
@@ -80,7 +82,9 @@ def _shear(strength: float) -> float:
     return math.degrees(math.atan(0.3 * strength))
 
 
-def rand_augment(clips: Tensor, *, layers: int, magnitude: float, std: float, generator: Generator) -> Tensor:
+def rand_augment(
+    clips: Tensor, *, layers: int, magnitude: float, std: float, generator: Generator, part: Part | None = None
+) -> Tensor:
     """`layers` changes of each clip, one after the other: uint8 [B, C, T, H, W] -> the same.
 
     Each is drawn for each clip from `changes()` and made with probability 0.5; its strength is a normal draw about
@@ -91,11 +95,11 @@ def rand_augment(clips: Tensor, *, layers: int, magnitude: float, std: float, ge
     MAE-ST (Feichtenhofer et al., 2022, arXiv:2205.09113), Table 5b: (9, 0.5).
     """
     frames_first = clips.transpose(1, 2).clone()
-    names = list(changes())
+    names, part = list(changes()), part or Part(len(clips))
     for _ in range(layers):
-        drawn = torch.randint(len(names), (len(clips),), generator=generator)
-        is_made = torch.rand(len(clips), generator=generator) < 0.5
-        is_negative = torch.rand(len(clips), generator=generator) < 0.5
+        drawn = part.own(torch.randint(len(names), (part.num,), generator=generator))
+        is_made = part.own(torch.rand(part.num, generator=generator)) < 0.5
+        is_negative = part.own(torch.rand(part.num, generator=generator)) < 0.5
         strengths = (magnitude + std * torch.randn(len(names), 2, generator=generator)).clamp(0, 10) / 10
         for number, name in enumerate(names):
             change = changes()[name]

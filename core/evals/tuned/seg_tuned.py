@@ -83,6 +83,9 @@ class SegmentTuned(Tuning):
     def run(self, features: Features, seed: int) -> dict[str, float]:
         raise ValueError(f"{KEY}: frozen features cannot be fine-tuned; it is run by `tune`")
 
+    def can_share(self, num: int) -> bool:
+        return self.batch_size % (2 * num) == 0
+
     def tune(self, workshop: Workshop, seed: int) -> dict[str, float]:
         spec = workshop.spec("train")
         frames = self.frames.of(spec.frames)
@@ -104,15 +107,17 @@ class SegmentTuned(Tuning):
     @torch.no_grad()
     def _mean_iou(self, workshop: Workshop, tuned: Segmenter, frames: list[int]) -> float:
         num_classes = tuned.head.out_features
-        counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        counts, num_broken = torch.zeros(num_classes, num_classes, dtype=torch.int64), torch.tensor(0)
         tuned.eval()
         for rows, _, clips in workshop.views(Sampling(clips=1)):
             with workshop.autocast():
                 scores = tuned.scores(clips).float()
-            if not scores.isfinite().all():
-                raise FloatingPointError(f"{KEY}: the scores of the test pixels are not finite")
+            num_broken += int(not scores.isfinite().all())
             truth = workshop.segments("test", torch.arange(rows.start, rows.start + len(clips)), frames)
             counts += confusion(scores.argmax(1).cpu(), truth.flatten(0, 1), num_classes)
+        if workshop.summed(num_broken):
+            raise FloatingPointError(f"{KEY}: the scores of the test pixels are not finite")
+        workshop.summed(counts)
         if not counts.any():
             raise ValueError(f"{KEY}: no test pixel has a class, so there is nothing to be judged on")
         return mean_iou(counts)
@@ -147,4 +152,4 @@ class Segmenter(Tuned):
         self, clips: Tensor, labels: Mapping[str, Tensor], draw: Callable[[str], Generator], progress: float
     ) -> dict[str, Tensor]:
         truth = self._truth(labels[SAMPLE].cpu()).flatten(0, 1).to(clips.device)
-        return {"loss": pixel_loss(self.scores(clips).float(), truth)}
+        return {"loss": pixel_loss(self.scores(clips).float(), truth, self.part)}

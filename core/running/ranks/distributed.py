@@ -77,6 +77,13 @@ def wrap(learner: Learner, where: World, device: torch.device) -> nn.Module:
     )
 
 
+def take_from_main(module: nn.Module, where: World) -> None:
+    """Give every rank the main one's parameters and buffers."""
+    if where.size > 1:
+        for values in module.state_dict().values():
+            dist.broadcast(values, 0)
+
+
 def any_rank(flag: bool, where: World) -> bool:
     """True on every rank as soon as one rank says so: all stop after the same step, or none does."""
     if where.size == 1:
@@ -100,6 +107,23 @@ def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
     total = values.detach().float().clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def mean_gradients(module: nn.Module, loss: torch.Tensor) -> torch.Tensor:
+    """Give every rank the mean of all ranks' gradients; the mean of their `loss`, on every rank."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    mean = mean_over_ranks(torch.cat([loss.detach().float().view(1), *(each.flatten() for each in gradients)]))
+    parts = torch.split(mean[1:], [each.numel() for each in gradients])
+    for each, part in zip(gradients, parts, strict=True):
+        each.copy_(part.view_as(each))
+    return mean[0].clone()
+
+
+def said_by_main(word: str | None, where: World) -> str | None:
+    """The main rank's `word`, on every rank."""
+    told = [word]
+    dist.broadcast_object_list(told, src=0, group=where.patient)
+    return told[0]
 
 
 def wait(where: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import torch
@@ -47,6 +48,9 @@ class Videos:
     def sequences(self, split, max_sequences=None):
         assert split == "test"
         yield from self.videos[:max_sequences]
+
+    def judged_sequences(self, split, judged, max_sequences=None):
+        return (judged(self, partial(next, iter([video]))) for video in self.sequences(split, max_sequences))
 
     def frame_maps(self, frames: Tensor, *, level: int = 1, stride: int | None = None) -> Tensor:
         video = next(video for video in self.videos if video.frames is frames)

@@ -18,7 +18,7 @@ from core.models.vit import ViT
 from core.running.checkpoint import checkpoints
 from core.running.trainer import train
 from core.running.tuning import Bench
-from core.types import DataSpec, Pooling, Sampling, generator_for
+from core.types import DataSpec, Part, Pooling, Sampling, generator_for
 from tests.core.running.test_trainer import Notebook
 
 TINY = [
@@ -140,15 +140,15 @@ def test_the_hidden_share_falls_along_a_cosine_to_none():
 
 
 def test_kept_patches_are_in_order_and_differ_by_sample():
-    kept = kept_patches(0.75, 0.0, 50, 16, lambda purpose: generator_for(0, purpose))
+    kept = kept_patches(0.75, 0.0, Part(50), 16, lambda purpose: generator_for(0, purpose))
     assert kept.shape == (50, 4)
     assert (kept.diff(dim=1) > 0).all()
     assert len(kept.unique(dim=0)) > 40
 
 
 def test_nothing_is_hidden_at_the_end_or_without_a_ratio():
-    assert kept_patches(0.75, 1.0, 3, 16, lambda purpose: generator_for(0, purpose)) is None
-    assert kept_patches(0.0, 0.0, 3, 16, lambda purpose: generator_for(0, purpose)) is None
+    assert kept_patches(0.75, 1.0, Part(3), 16, lambda purpose: generator_for(0, purpose)) is None
+    assert kept_patches(0.0, 0.0, Part(3), 16, lambda purpose: generator_for(0, purpose)) is None
 
 
 def test_masked_fine_tuning_encodes_fewer_tokens(cache, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from core.running.ranks.distributed import World
+from tests.core.running.monitoring.test_held_out import WORSENING
 from tests.core.running.test_trainer import final_weights, run_it
 
 ROOT = Path(__file__).parents[4]
@@ -47,6 +48,12 @@ def test_two_processes_learn_flow_as_one_does(tmp_path, method):
 def train_both(tmp_path, *overrides):
     """A run by one process in "alone" and by two in "two/run", whose losses must be the same."""
     alone = run_it(tmp_path / "cache", tmp_path / "alone", *overrides)
+    together = train_two(tmp_path, *overrides)
+    assert together["losses"] == pytest.approx([alone.points[step]["loss"] for step in sorted(alone.points)], rel=1e-4)
+
+
+def train_two(tmp_path, *overrides):
+    """Losses and results of a run by two processes in "two/run"."""
     out = tmp_path / "losses.json"
     command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "tests.core.losses_of"]
     subprocess.run(
@@ -58,7 +65,7 @@ def train_both(tmp_path, *overrides):
     )
     together = json.loads(out.read_text())
     assert together["outcome"] == "done"
-    assert together["losses"] == pytest.approx([alone.points[step]["loss"] for step in sorted(alone.points)], rel=1e-4)
+    return together
 
 
 def test_a_batch_is_shared_out_in_order_and_without_overlap():
@@ -105,6 +112,16 @@ def test_two_processes_that_evaluate_on_the_way_train_as_one_does(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_are_judged_at_the_best_step_both_of_them(tmp_path):
+    """Whose weights the main one alone has kept, while half of the features are made by the other."""
+    words = [*WORSENING, "judge=best"]
+    together = train_two(tmp_path, *words)
+    judged_again = run_it(tmp_path / "two" / "cache", tmp_path / "two" / "run", *words)
+    assert judged_again.facts["judged_step"] < 20
+    assert together["results"] == pytest.approx(judged_again.results, rel=1e-4)
+
+
+@pytest.mark.slow
 def test_processes_wait_for_the_main_one_for_days(tmp_path):
     (tmp_path / "each.py").write_text(
         "from core.running.ranks.distributed import PATIENCE, wait, world\n"
@@ -125,6 +142,8 @@ import torch
 from core.configuring.config import load
 from core.configuring.fitting import load_split
 from core.evals.frozen.features import FrozenFeatures
+from core.evals.vos import Vos
+from core.models.resized import for_frames
 from core.data.augment import normalise
 from core.running.building import build_learner
 from core.running.judging import changed
@@ -136,6 +155,7 @@ def features(share):
     return FrozenFeatures(
         learner.judged_encoder, train, test, prepare=normalise, device="cpu", batch_size=3, built_for=train.spec,
         pools={Pooling.mean, Pooling.quadrants}, share=share, change=changed, estimator=learner if has_flow else None,
+        resize=lambda encoder, frames: for_frames(encoder, run.encoder, frames),
     )
 
 def flows(each, num=None):
@@ -166,6 +186,11 @@ with world("cpu") as where:
             torch.testing.assert_close(*(each.maps("test", [0, 1], level=2) for each in (together, alone)))
             torch.testing.assert_close(flows(together), flows(alone))
             torch.testing.assert_close(flows(together, 2), flows(alone, 2))  # and gives up
+        if test.spec.has_objects:
+            for most_videos in (5, 1):
+                both = [Vos(max_sequences=most_videos).run(each, 0) for each in (together, alone)]
+                assert [one.pop("vos/seconds_per_sequence") > 0 for one in both] == [True, True] and both[0] == both[1]
+            assert together.used.clips == alone.used.clips
         together.dismiss()
         left = lambda each: each.tokens("test", num_layers=most).values
         torch.testing.assert_close(left(together), left(alone))
@@ -175,7 +200,7 @@ with world("cpu") as where:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ["mae", "vjepa encoder.class_token=true", "m_jepa"])
-def test_two_processes_give_the_features_maps_and_flow_that_one_does(tmp_path, words):
+def test_two_processes_give_the_features_maps_flow_and_followed_objects_that_one_does(tmp_path, words):
     method, *rest = words.split()
     (tmp_path / "each.py").write_text(ENCODED)
     command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(tmp_path / "each.py")]
