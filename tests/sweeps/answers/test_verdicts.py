@@ -130,6 +130,34 @@ def test_seeds_that_all_differ_by_one_number_decide_nothing():
     assert verdict.kind == "undecided" and "differ by one number" in verdict.text
 
 
+@pytest.mark.parametrize("by_row", [(1.1,), (1.1, 2.5)])  # two rows, and three of a model
+def test_seeds_that_differ_by_one_number_but_for_rounding_decide_nothing(by_row):
+    # 61.3 - 60.2 and 55.4 - 54.3 differ in their sixteenth digit.
+    values = [60.2, 54.3, 51.1]
+    arms = [Arm("a", dict(enumerate(values)))]
+    arms += [Arm(str(n), {seed: round(one + n, 1) for seed, one in enumerate(values)}) for n in by_row]
+    comparison = compare(arms, "a")
+    found = verdicts(Judged("", "a", comparison, {arm.key: arm.key for arm in arms}), TOP1, 2.0)
+    assert {verdict.kind for verdict in found.values()} == {"undecided"}
+    assert all("differ by one number" in verdict.text for verdict in found.values())
+    assert not any(difference.estimate.excludes_zero for difference in comparison.differences.values())
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e9])
+def test_a_verdict_does_not_depend_on_the_unit_of_its_metric(size):
+    values = {"a": [60.2, 54.3, 51.1], "b": [61.0, 55.9, 52.2], "c": [62.7, 56.0, 53.6], "d": [60.2, 54.4, 51.0]}
+
+    def found(unit: float) -> tuple[list[str], float]:
+        arms = [Arm(key, {seed: one * unit for seed, one in enumerate(row)}) for key, row in values.items()]
+        comparison = compare(arms, "a")
+        told = verdicts(Judged("", "a", comparison, {arm.key: arm.key for arm in arms}), TOP1, 2.0 * unit)
+        return [verdict.kind for verdict in told.values()], comparison.p_alike
+
+    kinds, p_alike = found(size)
+    assert kinds == found(1.0)[0] == ["better", "better", "same"]
+    assert p_alike == pytest.approx(found(1.0)[1])
+
+
 def test_two_rows_of_the_same_runs_are_the_same():
     runs = {0: 50.0, 1: 52.0}
     comparison = compare([Arm("a", runs), Arm("b", runs)], "a")
