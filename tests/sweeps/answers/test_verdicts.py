@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import t as student
 from statsmodels.stats.power import TTestPower, ttest_power
 
 from sweeps.answers.blocked_intervals import Arm, Comparison, Difference, Estimate, compare
@@ -85,6 +88,26 @@ def test_a_difference_of_nothing_asks_for_seeds_until_it_is_within_the_margin():
     assert verdicts(Judged("", "a", Comparison({"b": wide})), TOP1, None)["b"].text == (
         "undecided: over 1000 more seeds"
     )
+
+
+@pytest.mark.parametrize(("mean", "margin", "num_rows"), [(1.0, 2.0, 5), (0.2, 2.0, 5), (1.5, 2.0, 4), (-0.9, 2.0, 2)])
+def test_so_many_seeds_decide_four_of_five_drawn_tables_one_way_or_the_other(mean, margin, num_rows):
+    sd = 3.0
+    rows = tuple(map(str, range(num_rows)))
+    more = num_more(Difference(around(mean, 4.0), 2, sd), Comparison({}, rows), margin)
+    assert more is not None
+    generator = np.random.default_rng(0)
+
+    def share(num_seeds: int) -> float:
+        values = generator.normal(0, sd / math.sqrt(2), (4000, num_rows, num_seeds))
+        rest = values - values.mean(axis=2, keepdims=True) - values.mean(axis=1, keepdims=True)
+        rest += values.mean(axis=(1, 2), keepdims=True)
+        df = (num_rows - 1) * (num_seeds - 1)
+        halves = student.ppf(0.975, df) * np.sqrt(2 * (rest**2).sum(axis=(1, 2)) / df / num_seeds)
+        means = np.abs(values[:, 1].mean(axis=1) - values[:, 0].mean(axis=1) + mean)
+        return float(((means > halves) | (means + halves <= margin)).mean())
+
+    assert share(more) < 0.8 < share(3 + more) + 0.02
 
 
 def test_more_rows_need_fewer_seeds_as_they_tell_the_spread_together():
