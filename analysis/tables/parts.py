@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from analysis.numbers.stats import (
-    Estimate,
-)
+from analysis.numbers.stats import CONFIDENCE, Estimate
 from sweeps.answers.verdicts import higher_is_better as higher_is_better
 
 
@@ -80,6 +78,7 @@ class Table:
     scale: str
     sentence: str = ""  # the rows' verdicts in one
     latex: tuple[str, ...] | None = None  # of the columns after the main metric's, patterns of those that LaTeX has
+    level: float = CONFIDENCE  # of the intervals of differences: a rule for seeds looks more than once
 
     @property
     def has_verdicts(self) -> bool:
