@@ -81,5 +81,18 @@ class Table:
     level: float = CONFIDENCE  # of the intervals of differences: a rule for seeds looks more than once
 
     @property
+    def intervals(self) -> str:
+        """`Mean ± 95 % t-interval, 3 seeds`; empty where no row has two seeds."""
+        nums = [cell.estimate.num_seeds for row in self.rows for cell in row.cells if cell.estimate]
+        most = max(nums, default=0)
+        if most < 2:
+            return ""
+        if self.level == CONFIDENCE:
+            return f"Mean ± 95 % t-interval, {most} seeds"
+        # A rule gives each row its own number of seeds.
+        seeds = f"{min(nums)} to {most}" if min(nums) < most else f"{most}"
+        return f"Mean ± 95 % t-interval, Δ ± {100 * self.level:.4g} %, {seeds} seeds"
+
+    @property
     def has_verdicts(self) -> bool:
         return any(row.verdict for row in self.rows)

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from itertools import chain
 
-from analysis.numbers.stats import CONFIDENCE, Estimate
+from analysis.numbers.stats import Estimate
 from analysis.tables.parts import Cell, Column, Kind, Row, Table
 from sweeps.answers.collapse import MARK
 from sweeps.answers.plateau import MARK as PLATEAU
@@ -219,13 +219,7 @@ def _latex_notes(table: Table, notes: str) -> list[str]:
         return []
     if notes == "full":
         return [*filter(None, [table.sentence]), *table.notes, table.provenance]
-    nums = [cell.estimate.num_seeds for row in table.rows for cell in row.cells if cell.estimate]
-    most = max(nums, default=0)
-    seeds, delta = f"{most}", ""
-    if table.level > CONFIDENCE:  # a rule gave each row its own number of seeds
-        seeds = f"{min(nums)} to {most}" if nums and min(nums) < most else seeds
-        delta = f", Δ ± {100 * table.level:.4g} %"
-    what = f"Mean ± 95 % t-interval{delta}, {seeds} seeds. " if most > 1 else ""
+    what = f"{table.intervals}. " if table.intervals else ""
     cells = [cell for row in table.rows for cell in row.cells]
     marks = {
         "bold: best, no interval overlaps its": any(cell.is_best for cell in cells),
