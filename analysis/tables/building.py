@@ -15,6 +15,7 @@ from analysis.numbers import collapse, comparing, plateau
 from analysis.numbers.frame import Frame, Runs, records
 from analysis.numbers.provenance import provenance
 from analysis.numbers.stats import (
+    CONFIDENCE,
     Comparison,
     Estimate,
     mean_interval,
@@ -70,6 +71,7 @@ def build(frame: Frame) -> Table:
         scale=frame.scale,
         sentence=comparing.sentence_of(frame, compared),
         latex=_in_latex(frame),
+        level=rule.confidence if (rule := frame.study.seed_rule(frame.scale)) else CONFIDENCE,
     )
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from analysis.numbers.stats import (
-    Estimate,
-)
+from analysis.numbers.stats import CONFIDENCE, Estimate
 from sweeps.answers.verdicts import higher_is_better as higher_is_better
 
 
@@ -80,6 +78,20 @@ class Table:
     scale: str
     sentence: str = ""  # the rows' verdicts in one
     latex: tuple[str, ...] | None = None  # of the columns after the main metric's, patterns of those that LaTeX has
+    level: float = CONFIDENCE  # of the intervals of differences: a rule for seeds looks more than once
+
+    @property
+    def intervals(self) -> str:
+        """`Mean ± 95 % t-interval, 3 seeds`; empty where no row has two seeds."""
+        nums = [cell.estimate.num_seeds for row in self.rows for cell in row.cells if cell.estimate]
+        most = max(nums, default=0)
+        if most < 2:
+            return ""
+        if self.level == CONFIDENCE:
+            return f"Mean ± 95 % t-interval, {most} seeds"
+        # A rule gives each row its own number of seeds.
+        seeds = f"{min(nums)} to {most}" if min(nums) < most else f"{most}"
+        return f"Mean ± 95 % t-interval, Δ ± {100 * self.level:.4g} %, {seeds} seeds"
 
     @property
     def has_verdicts(self) -> bool:

@@ -219,8 +219,7 @@ def _latex_notes(table: Table, notes: str) -> list[str]:
         return []
     if notes == "full":
         return [*filter(None, [table.sentence]), *table.notes, table.provenance]
-    num = max((cell.estimate.num_seeds for row in table.rows for cell in row.cells if cell.estimate), default=0)
-    what = f"Mean ± 95 % t-interval, {num} seeds. " if num > 1 else ""
+    what = f"{table.intervals}. " if table.intervals else ""
     cells = [cell for row in table.rows for cell in row.cells]
     marks = {
         "bold: best, no interval overlaps its": any(cell.is_best for cell in cells),

@@ -27,6 +27,7 @@ CONFIDENCE = 0.95
 ALIKE = 0.1  # Bartlett's p below this: rows do not vary alike
 FEWEST_ROWS = 3  # that a model takes: of two it is the paired interval
 UNLIKE = "rows do not vary alike"
+ROUNDING = 1e-12  # of the largest value: what floats add to a difference, and no metric resolves
 
 Numbers = NDArray[np.float64]
 
@@ -50,7 +51,8 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        return self.has_interval and (self.low > 0 or self.high < 0)
+        """Not where it has no width: counted metrics differ by one number on all seeds by chance."""
+        return self.has_interval and self.low < self.high and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class _Fit:
     residuals: list[Numbers]  # by row
     df: int
     variance: float
+    largest: float  # of all values, whichever its sign
 
 
 @cache
@@ -124,9 +127,10 @@ def paired(arm: Mapping[Any, float], baseline: Mapping[Any, float], confidence: 
             f"a paired difference needs at least two shared seeds, got {sorted(arm.keys() & baseline.keys())} of "
             f"{sorted(arm)} and {sorted(baseline)}"
         )
-    sd = float(values.std(ddof=1))
+    largest = max(abs(value) for row in (arm, baseline) for value in row.values())
+    mean, sd = _unrounded(float(values.mean()), largest), _unrounded(float(values.std(ddof=1)), largest)
     margin = quantile(values.size - 1, confidence) * sd / math.sqrt(values.size)
-    return Difference(_around(float(values.mean()), margin, values.size), values.size - 1, sd)
+    return Difference(_around(mean, margin, values.size), values.size - 1, sd)
 
 
 def compare(arms: Sequence[Arm], baseline: str, confidence: float = CONFIDENCE) -> Comparison:
@@ -150,7 +154,7 @@ def compare(arms: Sequence[Arm], baseline: str, confidence: float = CONFIDENCE) 
     if len(pooled) < FEWEST_ROWS:
         return Comparison(_with_reasons(own, reasons), confidence=confidence)
     fit = _fit([arm.values for arm in pooled])
-    p_alike = _p_alike([np.array([*arm.values.values()]) for arm in pooled], fit.residuals)
+    p_alike = _p_alike([np.array([*arm.values.values()]) for arm in pooled], fit.residuals, fit.largest)
     found = Comparison(own, tuple(arm.key for arm in pooled), fit.df, _correlation(pooled), p_alike, confidence)
     places = {_identity(arm): place for place, arm in enumerate(pooled)}
     differences = _with_reasons(own, reasons)
@@ -165,7 +169,7 @@ def _modelled(fit: _Fit, place: int, own: Difference, found: Comparison) -> Diff
     margin = quantile(fit.df, found.confidence) * math.sqrt(fit.variance * fit.spread[place])
     if not found.is_alike and own.estimate.half_width > margin:
         return replace(own, fallback=UNLIKE)
-    mean = float(fit.effects[place] - fit.effects[0])
+    mean = _unrounded(float(fit.effects[place] - fit.effects[0]), fit.largest)
     return Difference(_around(mean, margin, own.estimate.num_seeds), fit.df, math.sqrt(2 * fit.variance))
 
 
@@ -183,6 +187,11 @@ def _reason(arm: Arm) -> str:
 
 def _num_shared(arm: Arm, other: Arm) -> int:
     return len(arm.values.keys() & other.values.keys())
+
+
+def _unrounded(number: float, largest: float) -> float:
+    """0 where it is no more than floats of this size add: 61.3 - 60.2 is not 55.4 - 54.3, though both are 1.1."""
+    return 0.0 if abs(number) <= ROUNDING * largest else number
 
 
 def _around(mean: float, margin: float, num_seeds: int) -> Estimate:
@@ -203,7 +212,7 @@ def _fit(rows: Sequence[Mapping[int, float]]) -> _Fit:
         rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
         df = (len(rows) - 1) * (len(seeds) - 1)
         spread = np.full(len(rows), 2 / len(seeds))
-        return _Fit(values.mean(axis=1), spread, list(rest), df, float((rest**2).sum()) / df)
+        return _Fit(values.mean(axis=1), spread, list(rest), df, *_variance(rest, df, values))
     places = [(i, seeds.index(seed), value) for i, row in enumerate(rows) for seed, value in sorted(row.items())]
     design = np.zeros((len(places), len(rows) + len(seeds) - 1))
     for n, (i, j, _) in enumerate(places):
@@ -218,22 +227,28 @@ def _fit(rows: Sequence[Mapping[int, float]]) -> _Fit:
     spread = np.diag(inverse)[: len(rows)] + inverse[0, 0] - 2 * inverse[0, : len(rows)]
     which = np.array([i for i, _, _ in places])
     residuals = [rest[which == i] for i in range(len(rows))]
-    return _Fit(found[: len(rows)], spread, residuals, df, float((rest**2).sum()) / df)
+    return _Fit(found[: len(rows)], spread, residuals, df, *_variance(rest, df, values))
 
 
-def _p_alike(values: Sequence[Numbers], residuals: Sequence[Numbers]) -> float:
+def _variance(rest: Numbers, df: int, values: Numbers) -> tuple[float, float]:
+    """Of the rest, and the largest of the values that it is the rest of."""
+    largest, variance = float(np.abs(values).max()), float((rest**2).sum()) / df
+    return (variance if _unrounded(math.sqrt(variance), largest) else 0.0), largest
+
+
+def _p_alike(values: Sequence[Numbers], residuals: Sequence[Numbers], largest: float) -> float:
     """The lower of Bartlett's two p: that the rows vary alike over seeds, and that their residuals do.
 
     A row that varies a lot is in every row's residuals, by its part in the seeds' means; where seeds move all rows, the
     values hide what each row does by itself. Neither alone tells an odd row from few seeds.
     """
-    return min(_bartlett(values), _bartlett(residuals))
+    return min(_bartlett(values, largest), _bartlett(residuals, largest))
 
 
-def _bartlett(samples: Sequence[Numbers]) -> float:
-    """1 where nothing varies, 0 where some samples do not vary at all."""
+def _bartlett(samples: Sequence[Numbers], largest: float) -> float:
+    """1 where nothing varies, 0 where some samples do not vary at all; `largest`: of what they are of."""
     variances = np.array([float(sample.var(ddof=1)) for sample in samples])
-    is_still = variances <= max(1e-12 * float(variances.max()), 1e-20)
+    is_still = variances <= max(1e-12 * float(variances.max()), (ROUNDING * largest) ** 2)
     if is_still.any():
         return float(is_still.all())
     # As scipy.stats.bartlett, whose module takes half a second to import and whose checks take longer than the test.

@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from scipy.special import nctdtr
+import numpy as np
+from scipy.special import gammaincinv, nctdtr, ndtr
 
 from sweeps.answers.blocked_intervals import Comparison, Difference, Estimate, quantile
 from sweeps.study.metric_words import describe
 
 POWER = 0.8
 MOST_SEEDS = 1000
+NUM_SPREADS = 200  # over which a forecast takes the mean
 MOST_NAMED = 8  # rows of one verdict in a sentence
 
 # Which way a metric is better, by a word of its name after the "/": flow/epe_noc, vos/jf, ridge/digit_top1.
@@ -89,10 +91,8 @@ def num_more(difference: Difference, comparison: Comparison, margin: float | Non
     num_rows = len(comparison.rows) if comparison.rows and not difference.fallback else 2
 
     def decides(n: int) -> bool:
-        df = (num_rows - 1) * (n - 1)
-        return _power(difference.estimate.mean, difference.sd, n, df, comparison.confidence) >= POWER or _is_narrow(
-            difference, n, df, comparison.confidence, margin
-        )
+        mean, df = difference.estimate.mean, (num_rows - 1) * (n - 1)
+        return _decided(mean, difference.sd, n, df, comparison.confidence, margin) >= POWER
 
     low, high = num, num + 1
     while not decides(high):
@@ -114,13 +114,24 @@ def _power(mean: float, sd: float, num_seeds: int, df: int, confidence: float) -
     return float(1 - nctdtr(df, noncentrality, critical) + nctdtr(df, noncentrality, -critical))
 
 
-def _is_narrow(difference: Difference, num_seeds: int, df: int, confidence: float, margin: float | None) -> bool:
-    """Whether four of five intervals of so many seeds lie within the margin, were the mean so far the true one."""
+@cache
+def _decided(mean: float, sd: float, num_seeds: int, df: int, confidence: float, margin: float | None) -> float:
+    """The share of intervals of so many seeds that are clear of zero or within the margin, were the mean so far true.
+
+    Neither alone: an interval of half the margin's width is always one or the other.
+    """
     if margin is None:
-        return False
-    error = difference.sd / math.sqrt(num_seeds)
-    slack = quantile(df, 2 * POWER - 1) * error
-    return quantile(df, confidence) * error + slack + abs(difference.estimate.mean) <= margin
+        return _power(mean, sd, num_seeds, df, confidence)
+    if sd <= 0:
+        return float(abs(mean) <= margin)
+    error = sd / math.sqrt(num_seeds)
+    shares = (np.arange(NUM_SPREADS) + 0.5) / NUM_SPREADS
+    # How wide the interval comes out is chance too: the spread found is that of a chi-squared of df degrees.
+    halves = quantile(df, confidence) * error * np.sqrt(2 * gammaincinv(df / 2, shares) / df)
+    clear = ndtr((-halves - mean) / error) + ndtr((mean - halves) / error)
+    inner = np.maximum(np.minimum(halves, margin - halves), 0)
+    same = ndtr((inner - mean) / error) - ndtr((-inner - mean) / error)
+    return float((clear + same).mean())
 
 
 def _what_it_takes(num: int | None, seconds: float) -> str:

@@ -133,7 +133,8 @@ def register_study(connection: Connection, expansion: Expansion, spec_hash: str,
         connection.execute(update(StudyRow).where(StudyRow.id == row.id).values(values))
     elif row.spec_hash != spec_hash:
         expansion_cache.write_same(spec_hash, row.spec_hash)
-    if revision > max(row.revision, 1):
+    # A search says which of its trials it goes on with: `Search` marks the others.
+    if revision > max(row.revision, 1) and "search" not in expansion.spec:
         superseded.mark(connection, row.id)
     seeds = request.wanted_seeds
     # Seed by seed, which is the order they are claimed in: after the first, every cell of the table has a number.

@@ -30,7 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import aliased
 
 from sweeps.answers import search_rounds
-from sweeps.cells import work
+from sweeps.cells import superseded, work
 from sweeps.cells.expand import words
 from sweeps.cells.registry import Registered
 from sweeps.cells.request import Request
@@ -126,6 +126,7 @@ class Search:
         )  # fmt: skip
         with self.engine.begin() as connection:
             self._carry_trials(connection)
+            superseded.mark(connection, self.study_id)
             registering.requeue(connection, self._trial_runs(connection), states=("cancelled",))
         self._remember()
 

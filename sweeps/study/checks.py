@@ -110,6 +110,11 @@ class Checks:
                     raise self.error(
                         f"{where}varies must be a list of options such as [optim, data.size], got {value!r}"
                     )
+                if vague := [key for key in value if re.match(r"\w*[*?\[]", key)]:
+                    raise self.error(
+                        f"{where}varies: {vague[0]!r} may be of any part: begin with the name of one, "
+                        "such as optim.* or data.size"
+                    )
 
     def against(self, value: Any, quantities: Sequence[str]) -> dict[str, list[str]]:
         """`printed.compare`: a metric, or several of which the first that a scale's table has stands against it."""

@@ -15,9 +15,13 @@ from sweeps.console.errors import close_matches
 from sweeps.study.model import Cell, Study
 from sweeps.study.overrides import format_value
 
-# What an option decides besides its own sub-options: another method has other parts, and no other schedule or data.
+# What another choice decides beside its own options: another method has other parts, and no other schedule or data.
 _PARTS = ("objective", "mask", "target", "predictor", "loss", "encoder", "flow_data")
 _IMPLIED = {"method": _PARTS, "objective": _PARTS}
+# A method says how its encoder begins and what it is shown, not how large it is: that is a comparison of its own.
+_SIZES = tuple(
+    f"encoder.{name}" for name in ("width", "depth", "heads", "patch", "mlp_ratio", "widths", "depths", "bottleneck")
+)
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,19 @@ def differences(study: Study, scale: str, cells: Sequence[tuple[Cell, Mapping[st
 
     `cells` are the study's with their resolved options.
     """
-    baselines = {cell.col_key: config for cell, config in cells if cell.row_key == study.baseline}
+    baselines = {cell.col_key: (cell, config) for cell, config in cells if cell.row_key == study.baseline}
     sets = {row.key: row.overrides(scale) for row in study.rows}
     for cell, config in cells:
-        baseline = baselines.get(cell.col_key)
-        if cell.is_random_init or cell.row_key == study.baseline or baseline is None:
+        if cell.is_random_init or cell.row_key == study.baseline or cell.col_key not in baselines:
             continue
-        told = {**sets[cell.row_key], **sets[study.baseline]}
+        of_baseline, baseline = baselines[cell.col_key]
+        told = sets[cell.row_key].keys() | sets[study.baseline].keys()
+        implied = set(_implied(told, {**cell.overrides, **config}, {**of_baseline.overrides, **baseline}))
         for key in sorted(config.keys() | baseline.keys()):
             if config.get(key) != baseline.get(key):
-                is_set = any(_decides(option, key) for option in told)
+                is_size = key in _SIZES and config.get("encoder") == baseline.get("encoder")
+                is_implied = any(key == part or key.startswith(f"{part}.") for part in implied) and not is_size
+                is_set = key in told or is_implied
                 yield Difference(cell, key, config.get(key), baseline.get(key), is_set, _is_listed(study, scale, key))
 
 
@@ -110,10 +117,19 @@ def _matches(key: str, pattern: str) -> bool:
     return fnmatch(key, pattern) or key.startswith(f"{pattern}.")
 
 
-def _decides(option: str, key: str) -> bool:
-    return key == option or any(
-        key == part or key.startswith(f"{part}.") for part in (option, *_IMPLIED.get(option, ()))
-    )
+def _implied(told: Iterable[str], row: Mapping[str, Any], baseline: Mapping[str, Any]) -> Iterator[str]:
+    """The parts whose options two rows may have of their own, as they say that they have another variant of it.
+
+    A row that names what its baseline has too (`data: moving_digits`) says of no option of it that it is another.
+    """
+    for option in told:
+        value, of_baseline = row.get(option), baseline.get(option)
+        if value == of_baseline:
+            continue
+        if option == "evals":  # what judges both judges them alike
+            yield from (f"evals.{name}" for name in {*(value or ())} ^ {*(of_baseline or ())})
+        else:
+            yield from (option, *_IMPLIED.get(option, ()))
 
 
 def _shown(value: Any) -> str:

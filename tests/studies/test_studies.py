@@ -12,6 +12,7 @@ from sweeps.cells.expand import expand
 from sweeps.cells.request import Request
 from sweeps.console.errors import UserError
 from sweeps.launch import main as launch
+from sweeps.study import fair_rows
 from sweeps.study.files import StudyError, names
 from sweeps.study.reading import read as read_anew
 
@@ -263,6 +264,7 @@ def expanded(name, scale, root):
 def test_every_cell_of_every_study_is_a_run_that_core_can_build(name, scale, data_root):
     expansion = expanded(name, scale, data_root)
     assert len(expansion.cells) == len(read(name).cells(scale))
+    assert not list(fair_rows.wrong(expansion.request.study, scale, expansion.cells))
 
 
 MODULES = ("encoder", "mask", "target", "predictor", "loss", "objective")

@@ -374,3 +374,4 @@ def test_a_rule_for_seeds_widens_the_differences_for_its_looks_and_the_notes_say
     notes = " ".join(table.notes)
     assert "judged at 3, 4, 6, 9, 12 seeds" in notes and "with its 99 % interval" in notes
     assert table.rows[1].verdict == "better"
+    assert r"$\Delta$ $\pm$ 99 \%, 3 seeds." in render.latex(table)

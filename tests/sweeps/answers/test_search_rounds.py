@@ -12,7 +12,8 @@ from sweeps import plan
 from sweeps.answers import search_rounds
 from sweeps.answers.arms import answer
 from sweeps.cells.request import Request
-from sweeps.database.tables import Attempt, Config, RunRow, StudyRow
+from sweeps.cells.superseded import SUPERSEDED
+from sweeps.database.tables import Attempt, Config, Event, RunRow, StudyRow
 from sweeps.engine import queue
 from sweeps.progress import study_status
 from sweeps.search.search import Search
@@ -219,3 +220,20 @@ def test_a_trial_is_linked_to_the_run_of_its_first_seed(engine):
     run_ids = [trial.user_attrs["run"] for trial in told(engine, search)]
     with engine.connect() as connection:
         assert set(connection.scalars(select(RunRow.seed).where(RunRow.id.in_(run_ids)))) == {0}
+
+
+def test_trials_that_an_edited_search_goes_on_with_are_not_marked_superseded(engine):
+    def superseded_after(**changes: Any) -> set[int]:
+        search = begin(engine, asked(**changes))
+        drive(engine, search)
+        search.close()
+        with engine.connect() as connection:
+            return set(connection.scalars(select(Event.run_id).where(Event.kind == SUPERSEDED)))
+
+    assert superseded_after() == superseded_after(budget=8) == set()
+    with engine.connect() as connection:
+        tried = set(connection.scalars(select(RunRow.config_id)))
+    gone = superseded_after(space={"mask.ratio": {"categorical": [0.15, 0.25]}}, budget=2)  # which begins anew
+    with engine.connect() as connection:
+        assert gone
+        assert {connection.scalar(select(RunRow.config_id).where(RunRow.id == run)) for run in gone} < tried

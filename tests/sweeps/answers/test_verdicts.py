@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import t as student
 from statsmodels.stats.power import TTestPower, ttest_power
 
 from sweeps.answers.blocked_intervals import Arm, Comparison, Difference, Estimate, compare
@@ -87,6 +90,26 @@ def test_a_difference_of_nothing_asks_for_seeds_until_it_is_within_the_margin():
     )
 
 
+@pytest.mark.parametrize(("mean", "margin", "num_rows"), [(1.0, 2.0, 5), (0.2, 2.0, 5), (1.5, 2.0, 4), (-0.9, 2.0, 2)])
+def test_so_many_seeds_decide_four_of_five_drawn_tables_one_way_or_the_other(mean, margin, num_rows):
+    sd = 3.0
+    rows = tuple(map(str, range(num_rows)))
+    more = num_more(Difference(around(mean, 4.0), 2, sd), Comparison({}, rows), margin)
+    assert more is not None
+    generator = np.random.default_rng(0)
+
+    def share(num_seeds: int) -> float:
+        values = generator.normal(0, sd / math.sqrt(2), (4000, num_rows, num_seeds))
+        rest = values - values.mean(axis=2, keepdims=True) - values.mean(axis=1, keepdims=True)
+        rest += values.mean(axis=(1, 2), keepdims=True)
+        df = (num_rows - 1) * (num_seeds - 1)
+        halves = student.ppf(0.975, df) * np.sqrt(2 * (rest**2).sum(axis=(1, 2)) / df / num_seeds)
+        means = np.abs(values[:, 1].mean(axis=1) - values[:, 0].mean(axis=1) + mean)
+        return float(((means > halves) | (means + halves <= margin)).mean())
+
+    assert share(more) < 0.8 < share(3 + more) + 0.02
+
+
 def test_more_rows_need_fewer_seeds_as_they_tell_the_spread_together():
     difference = Difference(around(1.5, 4.0, 2), 4, 2.0)
     alone, together = (num_more(difference, Comparison({}, rows), None) for rows in ((), tuple("abcde")))
@@ -128,6 +151,34 @@ def test_seeds_that_all_differ_by_one_number_decide_nothing():
     comparison = compare([Arm("a", {0: 50.0, 1: 52.0}), Arm("b", {0: 51.5, 1: 53.5})], "a")
     verdict = verdicts(Judged("", "a", comparison, {"a": "a", "b": "b"}), TOP1, 2.0)["b"]
     assert verdict.kind == "undecided" and "differ by one number" in verdict.text
+
+
+@pytest.mark.parametrize("by_row", [(1.1,), (1.1, 2.5)])  # two rows, and three of a model
+def test_seeds_that_differ_by_one_number_but_for_rounding_decide_nothing(by_row):
+    # 61.3 - 60.2 and 55.4 - 54.3 differ in their sixteenth digit.
+    values = [60.2, 54.3, 51.1]
+    arms = [Arm("a", dict(enumerate(values)))]
+    arms += [Arm(str(n), {seed: round(one + n, 1) for seed, one in enumerate(values)}) for n in by_row]
+    comparison = compare(arms, "a")
+    found = verdicts(Judged("", "a", comparison, {arm.key: arm.key for arm in arms}), TOP1, 2.0)
+    assert {verdict.kind for verdict in found.values()} == {"undecided"}
+    assert all("differ by one number" in verdict.text for verdict in found.values())
+    assert not any(difference.estimate.excludes_zero for difference in comparison.differences.values())
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e9])
+def test_a_verdict_does_not_depend_on_the_unit_of_its_metric(size):
+    values = {"a": [60.2, 54.3, 51.1], "b": [61.0, 55.9, 52.2], "c": [62.7, 56.0, 53.6], "d": [60.2, 54.4, 51.0]}
+
+    def found(unit: float) -> tuple[list[str], float]:
+        arms = [Arm(key, {seed: one * unit for seed, one in enumerate(row)}) for key, row in values.items()]
+        comparison = compare(arms, "a")
+        told = verdicts(Judged("", "a", comparison, {arm.key: arm.key for arm in arms}), TOP1, 2.0 * unit)
+        return [verdict.kind for verdict in told.values()], comparison.p_alike
+
+    kinds, p_alike = found(size)
+    assert kinds == found(1.0)[0] == ["better", "better", "same"]
+    assert p_alike == pytest.approx(found(1.0)[1])
 
 
 def test_two_rows_of_the_same_runs_are_the_same():

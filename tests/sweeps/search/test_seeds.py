@@ -1,5 +1,8 @@
 """Which runs the seed rule spends next, on made-up results, and a study driven by it to its end."""
 
+import math
+from collections import Counter
+
 import pytest
 from sqlalchemy import select
 
@@ -10,6 +13,7 @@ from sweeps.answers.blocked_intervals import Arm
 from sweeps.cells.request import Request
 from sweeps.console.errors import UserError
 from sweeps.database import registering
+from sweeps.database.opening import open_database, upgrade
 from sweeps.database.tables import RunRow, StudyRow
 from sweeps.engine import queue
 from sweeps.progress import study_status
@@ -140,15 +144,15 @@ def study(**rule):
     return two_rows(seeds={"start": 2, "stop_when": "half_width < 16", "max": 6, **rule})
 
 
-def train_all(engine) -> int:
+def train_all(engine, values=VALUES, most: float = math.inf) -> int:
     """Finish what is queued with made-up values; how many runs that were."""
     num = 0
     while True:
         with engine.begin() as connection:
-            claim = queue.claim(connection, "worker")
+            claim = queue.claim(connection, "worker") if num < most else None
             if claim is None:
                 return num
-            value = float(VALUES[claim.config["mask.ratio"]][claim.seed])
+            value = float(values[claim.config["mask.ratio"]][claim.seed])
             queue.finish(connection, claim, "done", results={"ridge/digit_top1": value}, step=100)
         num += 1
 
@@ -171,6 +175,39 @@ def test_a_study_gets_seeds_until_its_comparison_is_narrow_and_launching_again_a
     again = AdaptiveSeeds(engine, register(engine, study()).study_id)
     again.step(4)
     assert again.is_over and train_all(engine) == 0
+
+
+NOISE = (0.3, -1.1, 0.8, 2.0, -0.4, -1.7, 0.9, 0.1, -0.6, 1.4, -0.2, 0.5)
+UNTIL = {
+    0.5: [50 + 0.5 * noise for noise in NOISE],
+    0.75: [57 + noise for noise in NOISE[::-1]],  # better
+    0.9: [51.2 + 3 * noise for noise in NOISE[3:] + NOISE[:3]],  # hard to tell
+}
+
+
+def test_a_rule_whose_launcher_is_killed_after_every_run_ends_with_the_same_runs_and_verdicts(engine, tmp_path):
+    rows = [{"key": str(ratio), "set": {"mask.ratio": ratio}} for ratio in UNTIL]
+    asked = two_rows(rows=rows, seeds={"start": 3, "until": "decided", "max": 12})
+    other = open_database(f"sqlite:///{tmp_path}/other.sqlite")
+    upgrade(other)
+    found = []
+    for database, most in ((engine, 1), (other, math.inf)):
+        registered = register(database, asked)
+        for _ in range(60):
+            seeds = AdaptiveSeeds(database, registered.study_id)  # whatever the last one knew is lost
+            seeds.step(2)
+            if seeds.is_over:
+                break
+            train_all(database, UNTIL, most)
+        assert seeds.is_over
+        with database.connect() as connection:
+            runs = connection.execute(select(RunRow.config_id, RunRow.seed, RunRow.state)).all()
+            found.append((sorted(map(tuple, runs)), answer(connection, "ratio")))
+    other.dispose()
+    assert found[0] == found[1]
+    fewest, *most = sorted(Counter(config for config, _, _ in found[0][0]).values())
+    assert fewest < most[0] == most[1] == 12  # the baseline has those of the row that is hard to tell
+    assert "0.75 is better" in found[0][1]
 
 
 def test_nothing_is_judged_or_added_while_a_run_is_open(engine):

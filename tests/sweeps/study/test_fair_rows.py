@@ -54,6 +54,54 @@ def test_the_error_offers_the_line_that_says_it_is_meant():
     expand(request({**METHODS, "varies": offered}))
 
 
+def of_two(baseline: dict, row: dict) -> dict:
+    rows = [{"key": "a", "label": "a", "set": baseline}, {"key": "b", "label": "b", "set": row}]
+    return {**METHODS, "rows": rows, "varies": ["augment", "optim"]}
+
+
+V_JEPA = {"method": "vjepa", "encoder.patch": 4}
+SLY = {
+    "another method on clips": ({}, V_JEPA, "data.frames"),
+    "which names the data that both have": ({}, {**V_JEPA, "data": "moving_digits"}, "data.frames"),
+    "whose baseline names the data that both have": ({"data": "moving_digits"}, V_JEPA, "data.frames"),
+    "one of its options": ({"data.size": 32}, V_JEPA, "data.frames"),
+    "evaluations that both have": ({}, {**V_JEPA, "evals": ["collapse", "ridge"]}, "data.frames"),
+    "another encoder, by what its method forgets": ({}, {"method": "vicreg", "encoder": "vit"}, "encoder.depth"),
+    "a larger one under the name of both": (
+        {"encoder": "vit"},
+        {"method": "vicreg", "encoder": "vit"},
+        "encoder.width",
+    ),
+    "an objective that both have": ({"objective": "masked"}, {**V_JEPA, "objective": "masked"}, "data.frames"),
+    "a method that is named with the baseline's": ({"method": "mae"}, V_JEPA, "data.frames"),
+    "many options beside": ({}, {**V_JEPA, "mask.num_blocks": [8, 2], "target.norm": "layer"}, "data.frames"),
+}
+
+
+@pytest.mark.parametrize(("baseline", "row", "untold"), SLY.values(), ids=SLY)
+def test_a_row_that_differs_in_what_neither_it_nor_the_study_says_is_refused(baseline, row, untold):
+    with pytest.raises(UserError, match=rf"row b differs from the baseline a in more than it sets: .*{untold}"):
+        expand(request(of_two(baseline, row)))
+    expand(request({**of_two(baseline, row), "varies": ["augment", "optim", "data", "encoder"]}))
+
+
+def test_an_evaluation_that_both_have_judges_both_alike():
+    """A preset's way to judge (a class token, say) is another's only where the study says so."""
+    names = {"evals": ["collapse", "ridge", "knn"]}
+    config = {"evals": ["collapse", "ridge"], "evals.ridge.pool": "mean"}
+    other = {**names, "evals.ridge.pool": "quadrants", "evals.knn.k": 5}
+    study = parse({**TWO_ROWS, "rows": [{"key": "a"}, {"key": "b", "set": names}]}, Path("s.yaml"))
+    first, second = study.cells("cpu")[:2]
+    found = {d.key: d.is_told for d in differences(study, "cpu", [(first, config), (second, other)])}
+    assert found == {"evals": True, "evals.knn.k": True, "evals.ridge.pool": False}
+
+
+@pytest.mark.parametrize("pattern", ["*", "?*", "o*", "[a-z]*.size"])
+def test_varies_that_may_be_any_option_is_refused(pattern):
+    with pytest.raises(StudyError, match="may be of any part: begin with the name of one"):
+        parse({**TWO_ROWS, "varies": [pattern]}, Path("s.yaml"))
+
+
 def test_what_varies_takes_groups_and_patterns_at_all_scales_or_one():
     expand(request({**METHODS, "varies": ["augment", "optim.*"]}))
     expand(request({**METHODS, "scales": {"smoke": {"varies": ["augment", "optim"]}}}))
