@@ -13,6 +13,7 @@ from statistics import mean, stdev
 from sqlalchemy import Engine
 
 from analysis import files
+from analysis.numbers import collapse
 from analysis.numbers.frame import Frame, load, names, records
 from analysis.numbers.stats import mean_interval, paired_interval
 from analysis.tables.render import escape_markdown, format_estimate
@@ -74,6 +75,7 @@ def _section(frame: Frame) -> list[str]:
         "",
     ]
     lines += ["| " + " | ".join(_COLUMNS) + " |", "|:--|:--|:--|" + "--:|" * (len(_COLUMNS) - 3)]
+    notes: list[str] = []
     options = {row.key: row.overrides(frame.scale) for row in frame.study.rows}
     for cell in records(frame.cells):
         told = ", ".join(f"{key}={value}" for key, value in options.get(cell.row_key, {}).items())
@@ -87,7 +89,9 @@ def _section(frame: Frame) -> list[str]:
                 _cost(frame, cell.config_id) if is_first else "",
             ]
             lines.append("| " + " | ".join(fields) + " |")
-    return lines
+        if told_of := collapse.of_row(frame, cell.row_key, cell.col_key):
+            notes += ["", escape_markdown(collapse.note(cell.row_label, told_of))]
+    return [*lines, *notes]
 
 
 def _figures(frame: Frame, row: str, column: str, metric: str) -> list[str]:

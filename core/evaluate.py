@@ -199,7 +199,7 @@ def parsed(path: Path) -> Any:
 
 
 def show(results: Mapping[str, float]) -> None:
-    for name, value in sorted(results.items()):
+    for name, value in sorted(results.items(), key=lambda one: (one[0].startswith("cost/"), one[0])):
         print(f"{name:44s} {value:12.3f}")
 
 

@@ -42,3 +42,11 @@ def test_every_study_with_a_verdict_is_told_of(page: claims.Page) -> None:
     }
     told = {cell.study for claim in page.claims for cell in claim.cells}
     assert judged - told == set(), "results/README.md tells nothing of these studies"
+
+
+def test_every_table_of_trained_runs_is_linked() -> None:
+    text = (RESULTS / "README.md").read_text(encoding="utf-8")
+    tables = {path.name for path in (RESULTS / "tables").glob("*.md")} - {"index.md"}
+    # Of masks alone nothing is trained: their pictures are linked instead.
+    drawn = {name for name in tables if name.partition("@")[0].endswith("_masks")}
+    assert [name for name in sorted(tables - drawn) if f"(tables/{name})" not in text] == []

@@ -240,9 +240,8 @@ def compare(config: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[Dif
 def _results(connection: Connection, run_ids: Sequence[int]) -> dict[int, list[tuple[str, float | None, int | None]]]:
     found: dict[int, list[tuple[str, float | None, int | None]]] = {}
     query = select(Result.run_id, Result.metric, Result.value, Result.step)
-    for row in connection.execute(
-        query.where(Result.run_id.in_(run_ids), Result.agg == "final").order_by(Result.run_id, Result.metric)
-    ):
+    order = (Result.run_id, Result.metric.startswith("cost/"), Result.metric)  # what came out, then what it cost
+    for row in connection.execute(query.where(Result.run_id.in_(run_ids), Result.agg == "final").order_by(*order)):
         found.setdefault(row.run_id, []).append((row.metric, row.value, row.step))
     return found
 

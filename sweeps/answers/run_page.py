@@ -53,7 +53,8 @@ def run_page(connection: Connection, run_id: int) -> Group:
     config = connection.execute(select(Config.json, Config.hash).where(Config.id == run.config_id)).one()
     places = read_places(connection, run.config_id)
     parts = [_facts(connection, run, config.hash, places), *_differences(config.json, places)]
-    results = connection.execute(select(Result).where(Result.run_id == run_id).order_by(Result.metric)).all()
+    order = (Result.metric.startswith("cost/"), Result.metric)  # what came out, then what it cost
+    results = connection.execute(select(Result).where(Result.run_id == run_id).order_by(*order)).all()
     if results:
         table = Table("metric", "value", title="Results")
         for result in results:

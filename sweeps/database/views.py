@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-# The attempt of a run is its last one; `collapse` is what was said of its features, NULL where nothing is wrong.
+# The attempt of a run is its last one; `collapse` is what was said of its features, '' where nothing
+# is wrong and NULL where nobody looked.
 VIEWS = {
     "ab_runs": """
         select r.id as run_id, r.seed, r.state, k.method, k.scale, r.attempt, a.outcome, a.error, a.error_step,

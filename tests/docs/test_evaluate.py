@@ -65,7 +65,7 @@ def test_its_commands_run_in_order(folder, capsys):
     seen = capsys.readouterr().out
     for metric in (
         "linear/digit_top1", "linear@num_layers=2/digit_top1", "low_shot@tenth/digit_top1",
-        "quadrants@later/digit_top1", "ridge@data=moving_digits,data.size=48/digit_top1",
+        "attentive@later/digit_top1", "ridge@data=moving_digits,data.size=48/digit_top1",
         "cost/eval_linear_features_seconds",
     ):  # fmt: skip
         assert metric in seen

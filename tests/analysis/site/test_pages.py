@@ -19,7 +19,7 @@ from analysis.figures import agreement_drawing
 from analysis.numbers import agreement
 from analysis.numbers.frame import load
 from analysis.report import table_of
-from analysis.site import study_page
+from analysis.site import runs, study_page
 from analysis.site.html import about, cost
 from analysis.site.pages import Content, Site
 from analysis.site.study_page import AGREES, OPEN, OPPOSITE, READING, shown_rows
@@ -308,6 +308,14 @@ def test_a_study_s_answer_stands_on_its_page_and_in_the_index_and_a_verdict_in_i
     said = "ridge top-1, digits beside multi-block: block (0.6) and random (0.6) are worse."
     assert f'<p class="lead answer">{said}</p>' in page and '<td class="verdict">worse</td>' in page
     assert f">{said}</span>" in index
+
+
+def test_what_came_out_of_a_run_stands_before_what_it_cost(laboratory):
+    laboratory.study("rows", ROWS)
+    laboratory.run("rows", "block", 0, {"cost/train_seconds": 9.0, MAIN: 40.0})
+    with laboratory.engine.connect() as connection:
+        (run,) = runs.read(connection, [1])
+    assert [metric for metric, _, _ in run.results] == [MAIN, "cost/train_seconds"]
 
 
 def test_a_run_that_kept_pictures_shows_them(laboratory, tmp_path):
