@@ -2,9 +2,9 @@
 
     python -m benchmarks.explorer [--runs 100000] [--rounds 20] [--write]
 
-The page lies in files, as a report's does. A filter is timed inside the page, from the event of a typed letter until the
-table has laid out its rows; processor time is that of the page's main thread, over all rounds, clearing the filter in
-between. Needs chromium and chromedriver.
+The page lies in files, as a report's does. A filter is timed inside the page, from the event of a typed letter until
+the table has laid out its rows; processor time is that of the page's main thread, over all rounds, clearing the filter
+in between. Needs chromium and chromedriver.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def write_page(folder: Path, num_runs: int) -> Iterator[str]:
     first = files.pop("explore/runs.js")
     sizes = [len(content) for name, content in files.items() if name.startswith("explore/")]
     yield (
-        f"data of {num_runs:,} runs   {len(first) / 1e6:.2f} MB at first, {max(sizes) / 1e6:.2f} MB for a metric at most; "
-        f"made in {spent:.1f} s of CPU"
+        f"data of {num_runs:,} runs   {len(first) / 1e6:.2f} MB at first, {max(sizes) / 1e6:.2f} MB for a metric at "
+        f"most; made in {spent:.1f} s of CPU"
     )
 
 
