@@ -53,7 +53,8 @@ Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG, PDF) and the pages of 
 
 WORTH_A_PROCESS = 8  # figures: fewer are drawn sooner here than a new process imports matplotlib
 OPTIONS = ("study", "db", "results_dir", "check", "check_paper", "notes", "plugins")
-RUN_PAGES = (f"{FOLDER}/runs/*.html", f"{FOLDER}/pictures/*.png")  # under results_dir, named by a run's identity
+# Under results_dir, named by a run's identity or by a metric.
+RUN_PAGES = tuple(f"{FOLDER}/{name}" for name in ("runs/*.html", "pictures/*.png", "curves/*.js", "explore/*.js"))
 PATTERNS = ("tables/*", "figures/*", "report/*", "report/*/*")  # under results_dir: nothing in them is written by hand
 
 

@@ -122,15 +122,18 @@ class Live:
         if path == "explore/runs.js":
             with self.engine.connect() as connection:
                 return Answer(HTTPStatus.OK, SCRIPT, explorer.read(connection).script())
-        curves = re.fullmatch(r"curves/([^/]+)\.js", path)
-        if curves:
+        told = re.fullmatch(r"(explore|curves)/([^/]+)\.js", path)
+        if told:
             with self.engine.connect() as connection:
-                script = explorer.curve_of(connection, curves.group(1))
-            return (
-                Answer(HTTPStatus.OK, SCRIPT, script)
-                if script
-                else Answer(HTTPStatus.NOT_FOUND, TEXT, b"No such run\n")
-            )
+                script = (
+                    explorer.numbers_at(connection, path)
+                    if told[1] == "explore"
+                    else explorer.curve_of(connection, told[2])
+                )
+            if script:
+                return Answer(HTTPStatus.OK, SCRIPT, script)
+            missing = b"No such number\n" if told[1] == "explore" else b"No such run\n"
+            return Answer(HTTPStatus.NOT_FOUND, TEXT, missing)
         study = re.fullmatch(r"studies/([^/]+)\.html", path)
         if study and study.group(1) in names(self.engine):
             return _page(self._study(site, study.group(1)))

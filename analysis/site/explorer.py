@@ -1,14 +1,18 @@
 """The runs explorer: all runs of a database as columns that a page filters, scatters, overlays and compares.
 
-A page from a file may fetch nothing, so that what it shows comes as scripts: `explore/runs.js` holds the columns, and
-`curves/KEY.js` the curves of one run, loaded when somebody asks for them.
+A page from a file may fetch nothing, so that what it shows comes as scripts. `explore/runs.js` says what the runs are,
+with the options of their configs; `explore/METRIC.js` holds the numbers of one metric and `curves/KEY.js` those of one
+run and its curves, loaded when somebody asks for them: a database of 100,000 runs has millions of numbers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -23,7 +27,7 @@ from sweeps.database.tables import CellRow, Config, Result, RunRow, StudyRow
 from sweeps.study.metric_words import metric_words
 from sweeps.study.overrides import format_override
 
-MOST_RUNS = 20_000  # in a page; the newest
+MOST_RUNS = 200_000  # in a page; the newest
 POINTS = 240  # of a curve
 MOST_POINTS = 1_000_000  # of curves that are read at once
 DIGITS = 6  # of a number: a float of JSON has up to 17
@@ -31,17 +35,29 @@ DIGITS = 6  # of a number: a float of JSON has up to 17
 
 @dataclass(frozen=True)
 class Explored:
-    """What the page is given. `runs` and `metrics` hold a value a run, `options` a value a config."""
+    """What the page is given first. `runs` holds a value a run; `asked`, `key` and `options` one a config."""
 
     runs: Mapping[str, Sequence[Any]]
+    key: Sequence[str]  # of a run's page, but for its seed
+    asked: Sequence[Sequence[tuple[str, str]]]  # study and label of each place where a study of today has the config
     options: Mapping[str, Sequence[Any]]
-    metrics: Mapping[str, Sequence[float | None]]
+    metrics: Mapping[str, int]  # how many of the runs have each
     left_out: int
 
     def script(self) -> bytes:
-        told = {"runs": self.runs, "options": self.options, "metrics": self.metrics, "leftOut": self.left_out}
-        words = {metric: metric_words(metric) for metric in self.metrics}
-        return f"window.explored = {_json({**told, 'words': words})};\n".encode()
+        studies = {study: place for place, study in enumerate(dict.fromkeys(s for one in self.asked for s, _ in one))}
+        # Lists of pairs: a script takes an object's key "__proto__" for something else.
+        told = {
+            "runs": {name: _packed(column) for name, column in self.runs.items() if name != "run"},
+            "ids": _spans(self.runs["run"]),
+            "keys": self.key,
+            "studies": list(studies),
+            "asked": [[[studies[study], label] for study, label in one] for one in self.asked],
+            "options": [[name, _packed(column)] for name, column in self.options.items()],
+            "metrics": [[name, _path(name), num, metric_words(name)] for name, num in self.metrics.items()],
+            "leftOut": self.left_out,
+        }
+        return f"window.explored = {_json(told)};\n".encode()
 
 
 def read(connection: Connection, most: int = MOST_RUNS) -> Explored:
@@ -55,26 +71,68 @@ def read(connection: Connection, most: int = MOST_RUNS) -> Explored:
         .order_by(RunRow.id.desc())
         .limit(most)
     ).all()[::-1]
-    order = {config_id: place for place, config_id in enumerate(dict.fromkeys(row.config_id for row in rows))}
+    hashes = {row.config_id: row.hash for row in rows}
+    order = {config_id: place for place, config_id in enumerate(hashes)}
     asked = _asked(connection, order)
+    counts = select(Result.metric, func.count()).where(*_kept(rows[0].id if rows else 0)).group_by(Result.metric)
     return Explored(
         runs={
             "run": [row.id for row in rows],
-            "key": [page_key(row.hash, row.seed) for row in rows],
             "config": [order[row.config_id] for row in rows],
             "seed": [row.seed for row in rows],
             "state": [row.state for row in rows],
             "seconds": [_short(row.gpu_seconds or row.cpu_seconds) for row in rows],
-            "asked": [asked.get(config_id, []) for config_id in order],  # a config: [study, label] of each place
         },
+        key=[page_key(digest, 0).removesuffix("-0") for digest in hashes.values()],
+        asked=[asked.get(config_id, []) for config_id in order],
         options=_options(connection, order),
-        metrics=_metrics(connection, [row.id for row in rows]),
+        metrics=dict(sorted((metric, num) for metric, num in connection.execute(counts))),
         left_out=num - len(rows),
     )
 
 
+def numbers(connection: Connection, most: int = MOST_RUNS) -> dict[str, bytes]:
+    """The script of each metric's numbers of these runs, by its path."""
+    oldest = connection.scalar(select(RunRow.id).order_by(RunRow.id.desc()).offset(most - 1).limit(1)) or 0
+    found: dict[str, tuple[array[int], array[float]]] = {}
+    query = select(Result.run_id, Result.metric, Result.value).where(*_kept(oldest))
+    for run_id, metric, value in connection.execute(query.order_by(Result.run_id, Result.metric)):
+        if (column := found.get(metric)) is None:
+            column = found[metric] = array("q"), array("d")
+        assert value is not None  # by the query
+        column[0].append(run_id)
+        column[1].append(value)
+    return {f"{_path(metric)}.js": _numbers_script(metric, *columns) for metric, columns in sorted(found.items())}
+
+
+def numbers_at(connection: Connection, path: str) -> bytes | None:
+    """What `numbers` has at this path; None where there is no such metric."""
+    metrics = connection.scalars(select(Result.metric).where(Result.agg == "final").distinct())
+    metric = next((one for one in metrics if f"{_path(one)}.js" == path), None)
+    if metric is None:
+        return None
+    query = select(Result.run_id, Result.value).where(*_kept(0), Result.metric == metric).order_by(Result.run_id)
+    rows = connection.execute(query).all()
+    return _numbers_script(metric, [row.run_id for row in rows], [row.value for row in rows])
+
+
+def _kept(oldest: int) -> list[Any]:
+    """Conditions on the numbers that a page shows, of this run and newer ones."""
+    return [Result.agg == "final", Result.value.is_not(None), Result.run_id >= oldest]
+
+
+def _numbers_script(metric: str, run_ids: Sequence[int], values: Iterable[float]) -> bytes:
+    told = {"ids": _spans(run_ids), "values": _packed(_shorts(values))}
+    return f"window.told({_json(_path(metric))}, {_json(told)});\n".encode()
+
+
+def _path(metric: str) -> str:
+    """Of its script, without its ending: a metric may be called what no file can."""
+    return f"explore/{hashlib.sha256(metric.encode()).hexdigest()[:12]}"
+
+
 def curves_of(connection: Connection, run_ids: Sequence[int]) -> dict[str, bytes]:
-    """The script of each of these runs' curves, by its path."""
+    """The script of each of these runs' curves and numbers, by its path."""
     rows = connection.execute(
         select(RunRow.id, RunRow.seed, Config.hash).join(Config).where(RunRow.id.in_(run_ids)).order_by(RunRow.id)
     ).all()
@@ -88,10 +146,15 @@ def curves_of(connection: Connection, run_ids: Sequence[int]) -> dict[str, bytes
         for (run_id, metric), whole in series.read_many(connection, ids, metrics).items():
             if metric in wanted[run_id] and len((one := thin(whole, POINTS)).steps):
                 lines[run_id][metric] = {"steps": one.steps.tolist(), "values": _shorts(one.values)}
+    values: dict[int, list[tuple[str, float | None]]] = {row.id: [] for row in rows}
+    query = select(Result.run_id, Result.metric, Result.value).where(*_kept(0), Result.run_id.in_(run_ids))
+    for run_id, metric, value in connection.execute(query.order_by(Result.run_id, Result.metric)):
+        values[run_id].append((metric, _short(value)))
     found = {}
     for row in rows:
-        key = page_key(row.hash, row.seed)
-        found[f"curves/{key}.js"] = f"window.curves({_json(key)}, {_json(lines[row.id])});\n".encode()
+        path = f"curves/{page_key(row.hash, row.seed)}"
+        told = {"curves": lines[row.id], "numbers": values[row.id]}
+        found[f"{path}.js"] = f"window.told({_json(path)}, {_json(told)});\n".encode()
     return found
 
 
@@ -115,7 +178,7 @@ def curve_of(connection: Connection, key: str) -> bytes | None:
     return None if run_id is None else next(iter(curves_of(connection, [run_id]).values()), None)
 
 
-def _asked(connection: Connection, configs: Mapping[int, int]) -> dict[int, list[list[str]]]:
+def _asked(connection: Connection, configs: Mapping[int, int]) -> dict[int, list[tuple[str, str]]]:
     """Where each config stands in a study of today."""
     current = and_(CellRow.study_id == StudyRow.id, CellRow.revision == StudyRow.revision)
     rows = connection.execute(
@@ -124,11 +187,11 @@ def _asked(connection: Connection, configs: Mapping[int, int]) -> dict[int, list
         .order_by(StudyRow.name, CellRow.row_key, CellRow.col_key)
     ).all()
     words = shown_studies(connection, {row.name for row in rows})
-    found: dict[int, list[list[str]]] = {}
+    found: dict[int, list[tuple[str, str]]] = {}
     for row in rows:
         if row.config_id in configs:
             label = label_of(words[row.name].cell(row).display)
-            found.setdefault(row.config_id, []).append([row.name, label])
+            found.setdefault(row.config_id, []).append((row.name, label))
     return found
 
 
@@ -140,7 +203,9 @@ def _options(connection: Connection, configs: Mapping[int, int]) -> dict[str, li
         if row.id not in configs:
             continue
         for name, value in row.json.items():
-            columns.setdefault(name, [None] * len(configs))[configs[row.id]] = _plain(name, value)
+            if name not in columns:
+                columns[name] = [None] * len(configs)
+            columns[name][configs[row.id]] = _plain(name, value)
     return {name: column for name, column in sorted(columns.items()) if _varies(column)}
 
 
@@ -156,16 +221,19 @@ def _plain(name: str, value: Any) -> Any:
     return format_override(name, value).removeprefix(f"{name}=")
 
 
-def _metrics(connection: Connection, run_ids: Sequence[int]) -> dict[str, list[float | None]]:
-    places = {run_id: place for place, run_id in enumerate(run_ids)}
-    found: dict[str, list[float | None]] = {}
-    query = select(Result.run_id, Result.metric, Result.value).where(Result.agg == "final")
-    if run_ids:
-        query = query.where(Result.run_id >= min(run_ids))
-    for row in connection.execute(query.order_by(Result.metric, Result.run_id)):
-        if row.run_id in places:
-            found.setdefault(row.metric, [None] * len(run_ids))[places[row.run_id]] = _short(row.value)
-    return found
+def _spans(numbers: Iterable[int]) -> list[list[int]]:
+    """Ascending whole numbers as the first ones of what follows without a gap, and how many follow each, itself among
+    them."""
+    groups = [[n for _, n in group] for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    return [[group[0] for group in groups], [len(group) for group in groups]]
+
+
+def _packed(column: Sequence[Any]) -> Any:
+    """A column as it is, or, where most values are the one before, as values and how often each is repeated."""
+    groups = [(value, len(list(group))) for (_, value), group in groupby(column, lambda value: (type(value), value))]
+    if 2 * len(groups) > len(column):
+        return list(column)
+    return {"values": [value for value, _ in groups], "times": [times for _, times in groups]}
 
 
 def _short(value: float | None) -> float | None:

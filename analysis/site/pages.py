@@ -138,12 +138,13 @@ class Site:
         return self._render("explore.html", root="", libraries=LIBRARIES)
 
     def explorer_files(self, run_ids: Sequence[int]) -> dict[str, bytes]:
-        """The page, the columns of all runs, and the curves of these, by path."""
+        """The page, the columns and the numbers of all runs, and the curves of these, by path."""
         with self.engine.connect() as connection:
-            return {
-                "explore.html": self.explorer_page(),
-                "explore/runs.js": explorer.read(connection).script(),
-            } | explorer.curves_of(connection, run_ids)
+            return (
+                {"explore.html": self.explorer_page(), "explore/runs.js": explorer.read(connection).script()}
+                | explorer.numbers(connection)
+                | explorer.curves_of(connection, run_ids)
+            )
 
     def _summaries(self, frames: Sequence[Frame]) -> list[Summary]:
         names, known = [frame.name for frame in frames], self.estimator

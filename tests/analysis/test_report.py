@@ -146,9 +146,12 @@ def test_check_looks_at_the_site_where_there_is_one(
     assert main([*arguments, "check=true"]) == 0
 
 
-def test_writing_removes_the_pages_of_runs_that_the_database_lacks(laboratory: Laboratory, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["runs/0123-0.html", "pictures/0123-0.png", "curves/0123-0.js", "explore/0123.js"])
+def test_writing_removes_what_is_of_runs_and_metrics_that_the_database_lacks(
+    laboratory: Laboratory, tmp_path: Path, name: str
+) -> None:
     laboratory.study("rows", {**ROWS, "figures": []})
-    stray, other = tmp_path / "report/runs/0123-0.html", tmp_path / "report/notes.html"
+    stray, other = tmp_path / "report" / name, tmp_path / "report/notes.html"
     stray.parent.mkdir(parents=True)
     stray.write_text("old")
     other.write_text("mine")

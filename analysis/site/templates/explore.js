@@ -1,170 +1,148 @@
 // The explorer: Tabulator shows the runs, Vega-Lite draws them; here is which runs, which columns and the address.
 "use strict";
 
-document.addEventListener("DOMContentLoaded", () => {
-  const { runs, options, metrics, words: said, leftOut } = window.explored;
-  const MOST_DRAWN = 5000, MOST_CHOSEN = 12, count = runs.run.length;
+document.addEventListener("DOMContentLoaded", async () => {
+  const { runs, ids, keys, studies, options, metrics, leftOut, ...given } = window.explored;
+  const MOST_DRAWN = 5000, MOST_CHOSEN = 12, PAUSE_MS = 250;
   const at = (id) => document.getElementById(id);
   const made = (tag, properties) => Object.assign(document.createElement(tag), properties);
-  const places = runs.config.map((config) => runs.asked[config]);
-  const words = places.map((asked, i) =>
-    [...asked.flat(), runs.state[i], `seed=${runs.seed[i]}`, `run=${runs.run[i]}`, runs.key[i]].join(" ").toLowerCase());
 
-  // ---- columns: what a run is, its config's options, its numbers
+  // ---- columns: what a run is, its config's options and its numbers; what runs of a config share is tested once
 
-  const OWN = { run: runs.run, seed: runs.seed, state: runs.state, seconds: runs.seconds,
-    study: places.map((asked) => asked[0]?.[0] ?? ""), row: places.map((asked) => asked[0]?.[1] ?? "") };
-  const has = Object.hasOwn;
-  const names = [...Object.keys(OWN), ...Object.keys(options), ...Object.keys(metrics)];
-  const named = (name) => (has(said, name) ? said[name] : name);  // a metric in words; a filter takes its key
-  const isColumn = (name) => has(OWN, name) || has(options, name) || has(metrics, name);
-  const value = (name, i) =>
-    has(OWN, name) ? OWN[name][i] : has(options, name) ? options[name][runs.config[i]] : metrics[name][i];
+  const spread = (column) => (column.times ? column.values.flatMap((one, n) => Array(column.times[n]).fill(one)) : column);
+  const counted = ([firsts, lengths]) => firsts.flatMap((first, n) => Array.from({ length: lengths[n] }, (_, k) => first + k));
+  const run = counted(ids), [config, seed, state, seconds] = ["config", "seed", "state", "seconds"].map((name) => spread(runs[name]));
+  const all = run.map((_, i) => i), placeOf = new Map(run.map((id, i) => [id, i]));
+  const ofRun = (values) => (i) => values[i], ofConfig = (values) => (i) => values[config[i]];
+  const asked = given.asked.map((places) => places.map(([study, row]) => [studies[study], row])), placesOf = ofConfig(asked);
+  const key = (i) => `${keys[config[i]]}-${seed[i]}`;
+  const columns = new Map(Object.entries({ run, seed, state, seconds }).map(([name, values]) => [name, { of: ofRun, values }]));
+  ["study", "row"].forEach((name, n) => columns.set(name, { of: ofConfig, values: asked.map(([first]) => first?.[n] ?? "") }));
+  for (const [name, values] of options) if (!columns.has(name)) columns.set(name, { of: ofConfig, values: spread(values) });
+  const metricOf = new Map(metrics.filter(([name]) => !columns.has(name)).map(([name, path, , words]) => [name, { path, words }]));
+  const names = [...columns.keys(), ...metricOf.keys()], lost = new Set();
+  const named = (name) => metricOf.get(name)?.words ?? name;  // a metric in words; a filter takes its key
+  const valueOf = (name) => columns.get(name)?.of(columns.get(name).values) ?? (() => null);  // null: still on its way
+
+  // What is not here yet comes as a script, which says its path and what it has; null where none comes.
+  const asks = new Map(), told = new Map();
+  window.told = (path, what) => told.set(path, what);
+  const ask = (path) => asks.get(path) ?? asks.set(path, new Promise((done) => document.head.append(made("script",
+    { src: `${path}.js`, onload: () => done(told.get(path) ?? null), onerror: () => done(null) })))).get(path);
+  const arrive = (wanted) => Promise.all(wanted.filter((name) => !columns.has(name) && metricOf.has(name)).map(async (name) => {
+    const found = await ask(metricOf.get(name).path), values = Array(run.length).fill(null), numbers = found && spread(found.values);
+    if (found) counted(found.ids).forEach((id, n) => { if (placeOf.has(id)) values[placeOf.get(id)] = numbers[n]; });
+    else lost.add(name);
+    columns.set(name, { of: ofRun, values });
+  }));
 
   // ---- the filter
 
   const CONDITION = /^([^\s=<>!]+)(>=|<=|!=|=|>|<)(.*)$/;
-  const TESTS = {
-    "=": (a, b) => (Number.isFinite(b.number) && typeof a === "number" ? a === b.number : String(a) === b.text),
-    "!=": (a, b) => !TESTS["="](a, b),
-    ">": (a, b) => typeof a === "number" && a > b.number, "<": (a, b) => typeof a === "number" && a < b.number,
-    ">=": (a, b) => typeof a === "number" && a >= b.number, "<=": (a, b) => typeof a === "number" && a <= b.number,
-  };
+  const parts = (text) => text.split(/\s+/).filter(Boolean).map((part) => CONDITION.exec(part)?.slice(1) ?? part.toLowerCase());
+  const ORDERS = { ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b };
+  const test = (sign, text, number = text === "" ? NaN : Number(text)) => (Object.hasOwn(ORDERS, sign)
+    ? (one) => typeof one === "number" && ORDERS[sign](one, number) : (one) => (one === number || String(one) === text) === (sign === "="));
+  const configWords = asked.map((places, n) => [...places.flat(), keys[n]].join(" ").toLowerCase());
+  const runWords = all.map((i) => `${state[i]} seed=${seed[i]} run=${run[i]} ${key(i)}`.toLowerCase());
 
   function matching(text) {
     let unknown = "";
-    const tests = text.split(/\s+/).filter(Boolean).map((part) => {
-      const found = CONDITION.exec(part);
-      if (!found) {
-        const word = part.toLowerCase();
-        return (i) => words[i].includes(word);
+    const tests = parts(text).map((part) => {
+      if (typeof part === "string") {
+        const isOfConfig = ofConfig(configWords.map((words) => words.includes(part)));
+        return (i) => isOfConfig(i) || runWords[i].includes(part);
       }
-      if (found[1] === "study" && found[2] === "=") return (i) => places[i].some(([study]) => study === found[3]);
-      if (!isColumn(found[1])) { unknown = found[1]; return () => false; }
-      const wanted = { text: found[3], number: found[3] === "" ? NaN : Number(found[3]) };
-      return (i) => TESTS[found[2]](value(found[1], i), wanted);
+      const [name, sign, wanted] = part;
+      if (name === "study" && sign === "=") return ofConfig(asked.map((places) => places.some(([study]) => study === wanted)));
+      if (!columns.has(name)) { unknown = name; return () => false; }
+      return columns.get(name).of(columns.get(name).values.map(test(sign, wanted)));
     });
-    const ids = [];
-    for (let i = 0; i < count; i += 1) if (tests.every((test) => test(i))) ids.push(i);
-    return { ids, unknown };
+    return { found: all.filter((i) => tests.every((isMet) => isMet(i))), unknown };
   }
 
   // ---- what the reader has set, which the address keeps
 
   const kept = new URLSearchParams(location.hash.slice(1));
-  const most = (columns) => Object.keys(columns)
-    .map((name) => [columns[name].filter((one) => one !== null).length, name])
-    .sort((a, b) => b[0] - a[0] || (a[1] < b[1] ? -1 : 1))[0]?.[1];
-  const top1 = Object.fromEntries(Object.entries(metrics).filter(([name]) => name.includes("top1")));
-  const byKey = new Map(runs.key.map((key, i) => [key, i]));
-  const set = {
-    filter: kept.get("filter") ?? "", x: kept.get("x") ?? "seconds",
-    y: kept.get("y") ?? most(top1) ?? most(metrics) ?? "seconds", color: kept.get("color") ?? "study",
-    metric: kept.get("metric") ?? "loss", log: kept.get("log") ?? "", sort: kept.get("sort") ?? "",
-    chosen: (kept.get("runs") ?? "").split(",").filter((key) => byKey.has(key)).map((key) => byKey.get(key)),
-  };
-  for (const name of ["x", "y", "color"]) if (!isColumn(set[name])) set[name] = "seed";
+  const commonest = (word) => metrics.filter(([name]) => name.includes(word)).sort((a, b) => b[2] - a[2])[0]?.[0];
+  const set = { filter: "", x: "seconds", y: commonest("top1") ?? commonest("") ?? "seconds", color: "study", metric: "loss",
+    log: "", sort: "" };
+  const SET = Object.keys(set), wanted = kept.get("runs")?.split(",") ?? [];
+  for (const name of SET) set[name] = kept.get(name) ?? set[name];
+  for (const name of ["x", "y", "color"]) if (!names.includes(set[name])) set[name] = "seed";
+  set.chosen = wanted.flatMap((one) => all.findLast((i) => key(i) === one) ?? []).slice(0, MOST_CHOSEN);  // the newer code's run
 
   function remember() {
-    const address = new URLSearchParams();
-    for (const name of ["filter", "x", "y", "color", "metric", "log", "sort"]) if (set[name]) address.set(name, set[name]);
-    if (set.chosen.length) address.set("runs", set.chosen.map((i) => runs.key[i]).join(","));
+    const address = new URLSearchParams(SET.filter((name) => set[name]).map((name) => [name, set[name]]));
+    if (set.chosen.length) address.set("runs", set.chosen.map(key).join(","));
     history.replaceState(null, "", `#${address}`);
   }
 
   // ---- drawings
 
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-  const style = () => ({
-    background: null, font: "system-ui, sans-serif", view: { stroke: null },
-    axis: { labelColor: color("ink"), titleColor: color("ink"), gridColor: color("line-faint"), domainColor: color("line"),
-      tickColor: color("line"), labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
-    legend: { labelColor: color("ink"), titleColor: color("ink"), labelFontSize: 12, labelLimit: 320, symbolLimit: 20 },
-    range: { category: Array.from({ length: 8 }, (_, i) => color(`series-${i}`)) },
-  });
+  function style() {
+    const words = { labelColor: color("ink"), titleColor: color("ink"), labelFontSize: 12, titleFontSize: 12 };
+    return { background: null, font: "system-ui, sans-serif", view: { stroke: null }, legend: { ...words, labelLimit: 320, symbolLimit: 20 },
+      axis: { ...words, titleFontWeight: "normal", gridColor: color("line-faint"), domainColor: color("line"), tickColor: color("line") },
+      range: { category: Array.from({ length: 8 }, (_, i) => color(`series-${i}`)) } };
+  }
   // `ast`: expressions are read by an interpreter, so that the page needs no leave to run text as a program.
   const draw = (id, spec) => vegaEmbed(`#${id}`, { $schema: "https://vega.github.io/schema/vega-lite/v6.json",
     width: "container", height: 320, autosize: { type: "fit", contains: "padding" }, config: style(), ...spec },
     { ast: true, actions: false, renderer: "canvas" });
-  const pathTo = (i) => `runs/${runs.key[i]}.html${places[i].length ? `#of-${places[i][0][0]}` : ""}`;
-  const label = (i) => `${places[i].length ? places[i][0].filter(Boolean).join(": ") : runs.key[i]}, seed ${runs.seed[i]}`;
-  const kind = (name, ids) => (ids.every((i) => typeof (value(name, i) ?? 0) === "number") ? "quantitative" : "nominal");
+  const pathTo = (i) => `runs/${key(i)}.html${placesOf(i).length ? `#of-${placesOf(i)[0][0]}` : ""}`;
+  const label = (i) => `${placesOf(i)[0]?.filter(Boolean).join(": ") ?? key(i)}, seed ${seed[i]}`;
 
   // Eight colours can be told apart: the commonest seven values have one each, all others the last.
-  function hues(values, isNumber) {
-    if (isNumber) return { of: (one) => one, names: [] };
-    const counts = new Map();
-    for (const one of values) counts.set(String(one), (counts.get(String(one)) ?? 0) + 1);
-    const all = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
-    const own = all.length > 8 ? all.slice(0, 7) : all, others = `${all.length - own.length} others`;
-    return { of: (one) => (own.includes(String(one)) ? String(one) : others), names: own.length < all.length ? [...own, others] : own };
+  function hues(shown, words) {
+    const groups = [...Map.groupBy(shown, words)].sort(([a, one], [b, two]) => two.length - one.length || (a < b ? -1 : 1));
+    const found = groups.map(([word]) => word);
+    const own = found.length > 8 ? found.slice(0, 7) : found, others = `${found.length - own.length} others`;
+    return { of: (i) => (own.includes(words(i)) ? words(i) : others), scale: { domain: own.length < found.length ? [...own, others] : own } };
   }
 
-  function scatter(ids) {
-    const full = ids.filter((i) => value(set.x, i) !== null && value(set.y, i) !== null);
+  function scatter() {
+    const [x, y, said] = [set.x, set.y, set.color].map(valueOf), full = view.found.filter((i) => x(i) !== null && y(i) !== null);
     const shown = full.slice(0, MOST_DRAWN);
     at("scatter-note").textContent = full.length > shown.length
       ? `The first ${shown.length} of ${full.length} runs that have both.` : `${full.length} runs have both.`;
     if (!shown.length) return at("scatter").replaceChildren();
-    const axis = (name) => (kind(name, shown) === "quantitative"
-      ? { type: "quantitative", scale: { zero: false, nice: false, padding: 12 } } : { type: "nominal" });
-    const encodings = ["x", "y"].filter((way) => kind(set[way], shown) === "quantitative");
+    const isNumber = (of) => shown.every((i) => typeof (of(i) ?? 0) === "number");
     // Fields have names of ours: a metric's own may hold what Vega-Lite reads as a path.
-    const isNumber = kind(set.color, shown) === "quantitative";
-    const orNone = (one) => (one === null || one === "" ? "none" : one);  // a run that no study of today asks for
-    const said = shown.map((i) => orNone(value(set.color, i)));
-    const hue = hues(said, isNumber);
-    const points = shown.map((i, n) => ({ x: value(set.x, i), y: value(set.y, i), color: hue.of(said[n]), said: said[n],
-      run: label(i), href: pathTo(i) }));
-    return draw("scatter", { data: { values: points }, mark: { type: "point", filled: true, size: 45, opacity: 0.75 },
-      params: encodings.length ? [{ name: "zoom", select: { type: "interval", encodings }, bind: "scales" }] : [],
-      encoding: {
-        x: { ...axis(set.x), field: "x", title: named(set.x) }, y: { ...axis(set.y), field: "y", title: named(set.y) },
-        color: { field: "color", type: isNumber ? "quantitative" : "nominal", title: named(set.color),
-          legend: innerWidth < 600 ? { orient: "bottom", columns: 2, labelLimit: 140 } : {},
-          ...(isNumber ? {} : { scale: { domain: hue.names } }) },
-        href: { field: "href" },
-        tooltip: [{ field: "run", title: "run" }, { field: "x", title: named(set.x) }, { field: "y", title: named(set.y) },
-          { field: "said", title: named(set.color) }],
-      } });
+    const channel = (field, of, scale, more) => ({ field, title: named(set[field]), type: isNumber(of) ? "quantitative" : "nominal",
+      scale: isNumber(of) ? scale : {}, ...more });
+    const linear = { zero: false, nice: false, padding: 12 }, ways = [...(isNumber(x) ? ["x"] : []), ...(isNumber(y) ? ["y"] : [])];
+    const words = (i) => String(said(i) ?? "") || "none";  // a run that no study of today asks for
+    const hue = isNumber(said) ? { of: said, scale: {} } : hues(shown, words);
+    const legend = innerWidth < 600 ? { orient: "bottom", columns: 2, labelLimit: 140 } : {};
+    return draw("scatter", { mark: { type: "point", filled: true, size: 45, opacity: 0.75 },
+      params: ways.length ? [{ name: "zoom", select: { type: "interval", encodings: ways }, bind: "scales" }] : [],
+      data: { values: shown.map((i) => ({ x: x(i), y: y(i), color: hue.of(i), said: words(i), run: label(i), href: pathTo(i) })) },
+      encoding: { x: channel("x", x, linear), y: channel("y", y, linear), color: channel("color", said, {}, { scale: hue.scale, legend }),
+        href: { field: "href" }, tooltip: [{ field: "run" }, ...["x", "y", "color"].map((way) =>
+          ({ field: way === "color" ? "said" : way, title: named(set[way]) }))] } });
   }
 
-  const loaded = new Map();  // key -> promise of a run's curves
-  const arrived = new Map();
-  window.curves = (key, lines) => arrived.set(key, lines);
-  function curvesOf(key) {
-    if (!loaded.has(key)) loaded.set(key, new Promise((done) => {
-      // Where there are too many runs for a file each it fails, which is said below.
-      document.head.append(made("script", { src: `curves/${key}.js`, onload: () => done(arrived.get(key)), onerror: () => done(null) }));
-    }));
-    return loaded.get(key);
-  }
+  const fill = (select, found, chosen) => select.replaceChildren(...found.map((name) =>
+    Object.assign(new Option(named(name), name, false, name === chosen), { title: name })));
 
-  function fill(select, found, chosen) {
-    select.replaceChildren(...found.map((name) =>
-      Object.assign(new Option(named(name), name, false, name === chosen), { title: name })));
-  }
-
-  async function curves() {
-    const chosen = [...set.chosen], found = await Promise.all(chosen.map((i) => curvesOf(runs.key[i])));
-    if (String(chosen) !== String(set.chosen)) return;  // the reader has gone on
+  function curves(chosen, found) {
     const known = [...new Set(found.flatMap((lines) => Object.keys(lines ?? {})))].sort();
     if (known.length && !known.includes(set.metric)) set.metric = known.find((name) => name.includes("loss")) ?? known[0];
     fill(at("metric"), known, set.metric);
     document.querySelectorAll(".of-chosen").forEach((one) => { one.hidden = !known.length; });
-    const points = found.flatMap((lines, n) => {
-      const line = lines?.[set.metric];
-      return line ? line.steps.map((step, k) => ({ step, value: line.values[k], run: label(chosen[n]) })) : [];
-    });
-    const without = chosen.filter((_, n) => !found[n]?.[set.metric]).map(label);
+    const lines = found.map((one) => one?.[set.metric]), without = chosen.filter((_, n) => !lines[n]).map(label);
+    const points = lines.flatMap((line, n) =>
+      line?.steps.map((step, k) => ({ step, value: line.values[k], run: label(chosen[n]) })) ?? []);
     at("curves-note").textContent = !chosen.length ? "No run is chosen."
       : without.length ? `Without such a curve here: ${without.join("; ")}.` : "";
     at("curves").replaceChildren();
-    if (!points.length) return;
+    if (!points.length) return undefined;
     const hover = { name: "hover", select: { type: "point", on: "pointerover", nearest: true, clear: "pointerout" } };
     const isLog = at("log").checked && points.every((point) => point.value > 0);
     const y = { field: "value", type: "quantitative", title: named(set.metric), scale: isLog ? { type: "log" } : { zero: false } };
-    await draw("curves", { data: { values: points },
+    return draw("curves", { data: { values: points },
       encoding: { x: { field: "step", type: "quantitative" }, y, color: { field: "run", type: "nominal", sort: null } },
       layer: [
         { mark: { type: "line", interpolate: "linear" }, params: [{ name: "zoom", select: "interval", bind: "scales" }] },
@@ -174,84 +152,104 @@ document.addEventListener("DOMContentLoaded", () => {
       ] });
   }
 
-  function compare() {
-    const chosen = set.chosen;
+  function compare(chosen, numbers) {
     at("compare-note").hidden = chosen.length > 0;
-    if (!chosen.length) return at("compare").replaceChildren();
-    const cell = (tag, text, scope) => made(tag, { textContent: text, ...(scope ? { scope } : {}) });
-    const table = document.createElement("table"), head = table.createTHead().insertRow(), body = table.createTBody();
-    head.append(cell("th", "", "col"), ...chosen.map(() => cell("th", "", "col")));
-    chosen.forEach((i, n) => head.cells[n + 1].append(made("a", { href: pathTo(i), textContent: label(i) })));
-    const differing = Object.keys(options).filter((name) => new Set(chosen.map((i) => JSON.stringify(value(name, i)))).size > 1);
-    const numbers = Object.keys(metrics).filter((name) => chosen.some((i) => value(name, i) !== null));
-    for (const name of ["state", "seconds", ...differing, ...numbers]) {
-      const row = body.insertRow(), cells = chosen.map((i) => value(name, i));
-      row.append(cell("th", named(name), "row"), ...cells.map((one) => cell("td", one === null ? "–" : String(one))));
-      row.cells[0].title = name;
-      if (has(options, name)) [...row.cells].slice(1).forEach((one) => one.classList.add("differs"));
+    const cell = (tag, textContent, more) => made(tag, { textContent, ...more });
+    const table = made("table"), head = table.createTHead().insertRow(), body = table.createTBody();
+    head.append(...[null, ...chosen].map(() => cell("th", "", { scope: "col" })));
+    chosen.forEach((i, n) => head.cells[n + 1].append(cell("a", label(i), { href: pathTo(i) })));
+    const cellsOf = (name) => chosen.map((i, n) => (metricOf.has(name) && numbers[n] ? numbers[n].get(name) ?? null : valueOf(name)(i)));
+    const differing = options.map(([name]) => name).filter((name) => new Set(cellsOf(name)).size > 1);
+    const measured = [...metricOf.keys()].filter((name) => cellsOf(name).some((one) => one !== null));
+    for (const name of ["state", "seconds", ...differing, ...measured])
+      body.insertRow().append(cell("th", named(name), { scope: "row", title: name }), ...cellsOf(name).map((one) =>
+        cell("td", String(one ?? "–"), { className: differing.includes(name) ? "differs" : "" })));
+    at("compare").replaceChildren(...(chosen.length ? [table] : []));
+  }
+
+  async function choose() {
+    remember();
+    const chosen = [...set.chosen], found = await Promise.all(chosen.map((i) => ask(`curves/${key(i)}`)));
+    if (found.includes(null)) await arrive([...metricOf.keys()]);  // where there are too many runs for a script each
+    if (String(chosen) !== String(set.chosen)) return;  // the reader has gone on
+    compare(chosen, found.map((one) => one && new Map(one.numbers)));
+    await curves(chosen, found.map((one) => one?.curves));
+  }
+
+  // ---- the table, which asks for a page of rows as it would ask a server
+
+  const sorting = () => /^(.*):(asc|desc)$/.exec(set.sort)?.slice(1) ?? [];
+  const collator = new Intl.Collator("en", { numeric: true });
+  let order = {}, view, turn = 0, waiting;
+  function inOrder(found) {
+    const [name, way] = sorting();
+    if (!name) return found;
+    if (order.sort !== set.sort) {  // the places of the values, found once: words take longer to sort than runs to filter
+      const { of, values } = columns.get(name), known = [...new Set(values)].filter((one) => one !== null && one !== "");
+      known.sort(known.every((one) => typeof one === "number") ? (a, b) => a - b : collator.compare);
+      const ranks = new Map((way === "desc" ? known.reverse() : known).map((one, n) => [one, n]));
+      order = { sort: set.sort, rank: of(values.map((one) => ranks.get(one) ?? known.length)) };  // what is missing is last
     }
-    at("compare").replaceChildren(table);
+    return [...found].sort((i, j) => order.rank(i) - order.rank(j));
   }
 
-  // ---- the table
-
-  const escaped = (words) => (cell) => document.createTextNode(words(cell) ?? "–");  // a formatter's text would be markup
-  const linked = (cell) => {
-    const { id } = cell.getRow().getData();
-    return made("a", { href: pathTo(id), textContent: cell.getValue() || runs.key[id] });
-  };
-  const short = (cell) => (typeof cell.getValue() === "number" ? String(Number(cell.getValue().toPrecision(4))) : cell.getValue());
+  const asText = (words) => (cell) => document.createTextNode(words(cell.getValue()) ?? "–");  // a formatter's text would be markup
+  const linked = (cell) => made("a", { href: pathTo(cell.getData().id), textContent: cell.getValue() || key(cell.getData().id) });
+  const short = (one) => (typeof one === "number" ? String(Number(one.toPrecision(4))) : one);
   const SHAPES = { study: { widthGrow: 2, minWidth: 170 }, row: { formatter: linked, widthGrow: 2, minWidth: 130 }, state: {} };
-  const shownColumns = () => [...new Set(["study", "row", "seed", "state", set.x, set.y, set.color, "seconds"])];
-  const columnsOf = () => shownColumns().map((name, n) => ({ title: named(name), field: `c${n}`, headerTooltip: name, minWidth: 90,
-    ...(SHAPES[name] ?? { hozAlign: "right", formatter: escaped(short) }) }));
-  const dataOf = (ids) => {
-    const shown = shownColumns();
-    return ids.map((id) => Object.fromEntries([["id", id], ...shown.map((name, n) => [`c${n}`, value(name, id)])]));
-  };
-  const table = new Tabulator("#runs-table", {
-    index: "id", layout: "fitColumns", height: 380, pagination: true, paginationSize: 100, selectableRows: MOST_CHOSEN,
-    selectableRowsPersistence: true, rowHeader: { formatter: "rowSelection", headerSort: false, width: 40, hozAlign: "center" },
-    columns: columnsOf(), placeholder: "No run matches.",
-  });
-  let ready = false;
-
-  async function show(isNew) {
-    const { ids, unknown } = matching(set.filter);
-    at("count").textContent = unknown ? `No run has an option or number called ${unknown}.`
-      : `${ids.length} of ${count} runs${leftOut ? `; the ${leftOut} oldest are left out of this page` : ""}.`;
+  const shown = () => [...new Set(["study", "row", "seed", "state", set.x, set.y, set.color, "seconds"])];
+  const columnsOf = () => shown().map((name, n) => ({ title: named(name), field: `c${n}`, minWidth: 90, titleFormatter: asText(String),
+    headerTooltip: () => made("span", { textContent: name }), ...(SHAPES[name] ?? { hozAlign: "right", formatter: asText(short) }) }));
+  const sorters = () => shown().flatMap((name, n) => (name === sorting()[0] ? [{ column: `c${n}`, dir: sorting()[1] }] : []));
+  async function pageOf(_url, _config, { page, size, sort: [sorter] }) {
+    set.sort = sorter ? `${shown()[Number(sorter.field.slice(1))]}:${sorter.dir}` : "";
     remember();
-    if (isNew) table.setColumns(columnsOf());
-    const chosen = set.chosen.filter((i) => ids.includes(i));
-    ready = false;
-    await table.replaceData(dataOf(ids));
-    table.selectRow(chosen);
-    const [, name, way] = /^(.*):(asc|desc)$/.exec(set.sort) ?? [], place = shownColumns().indexOf(name);
-    if (place >= 0) table.setSort(`c${place}`, way);
-    ready = true;
-    scatter(ids);
+    const cells = shown().map((name, n) => [`c${n}`, valueOf(name)]), { length } = view.found;
+    const data = inOrder(view.found).slice((page - 1) * size, page * size)
+      .map((id) => Object.fromEntries([["id", id], ...cells.map(([field, of]) => [field, of(id)])]));
+    return { data, last_page: Math.max(1, Math.ceil(length / size)), last_row: length };
   }
 
-  const choose = () => { remember(); compare(); return curves(); };
-  table.on("rowSelectionChanged", (data) => {
-    if (!ready) return;
-    set.chosen = data.map((row) => row.id);
-    choose();
-  });
-  table.on("dataSorted", (sorters) => {
-    if (!ready) return;
-    set.sort = sorters.length ? `${shownColumns()[Number(sorters[0].field.slice(1))]}:${sorters[0].dir}` : "";
+  async function answer() {
+    const mine = turn += 1;
+    await arrive([set.x, set.y, set.color, ...parts(set.filter).filter(Array.isArray).map(([name]) => name)]);
+    if (mine !== turn) return false;  // the reader has gone on
+    view = matching(set.filter);
+    at("count").textContent = (view.unknown ? `No run has an option or number called ${view.unknown}.`
+      : `${view.found.length} of ${run.length} runs${leftOut ? `; the ${leftOut} oldest are left out of this page` : ""}.`)
+      + (lost.size ? ` Reload the page: the numbers of ${[...lost].join(", ")} did not come.` : "");
     remember();
-  });
-  for (const name of ["x", "y", "color"]) {
-    fill(at(name), names, set[name]);
-    at(name).addEventListener("change", () => { set[name] = at(name).value; show(true); });
+    clearTimeout(waiting);
+    waiting = setTimeout(scatter, PAUSE_MS);  // once the reader rests: a drawing takes longer than a filter
+    return true;
   }
+
+  const filter = async () => { if (await answer()) table.setData(); };
+  const change = async () => { if (await answer()) { table.setColumns(columnsOf()); table.setSort(sorters()); } };
+  for (const name of ["x", "y", "color"]) fill(at(name), names, set[name]);
   at("filter").value = set.filter;
   at("log").checked = set.log === "yes";
-  at("filter").addEventListener("input", () => { set.filter = at("filter").value; show(false); });
-  at("metric").addEventListener("change", () => { set.metric = at("metric").value; choose(); });
-  at("log").addEventListener("change", () => { set.log = at("log").checked ? "yes" : ""; choose(); });
-  document.querySelector("button.theme").addEventListener("click", () => { scatter(matching(set.filter).ids); curves(); });
-  table.on("tableBuilt", async () => { await show(false); await choose(); document.documentElement.dataset.explorer = "ready"; });
+  await answer();
+  const table = new Tabulator("#runs-table", {
+    index: "id", layout: "fitColumns", height: 380, selectableRows: MOST_CHOSEN, columns: columnsOf(), placeholder: "No run matches.",
+    rowHeader: { formatter: "rowSelection", headerSort: false, width: 40, hozAlign: "center" }, dataLoader: false,
+    pagination: true, paginationMode: "remote", paginationSize: 100, sortMode: "remote", initialSort: sorters(),
+    ajaxURL: location.pathname, ajaxRequestFunc: pageOf,
+  });
+  table.on("dataProcessed", () => table.selectRow(table.getRows().filter((row) => set.chosen.includes(row.getData().id))));
+  table.on("rowSelectionChanged", (_data, rows, ...changed) => {  // in this page of rows; what is chosen elsewhere stays
+    const [more, fewer] = changed.map((found) => found.map((row) => row.getData().id));
+    const chosen = [...new Set([...set.chosen.filter((i) => !fewer.includes(i)), ...more])].slice(-MOST_CHOSEN);
+    if (String(chosen) === String(set.chosen)) return;
+    set.chosen = chosen;
+    for (const row of rows) if (!chosen.includes(row.getData().id)) row.deselect();
+    choose();
+  });
+  for (const [id, act] of Object.entries({ filter, x: change, y: change, color: change, metric: choose, log: choose }))
+    at(id).addEventListener(id === "filter" ? "input" : "change", () => {
+      set[id] = id !== "log" ? at(id).value : at(id).checked ? "yes" : "";
+      act();
+    });
+  document.querySelector("button.theme").addEventListener("click", () => { scatter(); choose(); });
+  table.on("tableBuilt", async () => { await choose(); document.documentElement.dataset.explorer = "ready"; });
 });

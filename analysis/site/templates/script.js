@@ -109,10 +109,7 @@
     for (const button of scope.querySelectorAll("button.copy"))
       button.addEventListener("click", async () => {
         const code = button.parentElement.querySelector("code");
-        const range = document.createRange();
-        range.selectNodeContents(code);
-        getSelection().removeAllRanges();
-        getSelection().addRange(range);  // where a page may not write to the clipboard, Ctrl-C does
+        getSelection().selectAllChildren(code);  // where a page may not write to the clipboard, Ctrl-C does
         let done = false;
         try { await navigator.clipboard.writeText(code.textContent); done = true; } catch { /* selected, not copied */ }
         button.textContent = done ? "Copied" : "Selected";

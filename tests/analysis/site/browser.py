@@ -100,17 +100,18 @@ class Browser:
 
     def prefers(self, scheme: str) -> None:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self._chrome("Emulation.setEmulatedMedia", {"features": features})
+        self.command("Emulation.setEmulatedMedia", {"features": features})
 
     def resize(self, width: int, height: int) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self._chrome("Emulation.setDeviceMetricsOverride", metrics)
+        self.command("Emulation.setDeviceMetricsOverride", metrics)
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self._send("GET", "/screenshot")))
 
-    def _chrome(self, command: str, parameters: dict[str, Any]) -> None:
-        self._send("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+    def command(self, name: str, parameters: dict[str, Any]) -> Any:
+        """One of Chromium's own, of its developer tools."""
+        return self._send("POST", "/goog/cdp/execute", {"cmd": name, "params": parameters})
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()

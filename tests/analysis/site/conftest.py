@@ -53,7 +53,7 @@ def fill(path: Path) -> Laboratory:
     rows[1] = {"key": "evil", "label": EVIL, "set": {"mask": "block", "data.path": EVIL}}
     document = {**ROWS, "rows": rows, "title": EVIL, "question": EVIL, "notes": EVIL, "printed": {}}
     laboratory.study("evil", document)
-    laboratory.run("evil", "evil", 0, {MAIN: 60.0, "knn/digit_top1": 1.0})
+    laboratory.run("evil", "evil", 0, {MAIN: 60.0, "knn/digit_top1": 1.0, EVIL: 2.0})
     add_curves(laboratory)
     with Session(engine) as session, session.begin():
         session.execute(update(Attempt).where(Attempt.n == 1).values(host=EVIL, error=EVIL, facts={EVIL: EVIL}))

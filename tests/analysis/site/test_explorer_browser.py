@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
+from analysis import files
 from analysis.serve import open_server
+from analysis.site.html import assets
+from analysis.site.pages import Site
+from benchmarks.report import generate
 from sweeps.database.opening import open_database
+from sweeps.study.metric_words import metric_words
 from tests.analysis.site.browser import Browser, programs
 from tests.analysis.site.conftest import EVIL
 from tests.sweeps.installed import missing
@@ -142,6 +148,36 @@ def test_what_a_run_is_called_is_words_and_nothing_else(page):
     assert EVIL[:8] in page.js("return document.getElementById('compare').textContent")
 
 
+def test_what_a_metric_is_called_is_words_in_the_head_of_its_column(page, report):
+    page.open("about:blank")
+    page.open(f"{(report / 'explore.html').as_uri()}#{urlencode({'y': EVIL})}")
+    page.until(READY)
+    titles = page.js("return [...document.querySelectorAll('.tabulator-col-title')].map(t => t.textContent)")
+    assert metric_words(EVIL) in titles and "<script>" in metric_words(EVIL)
+    assert page.js("return document.querySelectorAll('main :is(script, [onmouseover])').length") == 0
+    page.js(
+        "const head = [...document.querySelectorAll('.tabulator-col')].find(c => c.textContent.includes('<script>'));"
+        "head.dispatchEvent(new MouseEvent('mousemove', {bubbles: true}))"
+    )
+    page.until("return document.querySelector('.tabulator-tooltip') !== null")
+    assert page.text(".tabulator-tooltip") == EVIL
+    assert page.js("return document.title") == "All runs"
+
+
+def test_a_chosen_run_stays_chosen_while_a_filter_hides_it(page):
+    choose(page, 1)
+    page.until("return document.querySelectorAll('#compare thead th').length === 2")
+    first = page.text("#compare thead a")
+    fill(page, "study=masking_ratio mask.ratio>0.5 state=done")
+    page.until(f"return document.querySelector('{ROWS}').textContent.includes('masking_ratio')")
+    choose(page, 1)
+    page.until("return document.querySelectorAll('#compare thead th').length === 3")
+    assert page.text("#compare thead a") == first
+    fill(page, "")
+    page.until(f"return document.querySelectorAll('{ROWS}.tabulator-selected').length > 0")
+    assert page.js("return document.querySelectorAll('#compare thead th').length") == 3
+
+
 def test_nothing_offers_to_draw_or_compare_before_a_run_is_chosen(page):
     shown = "return [...document.querySelectorAll('.of-chosen, #compare-note')].map((one) => one.hidden)"
     assert page.js(shown) == [True, True, False]
@@ -180,3 +216,89 @@ def test_a_served_explorer_draws_under_the_servers_rules(browser, lively):
     server.shutdown()
     server.server_close()
     engine.dispose()
+
+
+# ---- many runs: more than a page can have rows for
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> Path:
+    """The explorer's files of 30,000 runs in five studies of 300 ratios, two lengths and ten seeds."""
+    folder = tmp_path_factory.mktemp("many")
+    engine = open_database(f"sqlite:///{folder / 'large.sqlite'}")
+    generate(engine, num_runs=30_000, num_points=120_000, num_studies=5)
+    files.write(Site(engine).explorer_files([]) | assets(), folder)
+    engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def large(browser: Browser, many: Path):
+    browser.prefers("light")
+    browser.resize(1280, 1600)
+    browser.open("about:blank")
+    browser.open((many / "explore.html").as_uri())
+    browser.until(READY, seconds=60)
+    yield browser
+    assert browser.complaints() == []
+
+
+def cells(browser: Browser, field: str) -> list[str]:
+    return browser.js(
+        f"return [...document.querySelectorAll('{ROWS} [tabulator-field={field}]')].map(c => c.textContent)"
+    )
+
+
+def count_is(browser: Browser, found: int) -> None:
+    browser.until(f"return document.getElementById('count').textContent === '{found} of 30000 runs.'")
+
+
+def test_a_filter_finds_its_runs_among_many(large):
+    count_is(large, 30_000)
+    fill(large, "study=large3 seed=0 mask.ratio<=0.01")  # ten ratios of two lengths
+    count_is(large, 20)
+    large.until(f"return document.querySelectorAll('{ROWS}').length === 20")
+    assert set(cells(large, "c0")) == {"large3"} and set(cells(large, "c2")) == {"0"}
+    fill(large, "0.123 large4 seed=7")
+    count_is(large, 2)
+    fill(large, "")
+    count_is(large, 30_000)
+    large.until("return document.getElementById('scatter-note').textContent.startsWith('The first 5000 of 30000 runs')")
+
+
+def test_a_filter_by_a_number_asks_for_that_number(large):
+    """Only the axes' numbers are there at first."""
+    asked = "return [...document.querySelectorAll('head script[src^=\"explore/\"]')].length"
+    before = large.js(asked)
+    fill(large, "ridge/digit_top1>-1")
+    count_is(large, 30_000)
+    assert large.js(asked) == before + 1
+    fill(large, "ridge/digit_top1>1000")
+    count_is(large, 0)
+
+
+def test_many_runs_are_sorted_and_turned_page_by_page(large):
+    first = cells(large, "c1")
+    large.click(".tabulator-page[data-page=next]")
+    large.until("return document.querySelector('.tabulator-page.active').textContent === '2'")
+    assert cells(large, "c1") != first
+    large.click('.tabulator-col[tabulator-field="c2"] .tabulator-col-title')
+    large.click('.tabulator-col[tabulator-field="c2"] .tabulator-col-title')
+    large.until("return location.hash.includes('sort=seed%3Adesc')")
+    large.until("return document.querySelector('.tabulator-page.active').textContent === '1'")
+    assert set(cells(large, "c2")) == {"9"}
+    fill(large, "seed<5")
+    count_is(large, 15_000)
+    large.until(f"return document.querySelector('{ROWS} [tabulator-field=c2]').textContent === '4'")
+
+
+def test_runs_without_a_script_of_their_own_are_compared_by_all_numbers(many, browser):
+    browser.open("about:blank")
+    browser.open((many / "explore.html").as_uri())
+    browser.until(READY, seconds=60)
+    choose(browser, 2)
+    browser.until("return document.querySelectorAll('#compare thead th').length === 3")
+    told = browser.js("return [...document.querySelectorAll('#compare tbody th')].map(t => t.title)")
+    assert {"ridge/digit_top1", "knn/digit_top1", "collapse/rankme", "low_shot/digit_top1"} <= set(told)
+    assert "Without such a curve here" in browser.text("#curves-note")
+    assert all("ERR_FILE_NOT_FOUND" in one for one in browser.complaints())
