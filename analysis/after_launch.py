@@ -7,17 +7,14 @@ and the files hold what was written then, nothing is loaded, drawn or written.
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import json
-import os
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import Engine
 
 from analysis import files
+from analysis.numbers import versions
 from sweeps.cells.edited import content_of, digest_of_files
 from sweeps.console.offered import HERE, Place
 from sweeps.console.url import mask_url
@@ -29,7 +26,7 @@ OURS = ("core", "sweeps", "analysis")
 
 def write(engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE) -> list[Path]:
     """As `analysis.report.write`: the paths of the files of these studies and of what is said over all."""
-    memory = FOLDER / f"{_digest([_url(engine), str(results_dir.absolute()), *studies])}.json"
+    memory = FOLDER / f"{versions.digest([_url(engine), str(results_dir.absolute()), *studies])}.json"
     state = _state(engine, place)
     if state and (paths := _kept(memory, state, results_dir)):
         return paths
@@ -68,7 +65,7 @@ def _state(engine: Engine, place: Place) -> str:
     studies = [f"{name} {content_of(path)}" for name, path in find().items()]
     with engine.connect() as connection:
         studies.append(digest_of_files(connection))
-    return _digest([content, *studies, place.db, place.results_dir, _code(), _libraries()])
+    return versions.digest([content, *studies, place.db, place.results_dir, versions.code(OURS), versions.libraries()])
 
 
 def _database(engine: Engine) -> str:
@@ -91,22 +88,3 @@ def _url(engine: Engine) -> str:
     database = engine.url.database
     is_file = engine.url.get_backend_name() == "sqlite" and database
     return str(Path(str(database)).absolute()) if is_file else mask_url(engine.url)
-
-
-@functools.cache
-def _code() -> str:
-    """Of all of ours, the templates and scripts of pages among it."""
-    root = Path(__file__).parents[1]
-    paths = (path for name in OURS for path in sorted((root / name).rglob("*")) if "__pycache__" not in path.parts)
-    return _digest(f"{path.relative_to(root)} {content_of(path)}" for path in paths if path.is_file())
-
-
-@functools.cache
-def _libraries() -> str:
-    """Python's version and that of all that is installed: a drawing library decides what a figure's bytes are."""
-    installed = {path.name for place in sys.path if place for path in Path(place).glob("*.dist-info")}
-    return _digest([sys.version, os.name, *sorted(installed)])
-
-
-def _digest(words: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()

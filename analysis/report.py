@@ -5,13 +5,14 @@ The same database gives the same bytes, so `check=true` can say which file is no
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from analysis import files
-from analysis.figures import agreement_drawing, drawing, landscape, plotting, search
-from analysis.numbers import agreement, comparing
+from analysis.figures import agreement_drawing, drawing, landscape, plotting, search, theme
+from analysis.numbers import agreement, comparing, remembered
 from analysis.numbers.frame import Frame, load, names
 from analysis.numbers.provenance import ENDED_WITHOUT, hours
 from analysis.site.answers import answer
@@ -88,6 +89,23 @@ def differences(
     return found
 
 
+@contextmanager
+def settled() -> Iterator[None]:
+    """What is here by now, a million objects of libraries, stays: Python's collector does not look through it again.
+
+    It would once for each study that is loaded, 0.15 s each.
+    """
+    if gc.get_freeze_count():  # whoever froze what there is goes on without it
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@settled()
 def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, notes: str = "short") -> dict[str, bytes]:
     """Every file's path under the results folder and its bytes: a pure function of database and study files, and of
     where they are, which the commands on pages name.
@@ -101,7 +119,7 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, notes:
         made = {study: table_of(frames[study]) for study in studies}
         summaries = agreement.summarise(everything)
         is_all = frames.keys() == set(studies)
-        drawn = agreement_drawing.images(summaries, for_a_page=not is_all)
+        drawn = agreement_images(summaries, for_a_page=not is_all)
         over_all = agreement_files(summaries, drawn) if is_all else {}
         pages = [Content(frames[study], table, partial(images, study)) for study, table in made.items()]
         site = site_files(Site(engine, place=place), everything, pages, summaries, drawn)
@@ -116,6 +134,15 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, notes:
             found |= own
     answers = {name: made[name].sentence if name in made else answer(frame) for name, frame in frames.items()}
     return found | {"tables/index.md": index(everything, answers).encode()} | over_all | site
+
+
+def agreement_images(summaries: Sequence[agreement.Summary], *, for_a_page: bool) -> dict[str, bytes]:
+    """As it is remembered, else drawn."""
+    key = remembered.key_of("agreement", theme.what_decides(), summaries, for_a_page)
+    if (files := remembered.read(key)) is None:
+        files = agreement_drawing.images(summaries, for_a_page=for_a_page)
+        remembered.write({key: files})
+    return files
 
 
 def agreement_files(summaries: Sequence[agreement.Summary], images: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -150,20 +177,29 @@ def draw(plot: plotting.Plot | search.Landscape) -> dict[str, bytes]:
 
 @contextmanager
 def drawn_ahead(frames: Sequence[Frame]) -> Iterator[Callable[[str], dict[str, dict[str, bytes]]]]:
-    """Every figure of a study by name, for these studies.
+    """Every figure of a study by name, for these studies: as it is remembered, else drawn.
 
     Drawing is half of a large report's time: many figures are drawn by other processes while this one goes on.
     """
-    plots = {frame.name: {f["name"]: plot_of(frame, f) for f in frame.study.figures} for frame in frames}
-    num_processes = min(os.cpu_count() or 1, sum(map(len, plots.values())) // WORTH_A_PROCESS)
-    if num_processes < 2:
-        drawn = {study: {name: draw(plot) for name, plot in own.items()} for study, own in plots.items()}
-        yield drawn.__getitem__
-        return
-    # Not forked: this process may have threads by now.
-    with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as pool:
-        asked = {study: {name: pool.submit(draw, plot) for name, plot in own.items()} for study, own in plots.items()}
-        yield lambda study: {name: future.result() for name, future in asked[study].items()}
+    plots = {(frame.name, f["name"]): plot_of(frame, f) for frame in frames for f in frame.study.figures}
+    keys = {place: remembered.key_of("figure", theme.what_decides(), plot) for place, plot in plots.items()}
+    known = {place: files for place, key in keys.items() if (files := remembered.read(key)) is not None}
+    new = {place: plot for place, plot in plots.items() if place not in known}
+    num_processes = min(os.cpu_count() or 1, len(new) // WORTH_A_PROCESS)
+    with ExitStack() as stack:
+        if num_processes < 2:
+            drawn: dict[tuple[str, str], Callable[[], dict[str, bytes]]] = {
+                place: partial(dict, draw(plot)) for place, plot in new.items()
+            }
+        else:
+            # Not forked: this process may have threads by now.
+            pool = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"))
+            stack.enter_context(pool)
+            drawn = {place: pool.submit(draw, plot).result for place, plot in new.items()}
+        yield lambda study: {
+            name: known[of, name] if (of, name) in known else drawn[of, name]() for of, name in plots if of == study
+        }
+        remembered.write({keys[place]: result() for place, result in drawn.items()})
 
 
 def index(frames: Sequence[Frame], answers: Mapping[str, str]) -> str:

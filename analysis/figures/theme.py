@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
+from sweeps.cells.edited import content_of
+
 # Okabe and Ito's palette: told apart with any common colour blindness, and in print; black is kept for references.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#666666"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]  # so that colour is never the only difference
@@ -26,6 +29,7 @@ COLUMN, TEXT = 3.15, 6.45
 TYPE = 8.0  # points
 POINTS = 72.0  # an inch
 FONT = "DejaVu Sans"  # ships with matplotlib
+FONT_FILES = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf")
 
 _RC: dict[str, Any] = {
     "font.family": FONT,
@@ -57,14 +61,27 @@ def settings() -> dict[str, Any]:
     return {**sns.plotting_context("paper"), **sns.axes_style("whitegrid"), **_RC}
 
 
+@functools.cache
+def what_decides() -> tuple[str, ...]:
+    """What the bytes of a figure depend on beside what is drawn, our code and the libraries: settings and the font."""
+    with mpl.rc_context(cast(Any, settings())):
+        # Asked for its backend, matplotlib would look for a screen; ours are named in the code below.
+        chosen = [f"{key}: {mpl.rcParams[key]!r}" for key in sorted(mpl.rcParams) if key != "backend"]
+    return *chosen, *(content_of(_own_fonts() / name) for name in FONT_FILES)
+
+
+def _own_fonts() -> Path:
+    return Path(mpl.get_data_path(), "fonts", "ttf").resolve()
+
+
 def _use_own_font() -> None:
     """Of `FONT` the files that ship with matplotlib alone: a machine's are of another version and give other bytes."""
-    own = Path(mpl.get_data_path(), "fonts", "ttf").resolve()
+    own = _own_fonts()
     listed = [font.fname for font in fontManager.ttflist if font.name == FONT]
     if listed and all(Path(name).resolve().parent == own for name in listed):
         return
     fontManager.ttflist[:] = [font for font in fontManager.ttflist if font.name != FONT]
-    for name in ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf"):
+    for name in FONT_FILES:
         fontManager.addfont(own / name)
 
 

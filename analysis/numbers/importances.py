@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.numbers import remembered
 from analysis.numbers.stats import percentiles
 from sweeps.study.search_space import SearchSpec
 
@@ -23,8 +25,12 @@ def importances(done: pd.DataFrame, spec: SearchSpec) -> tuple[tuple[str, float]
 
     Source: Hutter, Hoos and Leyton-Brown (2014), "An efficient approach for assessing hyperparameter importance".
     """
-    shares = _shares(done, spec, done["value"].to_numpy(dtype=np.float64), num_trees=64)
-    return tuple(sorted(shares.items(), key=lambda bar: (-bar[1], bar[0])))
+
+    def make() -> list[tuple[str, float]]:
+        shares = _shares(done, spec, done["value"].to_numpy(dtype=np.float64), num_trees=64)
+        return sorted(shares.items(), key=lambda bar: (-bar[1], bar[0]))
+
+    return tuple((key, share) for key, share in _once("importances", done, spec, make))
 
 
 def share_intervals(done: pd.DataFrame, spec: SearchSpec, keys: Sequence[str]) -> tuple[tuple[float, float], ...]:
@@ -33,21 +39,25 @@ def share_intervals(done: pd.DataFrame, spec: SearchSpec, keys: Sequence[str]) -
     Each resample draws trials with replacement, and moves each by the noise of its mean: the spread of seeds that all
     trials have in common. Where trials have one seed, that is not known and not in it.
     """
-    asked = (
-        spec.metric,
-        tuple(keys),
-        *(tuple(done[column]) for column in (*keys, "value", "num_seeds")),
-        seed_sd(done),
-    )
-    if asked not in _KNOWN:
-        _KNOWN[asked] = _resampled(done, spec, keys)
-    return _KNOWN[asked]
+    ends = dict(_once("intervals", done, spec, lambda: list(_resampled(done, spec).items())))
+    return tuple((ends[key][0], ends[key][1]) for key in keys)
 
 
-_KNOWN: dict[Any, tuple[tuple[float, float], ...]] = {}  # the table and the figure ask for the same
+_KNOWN: dict[str, Any] = {}  # the table and the figure ask for the same
 
 
-def _resampled(done: pd.DataFrame, spec: SearchSpec, keys: Sequence[str]) -> tuple[tuple[float, float], ...]:
+def _once(what: str, done: pd.DataFrame, spec: SearchSpec, make: Callable[[], Any]) -> Any:
+    """What `make` gives for these trials, as JSON has it: a hundred forests take seconds, so other reports know it."""
+    key = remembered.key_of(what, spec.metric, spec.space, done[[*spec.space, "value", "num_seeds", "sd"]])
+    if key not in _KNOWN:
+        if (found := remembered.read(key)) is None:
+            found = {what: json.dumps(make()).encode()}
+            remembered.write({key: found})
+        _KNOWN[key] = json.loads(found[what])
+    return _KNOWN[key]
+
+
+def _resampled(done: pd.DataFrame, spec: SearchSpec) -> dict[str, tuple[float, float]]:
     means, nums = (done[column].to_numpy(dtype=np.float64) for column in ("value", "num_seeds"))
     errors = seed_sd(done) / np.sqrt(nums)
     generator = np.random.default_rng(0)
@@ -59,7 +69,7 @@ def _resampled(done: pd.DataFrame, spec: SearchSpec, keys: Sequence[str]) -> tup
         for key, share in _shares(done.iloc[places], spec, values, num_trees=NUM_TREES).items():
             drawn[key].append(share)
     ends = {key: percentiles(np.array(shares)) for key, shares in drawn.items()}
-    return tuple((min(ends[key][0], whole[key]), max(ends[key][1], whole[key])) for key in keys)
+    return {key: (min(low, whole[key]), max(high, whole[key])) for key, (low, high) in ends.items()}
 
 
 def seed_sd(done: pd.DataFrame) -> float:
@@ -93,7 +103,8 @@ def _shares(done: pd.DataFrame, spec: SearchSpec, values: NDArray[np.float64], *
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()  # whichever direction: the variance has none
-    for row, value in zip(done.to_dict("records"), values, strict=True):
+    # Of all options, 300 columns, pandas would make each trial's mapping a hundred times.
+    for row, value in zip(done[list(spec.space)].to_dict("records"), values, strict=True):
         params = {
             key: next(c for c in found.choices if c == row[key]) if found.kind == "categorical" else float(row[key])
             for key, found in spec.space.items()

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from analysis.numbers import remembered
 from sweeps.database.opening import open_database
 from sweeps.database.tables import Attempt, CellRow, Config, Result, RunRow, StudyRow
 from sweeps.study.reading import parse
@@ -171,6 +172,12 @@ def fill_rows(laboratory: Laboratory) -> None:
     for seed in (0, 1, 2):
         laboratory.run("ijepa_masking", "random", seed, {}, state="failed")
         laboratory.run("ijepa_masking", "random_init", seed, {MAIN: 48.0 + seed, "knn/digit_top1": 40.0})
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test draws what it shows: what an older test, or an older day, has drawn is not here."""
+    monkeypatch.setattr(remembered, "FOLDER", tmp_path_factory.mktemp("remembered"))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import yaml
 from sqlalchemy import create_engine
 
 from analysis import after_launch, report
+from analysis.numbers import versions
 from tests.analysis.conftest import MAIN, ROWS, Laboratory
 
 
@@ -71,7 +72,7 @@ def test_a_change_makes_them_again(launched: Launched, change: str) -> None:
 
 
 def test_other_code_makes_them_again(launched: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(after_launch, "_code", lambda: "of tomorrow")
+    monkeypatch.setattr(versions, "code", lambda packages: "of tomorrow")
     launched.again()
     assert launched.num_made == 2
 
