@@ -51,8 +51,7 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Not where it has no width: counted metrics differ by one number on all seeds by chance."""
-        return self.has_interval and self.low < self.high and (self.low > 0 or self.high < 0)
+        return self.has_interval and (self.low > 0 or self.high < 0)
 
 
 @dataclass(frozen=True)
