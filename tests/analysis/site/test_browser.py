@@ -259,6 +259,16 @@ def test_neither_words_for_the_ear_nor_a_second_figure_widen_a_narrow_page(index
     assert index.js("return document.documentElement.scrollWidth") <= 390
 
 
+def test_on_a_narrow_page_neither_a_figure_nor_the_index_covers_the_hint_of_more(index: Browser, report: Path) -> None:
+    index.resize(390, 800)
+    ground = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    assert index.js(ground, "#studies table", "backgroundColor") == "rgba(0, 0, 0, 0)"
+    index.open((report / "studies/ijepa_masking.html").as_uri())
+    assert index.js(ground, ".scroll > svg.figure > g > g > path", "fill") == "none"
+    index.resize(1400, 800)
+    assert index.js(ground, ".scroll > svg.figure > g > g > path", "fill") != "none"
+
+
 # ---- served ----------------------------------------------------------------------------------------------------------
 
 
