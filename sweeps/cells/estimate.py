@@ -286,8 +286,10 @@ def recorded(connection: Connection) -> list[Recorded]:
         if row.value is not None:
             costs.setdefault(row.run_id, {})[row.metric.removeprefix("cost/")] = row.value
     today = aliases.names_today(connection)  # a database that no launch has migrated yet
+    kept = select(RunRow.config_id).where(RunRow.state == "done", RunRow.checkpoint.is_not(None)).distinct()
+    with_weights = set(connection.scalars(kept))
     configs = {  # each of them once: a study has ten seeds of it, and a search of many options large ones
-        config.id: (today.get(config.hash, config.hash), described(config.json))
+        config.id: (today.get(config.hash, config.hash), described(config.json, has_weights=config.id in with_weights))
         for config in connection.execute(select(Config.id, Config.hash, Config.json))
     }
     return [_recorded(row, *configs[row.config_id], costs.get(row.id, {})) for row in connection.execute(query)]

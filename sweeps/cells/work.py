@@ -37,15 +37,18 @@ def training(flat: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key.split(".")[0] not in judging}
 
 
-def described(flat: Mapping[str, Any]) -> Work:
-    """What the config says by itself, operations not counted."""
+def described(flat: Mapping[str, Any], *, has_weights: bool = True) -> Work:
+    """What the config says by itself, operations not counted.
+
+    `trained_as`, nearly all of the time, is empty for one that is known to have no trained weights.
+    """
     data = "eval_data" if flat.get("eval_data") else "data"
     sizes = [size for key in ("num_train", "num_test") if isinstance(size := flat.get(f"{data}.{key}"), int)]
     return Work(
         kind=tuple(str(flat.get(key)) for key in KIND),
         steps=int(flat.get("optim.steps") or 0),
         evals=tuple(sorted(flat.get("evals") or ())),
-        trained_as=digest(training(flat)),
+        trained_as=digest(training(flat)) if has_weights else "",
         clips=sum(sizes) if len(sizes) == 2 else None,
     )
 
