@@ -5,6 +5,8 @@ The same as `python -m analysis.report check_paper=results/README.md`.
 
 from __future__ import annotations
 
+import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,3 +52,18 @@ def test_every_table_of_trained_runs_is_linked() -> None:
     # Of masks alone nothing is trained: their pictures are linked instead.
     drawn = {name for name in tables if name.partition("@")[0].endswith("_masks")}
     assert [name for name in sorted(tables - drawn) if f"(tables/{name})" not in text] == []
+
+
+def undecided_at_few_seeds(path: Path) -> bool:
+    """Whether a row of the table is undecided by the first metric with fewer than six seeds."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    seeds = next((name for name in rows[0] if name.endswith(".difference.seeds")), None)
+    return seeds is not None and any("undecided" in (row["verdict"] or "") and int(row[seeds] or 0) < 6 for row in rows)
+
+
+def test_a_study_that_three_seeds_left_undecided_says_why_it_has_no_more() -> None:
+    text = (RESULTS / "README.md").read_text(encoding="utf-8")
+    paragraph = text.partition("**Three seeds stay.**")[2].partition("\n\n")[0]
+    few = {path.stem for path in (RESULTS / "tables").glob("*.csv") if undecided_at_few_seeds(path)}
+    assert few == set(re.findall(r"`([\w@]+)`", paragraph))

@@ -326,7 +326,8 @@ def _stacked(text: str, most: int, side: str) -> str:
     pieces = [escape_latex(piece) for piece in _broken(text, most)]
     # Numbers stand beside a label's last line: its others are seen to go on there.
     pieces[1:] = [r"\quad " + piece if side == "l" else _as_text(piece) for piece in pieces[1:]]
-    return pieces[0] if len(pieces) == 1 else rf"\shortstack[{side}]{{" + r" \\ ".join(pieces) + "}"
+    # The strut keeps the first line as far from the row above as any row is.
+    return pieces[0] if len(pieces) == 1 else rf"\shortstack[{side}]{{\strut " + r" \\ ".join(pieces) + "}"
 
 
 def _as_text(cell: str) -> str:

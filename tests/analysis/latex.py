@@ -33,6 +33,6 @@ def assert_latex(text: str) -> None:
                 "textasciicircum", "textasciigrave", "textquotesingle", "texttt", "textcolor", "textbf", "dag",
                 "ddag"}  # fmt: skip
     layout = {"begin", "end", "centering", "caption", "label", "toprule", "midrule", "bottomrule", "par", "medskip",
-              "parbox", "linewidth", "footnotesize", "setlength", "tabcolsep", "smallskip", "shortstack",
+              "parbox", "linewidth", "footnotesize", "setlength", "tabcolsep", "smallskip", "shortstack", "strut",
               "extracolsep", "fill", "addtocounter", "quad"}  # fmt: skip
     assert set(re.findall(r"\\([A-Za-z]+)", "\n".join(lines[1:]))) <= commands | layout
