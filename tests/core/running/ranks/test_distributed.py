@@ -114,7 +114,7 @@ def test_two_processes_that_evaluate_on_the_way_train_as_one_does(tmp_path):
 @pytest.mark.slow
 def test_two_processes_are_judged_at_the_best_step_both_of_them(tmp_path):
     """Whose weights the main one alone has kept, while half of the features are made by the other."""
-    words = [*WORSENING, "judge=best"]
+    words = [*WORSENING, "judge=best", "data.num_train=300"]  # of which 128 are encoded at once
     together = train_two(tmp_path, *words)
     judged_again = run_it(tmp_path / "two" / "cache", tmp_path / "two" / "run", *words)
     assert judged_again.facts["judged_step"] < 20
