@@ -42,12 +42,14 @@ def markdown(summaries: Sequence[Summary]) -> str:
 NOTES = (
     "τ_b and ρ compare the order of our rows with the printed one, with the baseline, without the random "
     "initialisation: 1 is the same order, −1 the reverse, 0 what chance gives. In brackets the 95 % interval, about "
-    "the value itself and as wide as it varies over resamples of the runs' seeds (Rubin's Bayesian bootstrap, one draw "
-    "for all tables, as they share runs). So few seeds make a bootstrap too narrow: each resample's distance from the "
+    "the value itself: as wide as it varies over resamples of the runs' seeds (Rubin's Bayesian bootstrap, one draw "
+    "for all tables, as they share runs), and by how far these are pulled towards 0, as the value was by its own "
+    "noise. So few seeds make a bootstrap too narrow: each resample's distance from the "
     f"means is taken {widening(3):.1f} times for three seeds, as much as a t-interval is wider. Two rows have only 1 "
     "and −1 and are left out of the mean over tables, as is a table of the same configurations as one before it; rows "
-    "that lack a number are left out and named. Where rows differ by less than their seeds do, noise orders them: τ_b "
-    "comes out nearer to 0 than that of the true means, and an interval about it holds that one in fewer than 95 %.",
+    "that lack a number are left out and named. Where rows differ by less than half of what their seeds do, noise "
+    "orders them, and the mean's interval holds that of the true means in fewer than 95 % "
+    "(`python -m benchmarks.agreement_coverage`).",
     "The mean gain over random initialisation has rliable's stratified bootstrap as it is defined, which three seeds a "
     "recipe make about a fifth too narrow.",
     "Same sign: of the rows that the paper prints above or below its baseline, how many lie on that side here. Of "
