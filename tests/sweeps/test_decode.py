@@ -24,7 +24,7 @@ base: {method: ijepa, optim.steps: 2, evals: []}
 rows:
   - {key: ijepa, label: I-JEPA}
   - {key: vicreg, label: VICReg, set: {method: vicreg, encoder: vit}}
-varies: [augment, optim]
+varies: [augment, optim, encoder]
 metrics: [cost/train_seconds]
 random_init: false
 seeds: [0]
