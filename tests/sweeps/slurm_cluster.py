@@ -121,6 +121,11 @@ class SlurmCluster:
     def node_state(self) -> str:
         return self.run("sinfo", "--noheader", "--format=%t").stdout.strip()
 
+    def drain_node(self) -> None:
+        """What is submitted from now on stays in the queue until `resume_node`."""
+        host = socket.gethostname().partition(".")[0]
+        self.run("scontrol", "update", f"NodeName={host}", "State=DRAIN", "Reason=a test looks at the queue")
+
     def resume_node(self) -> None:
         """As an administrator does: a drained node takes no job until it is told to, and Slurm drains one that it
         asks to start a job whose earlier life has not ended on it yet."""
