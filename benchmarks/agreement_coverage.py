@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.numbers.agreement import around, kendall_tau_b, resampled_means
+from analysis.numbers.agreement import Numbers, around, kendall_tau_b, mean_over_tables, resampled_means
 from analysis.numbers.stats import interquartile_mean
 from benchmarks.lines import RESULTS, arguments_of, show
 
@@ -33,7 +33,6 @@ TARGETS = {
     "one table: 8 rows, 6 seeds": "each at least 94 %",
     "the mean of tables: 8 rows, 6 seeds": "each at least 94 %",
 }
-Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 class Drawn(NamedTuple):
@@ -66,9 +65,8 @@ def of_one(rng: np.random.Generator, *, rows: int, seeds: int, spread: float) ->
 
 def of_mean(rng: np.random.Generator, *, rows: int, seeds: int, spread: float) -> bool:
     tables = [drawn(rng, rows=rows, seeds=seeds, spread=spread) for _ in range(NUM_TABLES)]
-    means = np.array([interquartile_mean(column) for column in np.array([table.taus for table in tables]).T])
-    truth = interquartile_mean([table.truth for table in tables])
-    return holds(around(interquartile_mean([table.tau for table in tables]), means), truth)
+    found = mean_over_tables([table.tau for table in tables], [table.taus for table in tables])
+    return holds((found.low, found.high), interquartile_mean([table.truth for table in tables]))
 
 
 def lines(num_tables: int, num_summaries: int) -> Iterator[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from analysis import files
 from analysis.site.html import assets
 from analysis.site.pages import Site
 from benchmarks.lines import RESULTS, arguments_of, show
@@ -71,15 +72,12 @@ def write_page(folder: Path, num_runs: int) -> Iterator[str]:
     engine = open_database(f"sqlite:///{folder / 'large.sqlite'}")
     generate(engine, num_runs=num_runs, num_points=4 * num_runs, num_studies=STUDIES)
     start = time.process_time()
-    files = Site(engine).explorer_files([])
+    made = Site(engine).explorer_files([])
     spent = time.process_time() - start
     engine.dispose()
-    for name, content in (files | assets()).items():
-        path = folder / "report" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    first = files.pop("explore/runs.js")
-    sizes = [len(content) for name, content in files.items() if name.startswith("explore/")]
+    files.write(made | assets(), folder / "report")
+    first = made.pop("explore/runs.js")
+    sizes = [len(content) for name, content in made.items() if name.startswith("explore/")]
     yield (
         f"data of {num_runs:,} runs   {len(first) / 1e6:.2f} MB at first, {max(sizes) / 1e6:.2f} MB for a metric at "
         f"most; made in {spent:.1f} s of CPU"

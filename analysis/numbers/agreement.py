@@ -346,14 +346,16 @@ def _mean_tau(comparisons: Sequence[Comparison]) -> Estimate | None:
     ordered = list(distinct.values())
     if not ordered:
         return None
-    taus = np.array([c.taus for c in ordered])
-    means = np.array(
-        [interquartile_mean(column[np.isfinite(column)]) for column in taus.T if np.isfinite(column).any()]
-    )
-    mean = interquartile_mean([c.tau for c in ordered])
+    found = mean_over_tables([c.tau for c in ordered], [c.taus for c in ordered])
     is_known = all(c.num_seeds > 1 for c in ordered)  # one seed has no spread: an interval would leave it out
-    low, high = around(mean, means) if is_known else (math.nan, math.nan)
-    return Estimate(mean, low, high, len(ordered))
+    return found if is_known else Estimate(found.mean, math.nan, math.nan, len(ordered))
+
+
+def mean_over_tables(taus: Sequence[float], resampled: Sequence[Numbers]) -> Estimate:
+    """The interquartile mean of correlations, and its interval by those of every resample, [R] each."""
+    columns = (column[np.isfinite(column)] for column in np.array(resampled).T)
+    mean = interquartile_mean(taus)
+    return Estimate(mean, *around(mean, np.array([interquartile_mean(c) for c in columns if c.size])), len(taus))
 
 
 def _mean_gain(frames: Iterable[Frame]) -> tuple[Estimate | None, int]:

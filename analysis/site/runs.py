@@ -17,7 +17,18 @@ from sweeps.answers.collapse import shown_facts
 from sweeps.cells.edited import Shown, label_of
 from sweeps.cells.edited import shown as shown_studies
 from sweeps.database import series
-from sweeps.database.tables import Artifact, Attempt, Blob, CellRow, Config, Environment, Result, RunRow, StudyRow
+from sweeps.database.tables import (
+    OUTCOMES_FIRST,
+    Artifact,
+    Attempt,
+    Blob,
+    CellRow,
+    Config,
+    Environment,
+    Result,
+    RunRow,
+    StudyRow,
+)
 from sweeps.study.metric_words import metric_words
 
 PACKAGES = ("python", "torch", "torchvision", "timm", "numpy", "hydra-core")  # that make the numbers
@@ -240,8 +251,9 @@ def compare(config: Mapping[str, Any], baseline: Mapping[str, Any]) -> tuple[Dif
 def _results(connection: Connection, run_ids: Sequence[int]) -> dict[int, list[tuple[str, float | None, int | None]]]:
     found: dict[int, list[tuple[str, float | None, int | None]]] = {}
     query = select(Result.run_id, Result.metric, Result.value, Result.step)
-    order = (Result.run_id, Result.metric.startswith("cost/"), Result.metric)  # what came out, then what it cost
-    for row in connection.execute(query.where(Result.run_id.in_(run_ids), Result.agg == "final").order_by(*order)):
+    for row in connection.execute(
+        query.where(Result.run_id.in_(run_ids), Result.agg == "final").order_by(Result.run_id, *OUTCOMES_FIRST)
+    ):
         found.setdefault(row.run_id, []).append((row.metric, row.value, row.step))
     return found
 

@@ -18,6 +18,7 @@ from sweeps.cells.edited import Shown, label_of
 from sweeps.console.errors import UserError
 from sweeps.console.tables import duration
 from sweeps.database.tables import (
+    OUTCOMES_FIRST,
     Artifact,
     Attempt,
     Blob,
@@ -53,8 +54,7 @@ def run_page(connection: Connection, run_id: int) -> Group:
     config = connection.execute(select(Config.json, Config.hash).where(Config.id == run.config_id)).one()
     places = read_places(connection, run.config_id)
     parts = [_facts(connection, run, config.hash, places), *_differences(config.json, places)]
-    order = (Result.metric.startswith("cost/"), Result.metric)  # what came out, then what it cost
-    results = connection.execute(select(Result).where(Result.run_id == run_id).order_by(*order)).all()
+    results = connection.execute(select(Result).where(Result.run_id == run_id).order_by(*OUTCOMES_FIRST)).all()
     if results:
         table = Table("metric", "value", title="Results")
         for result in results:

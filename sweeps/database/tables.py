@@ -225,6 +225,9 @@ class Result(Base):
     attempt: Mapped[int]
 
 
+OUTCOMES_FIRST = (Result.metric.startswith("cost/"), Result.metric)  # an order: what came out of a run, then its costs
+
+
 class EvaluationRow(Base):
     """An evaluation made of a run after it was trained; its numbers are the run's results called `metrics`."""
 

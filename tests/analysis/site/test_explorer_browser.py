@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -35,15 +36,19 @@ def browser(tmp_path_factory):
     opened.close()
 
 
-@pytest.fixture
-def page(browser: Browser, report: Path):
+def at_the_explorer(browser: Browser, folder: Path, *, seconds: float = 20.0) -> Iterator[Browser]:
     browser.prefers("light")
     browser.resize(1280, 1600)
     browser.open("about:blank")
-    browser.open((report / "explore.html").as_uri())
-    browser.until(READY)
+    browser.open((folder / "explore.html").as_uri())
+    browser.until(READY, seconds=seconds)
     yield browser
     assert browser.complaints() == []
+
+
+@pytest.fixture
+def page(browser: Browser, report: Path):
+    yield from at_the_explorer(browser, report)
 
 
 def fill(browser: Browser, text: str) -> None:
@@ -234,13 +239,7 @@ def many(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def large(browser: Browser, many: Path):
-    browser.prefers("light")
-    browser.resize(1280, 1600)
-    browser.open("about:blank")
-    browser.open((many / "explore.html").as_uri())
-    browser.until(READY, seconds=60)
-    yield browser
-    assert browser.complaints() == []
+    yield from at_the_explorer(browser, many, seconds=60)
 
 
 def cells(browser: Browser, field: str) -> list[str]:
