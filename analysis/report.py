@@ -5,31 +5,22 @@ The same database gives the same bytes, so `check=true` can say which file is no
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
-import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from sqlalchemy import Engine
 
-from analysis import files
-from analysis.figures import agreement_drawing, drawing, landscape, plotting, search, theme
-from analysis.numbers import agreement, comparing, remembered
-from analysis.numbers.frame import Frame, load, names
+from analysis import files, one_study
+from analysis.figures import agreement_drawing, theme
+from analysis.numbers import agreement, remembered
+from analysis.numbers.frame import names
 from analysis.numbers.provenance import ENDED_WITHOUT, hours
-from analysis.site.answers import answer
-from analysis.site.pages import FOLDER, Content, Site, site_files
-from analysis.tables import agreement_page, building, claims, paper_check, render
+from analysis.site.pages import FOLDER, Site, files_over_all
+from analysis.site.summary import Summary
+from analysis.tables import agreement_page, claims, paper_check, render
 from analysis.tables.claim_check import Checker
-from analysis.tables.parts import Table
 from sweeps import cli
 from sweeps.cells.edited import edited
 from sweeps.console.errors import UserError
@@ -52,7 +43,6 @@ Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG, PDF) and the pages of 
                                           \\abl{study/row/metric}{61.4}; exit 1 naming every one that differs; of a
                                           page.md what is marked with 61.4<!-- study: row metric -->"""
 
-WORTH_A_PROCESS = 8  # figures: fewer are drawn sooner here than a new process imports matplotlib
 OPTIONS = ("study", "db", "results_dir", "check", "check_paper", "notes", "plugins")
 # Under results_dir, named by a run's identity or by a metric.
 RUN_PAGES = tuple(f"{FOLDER}/{name}" for name in ("runs/*.html", "pictures/*.png", "curves/*.js", "explore/*.js"))
@@ -89,51 +79,30 @@ def differences(
     return found
 
 
-@contextmanager
-def settled() -> Iterator[None]:
-    """What is here by now, a million objects of libraries, stays: Python's collector does not look through it again.
-
-    It would once for each study that is loaded, 0.15 s each.
-    """
-    if gc.get_freeze_count():  # whoever froze what there is goes on without it
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@settled()
 def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, notes: str = "short") -> dict[str, bytes]:
     """Every file's path under the results folder and its bytes: a pure function of database and study files, and of
     where they are, which the commands on pages name.
 
     With all its studies also what is said over them: their agreement with the papers.
     """
-    frames = {name: load(engine, name) for name in dict.fromkeys([*studies, *names(engine)])}
-    everything = [frames[name] for name in sorted(frames)]
+    everything = sorted({*studies, *names(engine)})
+    site = Site(engine, place=place)
+    explorer, parts = one_study.made(site, {name: name in studies for name in everything}, notes)
+    summaries = agreement.summarise(part.agreement for part in parts)
+    is_all = {*everything} == {*studies}
+    drawn = agreement_images(summaries, for_a_page=not is_all)
     found: dict[str, bytes] = {}
-    with drawn_ahead([frames[study] for study in studies]) as images:
-        made = {study: table_of(frames[study]) for study in studies}
-        summaries = agreement.summarise(everything)
-        is_all = frames.keys() == set(studies)
-        drawn = agreement_images(summaries, for_a_page=not is_all)
-        over_all = agreement_files(summaries, drawn) if is_all else {}
-        pages = [Content(frames[study], table, partial(images, study)) for study, table in made.items()]
-        site = site_files(Site(engine, place=place), everything, pages, summaries, drawn)
-        for study, table in made.items():
-            own = table_files(table, notes) | {
-                f"figures/{study}-{name}.{end}": data
-                for name, ends in images(study).items()
-                for end, data in ends.items()
-            }
-            if clash := found.keys() & own.keys():
-                raise UserError(f"study={study}: another study already writes {sorted(clash)[0]}; launch it with name=")
-            found |= own
-    answers = {name: made[name].sentence if name in made else answer(frame) for name, frame in frames.items()}
-    return found | {"tables/index.md": index(everything, answers).encode()} | over_all | site
+    for part in parts:
+        if clash := found.keys() & part.files.keys():
+            name = part.summary.name
+            raise UserError(f"study={name}: another study already writes {sorted(clash)[0]}; launch it with name=")
+        found |= part.files
+    launched = [part.summary for part in parts]
+    found["tables/index.md"] = index(launched).encode()
+    if is_all:
+        found |= agreement_files(summaries, drawn)
+    found |= files_over_all(site, launched, summaries, drawn) | explorer
+    return found | {path: page for part in parts for path, page in part.pages.items()}
 
 
 def agreement_images(summaries: Sequence[agreement.Summary], *, for_a_page: bool) -> dict[str, bytes]:
@@ -150,91 +119,37 @@ def agreement_files(summaries: Sequence[agreement.Summary], images: Mapping[str,
     return {"tables/agreement.md": agreement_page.markdown(summaries).encode(), **drawn}
 
 
-def table_of(frame: Frame) -> Table:
-    return building.build(frame) if frame.study.search(frame.scale) is None else search.table(frame)
-
-
-def table_files(table: Table, notes: str = "short") -> dict[str, bytes]:
-    return {
-        f"tables/{table.name}.md": render.markdown(table).encode(),
-        f"tables/{table.name}.tex": render.latex(table, notes).encode(),
-        f"tables/{table.name}.csv": render.to_csv(table).encode(),
-    }
-
-
-def pictures(frame: Frame, figure: Mapping[str, Any]) -> dict[str, bytes]:
-    """One figure as svg, png and pdf."""
-    return draw(plot_of(frame, figure))
-
-
-def plot_of(frame: Frame, figure: Mapping[str, Any]) -> plotting.Plot | search.Landscape:
-    return search.plot(frame, figure) if figure.get("kind") in search.KINDS else plotting.plot(frame, figure)
-
-
-def draw(plot: plotting.Plot | search.Landscape) -> dict[str, bytes]:
-    return landscape.images(plot) if isinstance(plot, search.Landscape) else drawing.images(plot)
-
-
-@contextmanager
-def drawn_ahead(frames: Sequence[Frame]) -> Iterator[Callable[[str], dict[str, dict[str, bytes]]]]:
-    """Every figure of a study by name, for these studies: as it is remembered, else drawn.
-
-    Drawing is half of a large report's time: many figures are drawn by other processes while this one goes on.
-    """
-    plots = {(frame.name, f["name"]): plot_of(frame, f) for frame in frames for f in frame.study.figures}
-    keys = {place: remembered.key_of("figure", theme.what_decides(), plot) for place, plot in plots.items()}
-    known = {place: files for place, key in keys.items() if (files := remembered.read(key)) is not None}
-    new = {place: plot for place, plot in plots.items() if place not in known}
-    num_processes = min(os.cpu_count() or 1, len(new) // WORTH_A_PROCESS)
-    with ExitStack() as stack:
-        if num_processes < 2:
-            drawn: dict[tuple[str, str], Callable[[], dict[str, bytes]]] = {
-                place: partial(dict, draw(plot)) for place, plot in new.items()
-            }
-        else:
-            # Not forked: this process may have threads by now.
-            pool = ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn"))
-            stack.enter_context(pool)
-            drawn = {place: pool.submit(draw, plot).result for place, plot in new.items()}
-        yield lambda study: {
-            name: known[of, name] if (of, name) in known else drawn[of, name]() for of, name in plots if of == study
-        }
-        remembered.write({keys[place]: result() for place, result in drawn.items()})
-
-
-def index(frames: Sequence[Frame], answers: Mapping[str, str]) -> str:
+def index(studies: Sequence[Summary]) -> str:
     """A line a study: its question, the answer so far, how much of it is done, and where its table and figures are."""
     lines = [
         "# Tables and figures",
         "",
         "Written by `python -m analysis.report`; do not edit.",
         "",
-        decided(frames),
+        decided(studies),
         "",
         "| study | question | answer | scale | runs done | CPU-hours | GPU-hours | figures |",
         "|:--|:--|:--|:--|--:|--:|--:|:--|",
     ]
-    for frame in frames:
-        runs = frame.runs.drop_duplicates(["config_id", "seed"])
-        pictures = [f"[{f['name']}](../figures/{frame.name}-{f['name']}.svg)" for f in frame.study.figures]
+    for study in studies:
+        pictures = [f"[{figure}](../figures/{study.name}-{figure}.svg)" for figure in study.figures]
         cells = [
-            f"[{render.escape_markdown(frame.name)}]({frame.name}.md)",
-            render.escape_markdown(frame.study.question),
-            render.escape_markdown(answers[frame.name]) or " ",
-            frame.scale,
-            ", ".join([f"{int((runs['state'] == 'done').sum())} of {len(runs)}", *_lost(runs)]),
-            hours(runs["cpu_seconds"]),
-            hours(runs["gpu_seconds"]),
+            f"[{render.escape_markdown(study.name)}]({study.name}.md)",
+            render.escape_markdown(study.question),
+            render.escape_markdown(study.answer) or " ",
+            study.scale,
+            ", ".join([f"{study.num_done} of {study.num_wanted}", *_lost(study)]),
+            hours(study.cpu_seconds),
+            hours(study.gpu_seconds),
             ", ".join(pictures) or " ",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
 
-def decided(frames: Sequence[Frame]) -> str:
+def decided(studies: Sequence[Summary]) -> str:
     """How many rows of all tables are told from their baseline, or found the same."""
-    counts = [comparing.kinds_of(frame) for frame in frames if frame.study.search(frame.scale) is None]
-    kinds = sum(counts, Counter[str]())
+    kinds = sum((Counter(study.kinds) for study in studies if not study.is_search), Counter[str]())
     if not kinds.total():
         return "No row can be compared with a baseline yet."
     num_decided = kinds.total() - kinds["undecided"]
@@ -245,9 +160,8 @@ def decided(frames: Sequence[Frame]) -> str:
     )
 
 
-def _lost(runs: pd.DataFrame) -> list[str]:
-    counts = runs["state"].value_counts()
-    return [f"{counts[state]} {state}" for state in ENDED_WITHOUT if state in counts]
+def _lost(study: Summary) -> list[str]:
+    return [f"{study.counts[state]} {state}" for state in ENDED_WITHOUT if state in study.counts]
 
 
 def paper_checked(path: Path, results_dir: Path) -> Callable[[Engine], tuple[list[str], str]]:

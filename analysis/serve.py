@@ -25,7 +25,7 @@ from analysis import files
 from analysis.figures import agreement_drawing
 from analysis.numbers import agreement
 from analysis.numbers.frame import Frame, load, names
-from analysis.report import pictures, table_of
+from analysis.one_study import figures, table_of
 from analysis.site import explorer, runs
 from analysis.site.html import assets
 from analysis.site.pages import Content, Site
@@ -113,10 +113,10 @@ class Live:
     def _make(self, path: str, site: Site) -> Answer:
         if path in ("", "index.html", "agreement.html"):
             frames = [self._frame(name) for name in names(self.engine)]
-            summaries = agreement.summarise(frames)
+            summaries = agreement.summarise(map(agreement.of_study, frames))
             if path == "agreement.html":
                 return _page(site.agreement_page(summaries, agreement_drawing.images(summaries, for_a_page=True)))
-            return _page(site.index_page(frames, summaries))
+            return _page(site.index_page([site.summary(frame) for frame in frames], summaries))
         if path == "explore.html":
             return _page(site.explorer_page())
         if path == "explore/runs.js":
@@ -151,8 +151,8 @@ class Live:
         key = (name, frame.digest)
         if key not in self.figures:
             self.figures = {known: drawn for known, drawn in self.figures.items() if known[0] != name}
-            self.figures[key] = {f["name"]: pictures(frame, f) for f in frame.study.figures}
-        content = Content(frame, table_of(frame), lambda: self.figures[key])
+            self.figures[key] = figures(frame)
+        content = Content(frame, table_of(frame), self.figures[key])
         return site.study_page(content)
 
     def _frame(self, name: str) -> Frame:

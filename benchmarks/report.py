@@ -29,7 +29,7 @@ from optuna.storages._rdb import models
 from sqlalchemy import Engine, create_engine, insert, text
 
 from analysis.numbers.frame import load
-from analysis.report import table_of
+from analysis.one_study import table_of
 from analysis.site.pages import Content, Site
 from analysis.tables import render
 from benchmarks.lines import RESULTS, ROOT, arguments_of, show

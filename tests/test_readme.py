@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 from sqlalchemy import func, select
 
-from analysis import report
 from analysis.numbers.frame import load
+from analysis.one_study import table_of
 from analysis.tables.render import markdown
 from sweeps import launch
 from sweeps.cells.request import Request
@@ -107,7 +107,7 @@ def test_the_study_of_readme_becomes_its_table_and_trains_nothing(tmp_path):
     launch.register(engine, request)
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).where(RunRow.state == "queued")) == 0
-    text = markdown(report.table_of(load(engine, "ratio")))
+    text = markdown(table_of(load(engine, "ratio")))
     engine.dispose()
     assert rows(README, RATIO) == rows(text, RATIO)
 

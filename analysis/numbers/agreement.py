@@ -306,25 +306,34 @@ def recipe(frame: Frame) -> str:
 # ---- over tables -----------------------------------------------------------------------------------------------------
 
 
-def summarise(frames: Sequence[Frame]) -> list[Summary]:
+@dataclass(frozen=True)
+class OfStudy:
+    """What one study adds to the summaries. `gains`: by config and metric, in points of top-1."""
+
+    name: str
+    scale: str
+    comparisons: tuple[Comparison, ...]
+    is_printed: bool
+    gains: Mapping[tuple[int, str], Sequence[float]]
+
+
+def of_study(frame: Frame) -> OfStudy:
+    is_printed = frame.study.printed is not None
+    return OfStudy(frame.name, frame.scale, tuple(compare(frame)), is_printed, _gains(frame))
+
+
+def summarise(studies: Iterable[OfStudy]) -> list[Summary]:
     """A summary a scale that has a comparison: what was trained small says nothing of what was trained large."""
-    found: dict[str, list[Comparison]] = {}
-    without: dict[str, list[str]] = {}
-    for frame in frames:
-        if comparisons := compare(frame):
-            found.setdefault(frame.scale, []).extend(comparisons)
-        elif frame.study.printed is not None:
-            without.setdefault(frame.scale, []).append(frame.name)
-    return [
-        Summary(
-            scale,
-            tuple(comparisons),
-            _mean_tau(comparisons),
-            tuple(without.get(scale, ())),
-            *_mean_gain(frame for frame in frames if frame.scale == scale),
-        )
-        for scale, comparisons in sorted(found.items())
-    ]
+    of_scale: dict[str, list[OfStudy]] = {}
+    for study in studies:
+        of_scale.setdefault(study.scale, []).append(study)
+    return [_summary(scale, found) for scale, found in sorted(of_scale.items()) if any(s.comparisons for s in found)]
+
+
+def _summary(scale: str, studies: Sequence[OfStudy]) -> Summary:
+    comparisons = tuple(one for study in studies for one in study.comparisons)
+    without = tuple(study.name for study in studies if study.is_printed and not study.comparisons)
+    return Summary(scale, comparisons, _mean_tau(comparisons), without, *_mean_gain(study.gains for study in studies))
 
 
 def counted(comparisons: Sequence[Comparison]) -> list[Sign]:
@@ -358,20 +367,25 @@ def mean_over_tables(taus: Sequence[float], resampled: Sequence[Numbers]) -> Est
     return Estimate(mean, *around(mean, np.array([interquartile_mean(c) for c in columns if c.size])), len(taus))
 
 
-def _mean_gain(frames: Iterable[Frame]) -> tuple[Estimate | None, int]:
-    """Baseline minus random initialisation in points of top-1, every recipe once, whichever tables share it."""
-    strata: dict[tuple[int, str], list[float]] = {}
-    for frame in frames:
-        metric = frame.metrics[0]
-        if "top1" not in metric or not higher_is_better(metric):
-            continue
-        cells = frame.cells
-        untrained = {cell.col_key: cell.row_key for cell in records(cells[cells["is_random_init"]])}
-        for cell in records(cells[cells["row_key"] == frame.study.baseline]):
-            runs = frame.runs_of(cell.row_key, cell.col_key, metric)
-            start = frame.runs_of(untrained.get(cell.col_key, ""), cell.col_key, metric)
-            if runs and start and (gains := shared_differences(runs.values, start.values)):
-                strata[cell.config_id, metric] = gains
+def _gains(frame: Frame) -> dict[tuple[int, str], list[float]]:
+    """Baseline minus random initialisation of each seed, where the main metric is a top-1."""
+    metric = frame.metrics[0]
+    if "top1" not in metric or not higher_is_better(metric):
+        return {}
+    found: dict[tuple[int, str], list[float]] = {}
+    cells = frame.cells
+    untrained = {cell.col_key: cell.row_key for cell in records(cells[cells["is_random_init"]])}
+    for cell in records(cells[cells["row_key"] == frame.study.baseline]):
+        runs = frame.runs_of(cell.row_key, cell.col_key, metric)
+        start = frame.runs_of(untrained.get(cell.col_key, ""), cell.col_key, metric)
+        if runs and start and (gains := shared_differences(runs.values, start.values)):
+            found[cell.config_id, metric] = gains
+    return found
+
+
+def _mean_gain(gains: Iterable[Mapping[tuple[int, str], Sequence[float]]]) -> tuple[Estimate | None, int]:
+    """Every recipe once, whichever tables share it."""
+    strata = {recipe: found for of_study in gains for recipe, found in of_study.items()}
     if not strata:
         return None, 0
-    return stratified_bootstrap(list(strata.values()), interquartile_mean), len(strata)
+    return stratified_bootstrap([*strata.values()], interquartile_mean), len(strata)

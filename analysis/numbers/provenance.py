@@ -33,8 +33,8 @@ def provenance(frame: Frame) -> str:
         data(frame),
         _code(done),
         f"scale {frame.scale}",
-        f"{hours(trained['cpu_seconds'])} CPU-hours",
-        f"{hours(trained['gpu_seconds'])} GPU-hours",
+        f"{hours(float(trained['cpu_seconds'].fillna(0).sum()))} CPU-hours",
+        f"{hours(float(trained['gpu_seconds'].fillna(0).sum()))} GPU-hours",
     ]
     return " · ".join(parts)
 
@@ -74,9 +74,9 @@ def _code(done: pd.DataFrame) -> str:
     return text + (" with uncommitted changes" if done["dirty"].fillna(False).astype(bool).any() else "")
 
 
-def hours(seconds: pd.Series[float]) -> str:
+def hours(seconds: float) -> str:
     """Three significant digits, in hours: a smoke study costs 0.002, a paper study 1430."""
-    total = float(seconds.fillna(0).sum()) / 3600
+    total = seconds / 3600
     if total == 0:
         return "0"
     decimals = max(0, 2 - math.floor(math.log10(total)))

@@ -1,14 +1,14 @@
-"""Every page of the site: `site_files` for the static one; `index_page`, `agreement_page`, ... for a live one."""
+"""Every page of the site: `study_files` and `files_over_all` for the static one, `Site` for a live one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from jinja2 import Environment
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from analysis.numbers.agreement import FEWEST_ROWS, Comparison, compare, counted
 from analysis.numbers.agreement import Summary as Agreement
@@ -36,7 +36,7 @@ class Content:
 
     frame: Frame
     table: Table
-    images: Callable[[], Mapping[str, Mapping[str, bytes]]] = dict  # name -> "svg" -> the drawing; asked for last
+    images: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # name -> "svg" -> the drawing
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,20 @@ class Site:
     engine: Engine
     live: str = ""
     place: Place = HERE  # what the commands on the pages are about
+    _estimators: list[Estimator] = field(default_factory=list, init=False, compare=False, repr=False)
 
     @cached_property
     def templates(self) -> Environment:
         return environment()
 
-    @cached_property
-    def estimator(self) -> Estimator:
-        """All runs of the database, which every study's page needs for what is left of it."""
-        with self.engine.connect() as connection:
-            return Estimator(to_finish.recorded(connection), {})
+    def summary(self, frame: Frame) -> Summary:
+        """What the index and the study's own page say of it."""
+        found: Summary = frame.once(self._summary)
+        return found
 
-    def index_page(self, frames: Sequence[Frame], agreements: Sequence[Agreement]) -> bytes:
+    def index_page(self, launched: Sequence[Summary], agreements: Sequence[Agreement]) -> bytes:
         """All studies: those of the database, then those that nobody has launched."""
-        launched = self._summaries(frames)
-        studies = launched + not_launched([frame.name for frame in frames], self.place)
+        studies = [*launched, *not_launched([study.name for study in launched], self.place)]
         compared = [one for agreement in agreements for one in agreement.comparisons]
         signs = [sign for agreement in agreements for sign in counted(agreement.comparisons)]
         return self._render(
@@ -69,8 +68,8 @@ class Site:
             studies=studies,
             groups=grouped(studies),
             by_chance=by_chance(len(signs)),
-            totals=totals(frames, studies),
-            agreement={frame.name: [one for one in compared if one.study == frame.name] for frame in frames},
+            totals=totals(studies),
+            agreement={study.name: [one for one in compared if one.study == study.name] for study in launched},
             num_signs=len(signs),
             num_same=sum(sign.is_same for sign in signs),
             fewest_rows=FEWEST_ROWS,
@@ -105,12 +104,12 @@ class Site:
                 inline_svg(ends["svg"], name=f"f{number}", label=f"{frame.study.title}: figure {name}"),
                 captions[name],
             )
-            for number, (name, ends) in enumerate(content.images().items())
+            for number, (name, ends) in enumerate(content.images.items())
         ]
         return self._render(
             "study.html",
             root="../",
-            summary=self._summaries([frame])[0],
+            summary=self.summary(frame),
             table=table,
             rows=study_page.shown_rows(table, frame),
             comparisons=shown_comparisons(compare(frame)),
@@ -137,27 +136,31 @@ class Site:
     def explorer_page(self) -> bytes:
         return self._render("explore.html", root="", libraries=LIBRARIES)
 
-    def explorer_files(self, run_ids: Sequence[int]) -> dict[str, bytes]:
-        """The page, the columns and the numbers of all runs, and the curves of these, by path."""
+    def explorer_files(self) -> dict[str, bytes]:
+        """The page, the columns and the numbers of all runs, by path."""
         with self.engine.connect() as connection:
-            return (
-                {"explore.html": self.explorer_page(), "explore/runs.js": explorer.read(connection).script()}
-                | explorer.numbers(connection)
-                | explorer.curves_of(connection, run_ids)
-            )
+            columns = {"explore/runs.js": explorer.read(connection).script()} | explorer.numbers(connection)
+        return {"explore.html": self.explorer_page()} | columns
 
-    def _summaries(self, frames: Sequence[Frame]) -> list[Summary]:
-        names, known = [frame.name for frame in frames], self.estimator
+    def curves(self, run_ids: Sequence[int]) -> dict[str, bytes]:
+        """The script of each of these runs' curves, by path."""
         with self.engine.connect() as connection:
-            rows = connection.execute(select(StudyRow.name, StudyRow.spec, StudyRow.source)).all()
-            specs = {row.name: row.spec for row in rows}
-            words = {row.name: words_here(connection, *row) for row in rows if row.name in names}
-            lines, estimator = to_finish.of_database(connection, names, known)
+            return explorer.curves_of(connection, run_ids)
+
+    def _summary(self, frame: Frame) -> Summary:
+        with self.engine.connect() as connection:
+            query = select(StudyRow.name, StudyRow.spec, StudyRow.source).where(StudyRow.name == frame.name)
+            row = connection.execute(query).one()
+            words = words_here(connection, *row)
+            lines, estimator = to_finish.of_database(connection, [frame.name], self._estimator)
         basis = estimator.said() or "from recorded runs of the same options"
-        return [
-            of_frame(frame, specs[frame.name], words[frame.name], lines[frame.name], basis, self.place)
-            for frame in frames
-        ]
+        return of_frame(frame, row.spec, words, lines[frame.name], basis, self.place)
+
+    def _estimator(self, connection: Connection) -> Estimator:
+        """Of all runs of the database, which are read once, for the first study of which runs are left."""
+        if not self._estimators:
+            self._estimators.append(Estimator(to_finish.recorded(connection), {}))
+        return self._estimators[0]
 
     def _render(self, template: str, **values: Any) -> bytes:
         return self.templates.get_template(template).render(live=self.live, place=self.place, **values).encode()
@@ -171,15 +174,9 @@ def shown_comparisons(comparisons: Sequence[Comparison]) -> list[tuple[Compariso
     ]
 
 
-def totals(frames: Sequence[Frame], studies: Sequence[Summary]) -> dict[str, Any]:
+def totals(studies: Sequence[Summary]) -> dict[str, Any]:
     """Over all studies, runs that several ask for once."""
-    seen: dict[Any, Any] = {}
-    for frame in frames:
-        for run_id, state, cpu, gpu in zip(
-            *(frame.runs[key] for key in ("run_id", "state", "cpu_seconds", "gpu_seconds")), strict=True
-        ):
-            if run_id == run_id:  # not NaN: the run exists
-                seen[int(run_id)] = (state, cpu, gpu)
+    seen = {run_id: told for study in studies for run_id, told in study.runs.items()}
     return {
         "complete": sum(study.state == "complete" for study in studies),
         "studies": len(studies),
@@ -190,22 +187,20 @@ def totals(frames: Sequence[Frame], studies: Sequence[Summary]) -> dict[str, Any
     }
 
 
-def site_files(
-    site: Site,
-    frames: Sequence[Frame],
-    contents: Sequence[Content],
-    agreements: Sequence[Agreement],
-    agreement_images: Mapping[str, bytes],
+def study_files(site: Site, content: Content) -> dict[str, bytes]:
+    """The static site's files of one study, under the results folder: its page, its runs' and their curves."""
+    ids = study_page.page_ids(content.frame)
+    found = {f"studies/{content.frame.name}.html": site.study_page(content)} | site.run_pages(ids) | site.curves(ids)
+    return {f"{FOLDER}/{path}": page for path, page in found.items()}
+
+
+def files_over_all(
+    site: Site, studies: Sequence[Summary], agreements: Sequence[Agreement], agreement_images: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """The static site's files under the results folder: what is said of all `frames`, and the pages of `contents`."""
-    found = {f"{FOLDER}/index.html": site.index_page(frames, agreements)}
-    found[f"{FOLDER}/agreement.html"] = site.agreement_page(agreements, agreement_images)
-    found |= {f"{FOLDER}/{name}": content for name, content in assets().items()}
-    pages = [study_page.page_ids(content.frame) for content in contents]
-    for ids in pages:
-        found |= {f"{FOLDER}/{path}": page for path, page in site.run_pages(ids).items()}
-    drawn = sorted({run_id for ids in pages for run_id in ids})
-    found |= {f"{FOLDER}/{path}": content for path, content in site.explorer_files(drawn).items()}
-    for content in contents:  # last: other processes may be drawing their figures
-        found[f"{FOLDER}/studies/{content.frame.name}.html"] = site.study_page(content)
-    return found
+    """Likewise those of all studies together, but for the explorer's: `Site.explorer_files`."""
+    found = {
+        "index.html": site.index_page(studies, agreements),
+        "agreement.html": site.agreement_page(agreements, agreement_images),
+        **assets(),
+    }
+    return {f"{FOLDER}/{path}": page for path, page in found.items()}

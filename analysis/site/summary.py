@@ -45,6 +45,9 @@ class Summary:
     answer: str = ""  # the rows' verdicts in a sentence
     kinds: Mapping[str, int] = field(default_factory=dict)  # how many rows are better, ..., undecided
     thumbnail: thumbnail.Thumbnail | None = None  # of its main figure
+    figures: tuple[str, ...] = ()
+    is_search: bool = False
+    runs: Mapping[int, tuple[str, float, float]] = field(default_factory=dict)  # state, CPU and GPU seconds by id
 
     @property
     def num_done(self) -> int:
@@ -85,6 +88,8 @@ def of_frame(
     """A study of the database; `line` is what it needs, `basis` what the estimates of that stand on."""
     runs = frame.runs.drop_duplicates(["config_id", "seed"])
     counts = dict(Counter(runs["state"]))
+    there = runs.dropna(subset="run_id")
+    told = zip(*(there[key] for key in ("state", "cpu_seconds", "gpu_seconds")), strict=True)
     return Summary(
         **_words(frame.study),
         name=frame.name,
@@ -100,6 +105,9 @@ def of_frame(
         answer=answer(frame),
         kinds=kinds(frame),
         thumbnail=frame.once(thumbnail.of_frame),
+        figures=tuple(str(figure["name"]) for figure in frame.study.figures),
+        is_search=frame.study.search(frame.scale) is not None,
+        runs=dict(zip((int(run_id) for run_id in there["run_id"]), told, strict=True)),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import gammaincinv, nctdtr, ndtr
 
 from sweeps.answers.blocked_intervals import Comparison, Difference, Estimate, quantile
@@ -125,13 +126,18 @@ def _decided(mean: float, sd: float, num_seeds: int, df: int, confidence: float,
     if sd <= 0:
         return float(abs(mean) <= margin)
     error = sd / math.sqrt(num_seeds)
-    shares = (np.arange(NUM_SPREADS) + 0.5) / NUM_SPREADS
-    # How wide the interval comes out is chance too: the spread found is that of a chi-squared of df degrees.
-    halves = quantile(df, confidence) * error * np.sqrt(2 * gammaincinv(df / 2, shares) / df)
+    halves = quantile(df, confidence) * error * _spreads(df)
     clear = ndtr((-halves - mean) / error) + ndtr((mean - halves) / error)
     inner = np.maximum(np.minimum(halves, margin - halves), 0)
     same = ndtr((inner - mean) / error) - ndtr((-inner - mean) / error)
     return float((clear + same).mean())
+
+
+@cache
+def _spreads(df: int) -> NDArray[np.float64]:
+    """How wide the interval comes out is chance too: the spread found is that of a chi-squared of df degrees."""
+    shares = (np.arange(NUM_SPREADS) + 0.5) / NUM_SPREADS
+    return np.asarray(np.sqrt(2 * gammaincinv(df / 2, shares) / df), dtype=np.float64)
 
 
 def _what_it_takes(num: int | None, seconds: float) -> str:

@@ -11,14 +11,14 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean, median, mode
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
-from sqlalchemy import Connection, Row, and_, select
+from sqlalchemy import Connection, and_, select
 
 from sweeps.cells.work import Work, described
 from sweeps.console.tables import counted
 from sweeps.database import aliases
-from sweeps.database.tables import Attempt, Config, Result, RunRow
+from sweeps.database.tables import Attempt, CellRow, Config, Result, RunRow, StudyRow
 from sweeps.study.identity import CODE_EPOCH
 
 RunKey = tuple[str, int]  # config hash, seed
@@ -31,6 +31,7 @@ STATED = {CPU: 100.0, GPU: 100_000.0}
 STATED_SPEEDUP = 50.0  # of an evaluation's own work, which is many small operations, on a GPU
 STATED_EVALUATION = 2.0  # times encoding the judged data, for an evaluation that nobody has run
 STATED_CLIPS = 10_000  # of judged data that only its files tell the size of
+CLOCKED = ("train_seconds", "eval_seconds", "picture_seconds")  # of an attempt's facts; together nearly the whole run
 NEAREST = 9  # recorded runs that a rate is the median of
 
 
@@ -270,48 +271,60 @@ def _mean(costs: Sequence[Cost]) -> Cost:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def recorded(connection: Connection) -> list[Recorded]:
-    """Every run of the database, under today's identity of its config."""
+def recorded(connection: Connection, studies: Sequence[str] | None = None) -> list[Recorded]:
+    """Every run of the database, or all of the configs of these studies, under today's identity of its config."""
     query = (
         select(
             RunRow.config_id, RunRow.id, RunRow.seed, RunRow.state, RunRow.cpu_seconds, RunRow.gpu_seconds,
-            RunRow.checkpoint, RunRow.checkpoint_step, Attempt.facts, Attempt.step,
+            RunRow.checkpoint, RunRow.checkpoint_step, Attempt.step,
+            *(Attempt.facts[name].as_float() for name in CLOCKED),  # of all that an attempt tells: no decoding here
         )
         .outerjoin(Attempt, and_(Attempt.run_id == RunRow.id, Attempt.n == RunRow.attempt))
         .where(RunRow.code_epoch == CODE_EPOCH)
     )  # fmt: skip
-    costs: dict[int, dict[str, float]] = {}
-    found = select(Result.run_id, Result.metric, Result.value).where(Result.metric.like("cost/%"))
-    for row in connection.execute(found):
-        if row.value is not None:
-            costs.setdefault(row.run_id, {})[row.metric.removeprefix("cost/")] = row.value
-    today = aliases.names_today(connection)  # a database that no launch has migrated yet
+    told = select(Result.run_id, Result.metric, Result.value).where(Result.metric.like("cost/%"))
+    asked = select(Config.id, Config.hash, Config.json)
     kept = select(RunRow.config_id).where(RunRow.state == "done", RunRow.checkpoint.is_not(None)).distinct()
+    if studies is not None:
+        own = select(CellRow.config_id).join(StudyRow, StudyRow.id == CellRow.study_id)
+        own = own.where(StudyRow.name.in_(studies))
+        query, kept = query.where(RunRow.config_id.in_(own)), kept.where(RunRow.config_id.in_(own))
+        told = told.where(Result.run_id.in_(select(RunRow.id).where(RunRow.config_id.in_(own))))
+        asked = asked.where(Config.id.in_(own))
+    costs: dict[int, dict[str, float]] = {}
+    for run_id, metric, value in connection.execute(told):
+        if value is not None:
+            costs.setdefault(run_id, {})[metric.removeprefix("cost/")] = value
     with_weights = set(connection.scalars(kept))
     configs = {  # each of them once: a study has ten seeds of it, and a search of many options large ones
-        config.id: (today.get(config.hash, config.hash), described(config.json, has_weights=config.id in with_weights))
-        for config in connection.execute(select(Config.id, Config.hash, Config.json))
+        config_id: (aliases.name_today(name, flat), described(flat, has_weights=config_id in with_weights))
+        for config_id, name, flat in connection.execute(asked)
     }
-    return [_recorded(row, *configs[row.config_id], costs.get(row.id, {})) for row in connection.execute(query)]
+    return [
+        _recorded(*configs[config_id], costs.get(run_id, {}), *others)
+        for config_id, run_id, *others in connection.execute(query)
+    ]
 
 
-def _recorded(row: Row[Any], config: str, work: Work, costs: Mapping[str, float]) -> Recorded:
-    whole = Cost(row.cpu_seconds, row.gpu_seconds)
+def _recorded(
+    config: str, work: Work, costs: Mapping[str, float], seed: int, state: str, cpu_seconds: float, gpu_seconds: float,
+    checkpoint: str | None, checkpoint_step: int | None, step: int | None, *clocked: float | None,
+) -> Recorded:  # fmt: skip
+    whole = Cost(cpu_seconds, gpu_seconds)
     if "gflop_per_step" in costs:
         work = work._replace(training=costs["gflop_per_step"] * work.steps)
-    facts = row.facts or {}
     training = _phase(costs, "pretrain")
-    if training is None and (seconds := facts.get("train_seconds")) is not None:
+    if training is None and clocked[0] is not None:
         # Of older code, which told the phases apart by the clock alone.
-        rest = sum(facts.get(name) or 0.0 for name in ("eval_seconds", "picture_seconds"))
-        training = whole.times(seconds / (seconds + rest) if seconds + rest else 0.0)
+        seconds = sum(found or 0.0 for found in clocked)
+        training = whole.times(clocked[0] / seconds if seconds else 0.0)
     return Recorded(
-        key=(config, row.seed),
-        state=row.state,
+        key=(config, seed),
+        state=state,
         steps=work.steps,
         cost=whole,
-        step=(row.step if row.state == "running" else None) or row.checkpoint_step or 0,
-        has_checkpoint=row.checkpoint is not None,
+        step=(step if state == "running" else None) or checkpoint_step or 0,
+        has_checkpoint=checkpoint is not None,
         work=work,
         training=training,
         features=_phase(costs, "features"),

@@ -133,11 +133,9 @@ def migrated(flat: Mapping[str, Any], migrations: Sequence[Migration] | None = N
     return found
 
 
-def names_today(connection: Connection) -> dict[str, str]:
-    """Today's identity of each stored config that is still under its old one, for commands that only read."""
-    stored = connection.execute(select(Config.hash, Config.json)).all() if MIGRATIONS else []
-    renamed = {row.hash: new for row in stored if (new := migrated(row.json)) != row.json}
-    return {old: digest(canonical(new)) for old, new in renamed.items()}
+def name_today(config: str, flat: Flat) -> str:
+    """The identity by today's keys of a stored config, for commands that only read: it may still be under its old."""
+    return config if not MIGRATIONS or (new := migrated(flat)) == flat else digest(canonical(new))
 
 
 def apply(connection: Connection, migrations: Sequence[Migration] | None = None) -> int:

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 from sqlite3 import Connection as SQLiteConnection
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from alembic import command
 from alembic.config import Config as AlembicConfig
@@ -128,6 +128,14 @@ def _open_sqlite(url: URL, *, read_only: bool, with_log: bool) -> Engine:
             begin_writing(connection, timeout_s=BUSY_TIMEOUT_S)
 
     return engine
+
+
+def url_to_share(engine: Engine) -> URL:
+    """What `open_database` opens the same database with, in another process."""
+    database = str(engine.url.database)
+    if not engine.url.query.get("immutable"):
+        return engine.url
+    return engine.url.set(database=unquote(database.removeprefix("file:")), query={})
 
 
 def _one_line(error: DBAPIError) -> str:

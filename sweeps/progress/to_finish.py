@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -100,16 +100,19 @@ class Stored(Request):
 
 
 def of_database(
-    connection: Connection, names: Sequence[str], known: Estimator | None = None
+    connection: Connection, names: Sequence[str], known: Callable[[Connection], Estimator] | None = None
 ) -> tuple[dict[str, Line], Estimator]:
     """Each of these studies of the database, by name, and the estimator that told their costs.
 
-    `known` has the database's runs, for who has read them already. Nothing is counted here: a launch records what its
-    configs compute.
+    Where runs of these studies are left all others are read, as they tell rates; `known` is for who keeps them. Nothing
+    is counted here: a launch records what its configs compute.
     """
     studies = stored(connection, names)
-    known = Estimator(recorded(connection), {}) if known is None else known
-    estimator = known.of(work.of_configs(connection, configs_left(studies, known.runs), counting=False))
+    own = Estimator(recorded(connection, names), {})
+    if not (left := configs_left(studies, own.runs)):
+        return {line.name: line for line in lines(studies, own)}, own
+    every = Estimator(recorded(connection), {}) if known is None else known(connection)
+    estimator = every.of(work.of_configs(connection, left, counting=False))
     return {line.name: line for line in lines(studies, estimator)}, estimator
 
 

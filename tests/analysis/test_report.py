@@ -19,6 +19,7 @@ from analysis.numbers import comparing
 from analysis.numbers.frame import Frame, load, names
 from analysis.numbers.stats import Comparison
 from analysis.report import OPTIONS, contents, decided, main, write
+from analysis.site.pages import Site
 from sweeps.console.offered import Place
 from sweeps.database.opening import migrations, open_database
 from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory
@@ -69,7 +70,7 @@ def test_the_index_counts_the_rows_that_are_decided(written: Path) -> None:
 def test_what_is_decided_is_counted_as_the_tables_say_it() -> None:
     engine = open_database(f"sqlite:///{RESULTS}/ablations.sqlite", read_only=True)
     found = ("masking_ratio", "mc_jepa_balance", "mc_jepa_flow_start")
-    told = decided([load(engine, name) for name in found])
+    told = decided([Site(engine).summary(load(engine, name)) for name in found])
     engine.dispose()
     files = [(RESULTS / f"tables/{name}.csv").read_text(encoding="utf-8").splitlines() for name in found]
     verdicts = [line["verdict"] for file in files for line in csv.DictReader(file)]

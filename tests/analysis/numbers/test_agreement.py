@@ -132,7 +132,7 @@ def test_an_error_s_gain_is_not_counted_among_points_of_top_1(laboratory: Labora
     laboratory.study("four", study(PRINTED) | {"metrics": ["flow/epe"], "seeds": [0]})
     for row in ("a", "b", "c", "random_init"):
         laboratory.run("four", row, 0, {"flow/epe": 1.0})
-    assert agreement.summarise([load(laboratory.engine, "four")])[0].gain is None
+    assert agreement.summarise([agreement.of_study(load(laboratory.engine, "four"))])[0].gain is None
 
 
 def test_the_interval_shows_that_one_seed_reverses_the_order(laboratory: Laboratory) -> None:
@@ -149,7 +149,9 @@ def test_a_row_that_lacks_a_number_is_left_out_and_named(laboratory: Laboratory)
     laboratory.run("four", "d", 0, {MAIN: 1.0}, state="diverged")
     found = only(load(laboratory.engine, "four"))
     assert found.rows == ("a", "b") and found.left_out == ("c", "d")
-    assert "2 (without c, d)" in agreement_page.markdown(agreement.summarise([load(laboratory.engine, "four")]))
+    assert "2 (without c, d)" in agreement_page.markdown(
+        agreement.summarise([agreement.of_study(load(laboratory.engine, "four"))])
+    )
 
 
 def test_a_row_printed_equal_to_the_baseline_has_no_sign(laboratory: Laboratory) -> None:
@@ -228,7 +230,7 @@ def two_tables(laboratory: Laboratory) -> list[Frame]:
 
 
 def test_the_mean_over_tables_and_the_gain_over_random_initialisation(two_tables: list[Frame]) -> None:
-    (summary,) = agreement.summarise(two_tables)
+    (summary,) = agreement.summarise(map(agreement.of_study, two_tables))
     assert summary.tau is not None and (summary.tau.mean, summary.tau.low, summary.tau.high) == (0.0, 0.0, 0.0)
     # gains 20 21 22 of one default recipe and 20 19 18 of the other: without one at either end 20 20 19 21
     assert summary.gain is not None and summary.gain.mean == 20.0 and summary.num_recipes == 2
@@ -239,7 +241,7 @@ def test_a_recipe_that_two_tables_share_counts_once(laboratory: Laboratory) -> N
     for name in ("one", "two"):
         laboratory.study(name, study({"a": 1.0, "b": 2.0}))
     run(laboratory, {"a": [50.0, 51.0, 52.0], "b": [50.0] * 3, "random_init": [30.0] * 3}, "one")
-    (summary,) = agreement.summarise([load(laboratory.engine, name) for name in ("one", "two")])
+    (summary,) = agreement.summarise(agreement.of_study(load(laboratory.engine, name)) for name in ("one", "two"))
     assert summary.gain is not None and (summary.num_recipes, summary.gain.num_seeds) == (1, 3)
 
 
@@ -250,7 +252,7 @@ def test_a_pair_of_configurations_counts_once_however_many_printed_errors_stand_
     laboratory.study("four", study(values, compare={"K": MAIN, "S": OTHER}))
     laboratory.study("turned", study({"a": 1.0, "b": 2.0}) | {"baseline": "b"})
     run(laboratory, {row: [10.0 * i, 10.0 * i + 1, 10.0 * i + 2] for i, row in enumerate("abc")})
-    (summary,) = agreement.summarise([load(laboratory.engine, name) for name in ("four", "turned")])
+    (summary,) = agreement.summarise(agreement.of_study(load(laboratory.engine, name)) for name in ("four", "turned"))
     assert [c.num_signs for c in summary.comparisons] == [2, 2, 1]
     assert len(counted(summary.comparisons)) == 2 and all(sign.is_same for sign in counted(summary.comparisons))
     assert summary.tau is not None and summary.tau.num_seeds == 1  # the order by the first metric alone
@@ -267,7 +269,7 @@ def test_scales_are_summarised_apart(laboratory: Laboratory) -> None:
     laboratory.study("four@smoke", study({"a": 1.0, "b": 2.0}) | {"base": {"data": "x"}}, "smoke")
     for name in ("four", "four@smoke"):
         run(laboratory, {"a": [1.0, 1.0, 1.0], "b": [2.0, 2.0, 2.0]}, name)
-    found = agreement.summarise([load(laboratory.engine, name) for name in ("four", "four@smoke")])
+    found = agreement.summarise(agreement.of_study(load(laboratory.engine, name)) for name in ("four", "four@smoke"))
     assert [(s.scale, [c.study for c in s.comparisons]) for s in found] == [
         ("cpu", ["four"]),
         ("smoke", ["four@smoke"]),
@@ -275,7 +277,7 @@ def test_scales_are_summarised_apart(laboratory: Laboratory) -> None:
 
 
 def test_the_page_says_what_differs_and_links_each_table(two_tables: list[Frame]) -> None:
-    page = agreement_page.markdown(agreement.summarise(two_tables))
+    page = agreement_page.markdown(agreement.summarise(map(agreement.of_study, two_tables)))
     assert "- 2 of 4 differences to the baseline have the printed sign (by chance 2; coins give 0 to 4)" in page
     assert "| [back](back.md) | top-1, I-JEPA Table 6 | ridge top-1, digits (%) | 3 | 3 | −1.00 [−1.00, −1.00]" in page
     assert "- back: printed top-1, I-JEPA Table 6; ours back, 300 steps" in page
@@ -283,15 +285,17 @@ def test_the_page_says_what_differs_and_links_each_table(two_tables: list[Frame]
 
 
 def test_nothing_to_compare_is_said_and_not_drawn(engine: Engine) -> None:
-    summaries = agreement.summarise([load(engine, "masking_ratio")])
+    summaries = agreement.summarise([agreement.of_study(load(engine, "masking_ratio"))])
     assert summaries == [] and agreement_drawing.images(summaries) == {}
     assert "No table has two rows with all their seeds" in agreement_page.markdown(summaries)
 
 
 def test_the_figure_has_a_line_a_table_and_the_same_bytes_again(two_tables: list[Frame]) -> None:
-    summaries = agreement.summarise(two_tables)
+    summaries = agreement.summarise(map(agreement.of_study, two_tables))
     images = agreement_drawing.images(summaries)
-    assert set(images) == {"svg", "png", "pdf"} and images == agreement_drawing.images(agreement.summarise(two_tables))
+    assert set(images) == {"svg", "png", "pdf"} and images == agreement_drawing.images(
+        agreement.summarise(map(agreement.of_study, two_tables))
+    )
     figure = agreement_drawing.draw(summaries)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["back", "four", "I-JEPA"]
     assert [text.get_text().strip() for text in figure.axes[1].texts] == ["0 of 2", "2 of 2"]

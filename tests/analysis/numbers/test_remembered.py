@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from sqlalchemy import Engine
 
-from analysis import report
 from analysis.figures import drawing, theme
 from analysis.numbers import remembered
 from analysis.numbers.frame import load
+from analysis.one_study import figures
 
 
 def test_what_was_written_is_read() -> None:
@@ -83,11 +83,9 @@ def test_what_is_not_told_in_words_is_refused() -> None:
 
 def test_a_figure_is_drawn_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = load(engine, "ijepa_masking")
-    with report.drawn_ahead([frame]) as images:
-        first = images("ijepa_masking")
+    first = figures(frame)
     monkeypatch.setattr(drawing, "images", lambda plot: pytest.fail("drawn again"))
-    with report.drawn_ahead([load(engine, "ijepa_masking")]) as images:
-        assert images("ijepa_masking") == first
+    assert figures(load(engine, "ijepa_masking")) == first
 
 
 @pytest.mark.parametrize("changed", ["code", "libraries", "settings", "numbers"])
@@ -97,13 +95,13 @@ def test_a_figure_is_drawn_again_where_anything_that_decides_it_is_another(
     frame = load(engine, "ijepa_masking")
     drawn: list[object] = []
     monkeypatch.setattr(drawing, "images", lambda plot: drawn.append(plot) or {"svg": b""})
-    with report.drawn_ahead([frame]):
-        num_figures = len(drawn)
+    num_figures = len(figures(frame))
+    assert len(drawn) == num_figures
     if changed == "numbers":
         frame.rows.loc[frame.rows["value"].idxmax(), "value"] += 1e-9
     elif changed == "settings":
         monkeypatch.setattr(theme, "what_decides", lambda: ("of tomorrow",))
     else:
         monkeypatch.setattr(remembered, changed, lambda *packages: "of tomorrow")
-    with report.drawn_ahead([frame]):
-        assert len(drawn) == 2 * num_figures
+    figures(frame)
+    assert len(drawn) == 2 * num_figures

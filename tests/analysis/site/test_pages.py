@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from analysis.figures import agreement_drawing
 from analysis.numbers import agreement
 from analysis.numbers.frame import load
-from analysis.report import table_of
+from analysis.one_study import table_of
 from analysis.site import runs, study_page
 from analysis.site.html import about, cost
 from analysis.site.pages import Content, Site
@@ -172,7 +172,8 @@ def test_a_study_file_that_cannot_be_read_is_listed_with_what_is_wrong_and_ends_
     assert "cannot be read" in draft.question and "unknown key rowz" in draft.question and draft.state == "not run"
     laboratory.study("rows", ROWS)
     laboratory.run("rows", "block", 0, {MAIN: 40.0})
-    assert b"unknown key rowz" in Site(laboratory.engine).index_page([load(laboratory.engine, "rows")], [])
+    site = Site(laboratory.engine)
+    assert b"unknown key rowz" in site.index_page([site.summary(load(laboratory.engine, "rows"))], [])
 
 
 def test_the_page_of_agreement_has_every_table_that_is_compared(laboratory):
@@ -180,7 +181,7 @@ def test_the_page_of_agreement_has_every_table_that_is_compared(laboratory):
     for seed in range(3):
         for row, value in (("multiblock", 50.0), ("block", 40.0), ("random", 45.0)):
             laboratory.run("rows", row, seed, {MAIN: value + seed})
-    summaries = agreement.summarise([load(laboratory.engine, "rows")])
+    summaries = agreement.summarise([agreement.of_study(load(laboratory.engine, "rows"))])
     page = Site(laboratory.engine).agreement_page(summaries, agreement_drawing.images(summaries)).decode()
     words = " ".join(re.sub("<[^>]*>", " ", page.replace("<wbr>", "")).split())
     assert "rows 1 % linear top-1, Table 6 ridge top-1, digits (%) 3 3 0.33 [0.33, 0.33]" in words
@@ -304,7 +305,8 @@ def test_a_study_s_answer_stands_on_its_page_and_in_the_index_and_a_verdict_in_i
         for row, value, slope in (("multiblock", 50.0, 1.0), ("block", 40.0, 1.2), ("random", 45.0, 0.8)):
             laboratory.run("rows", row, seed, {MAIN: value + slope * seed})
     frame, site = load(laboratory.engine, "rows"), Site(laboratory.engine)
-    page, index = site.study_page(Content(frame, table_of(frame))).decode(), site.index_page([frame], []).decode()
+    page = site.study_page(Content(frame, table_of(frame))).decode()
+    index = site.index_page([site.summary(frame)], []).decode()
     said = "ridge top-1, digits beside multi-block: block (0.6) and random (0.6) are worse."
     assert f'<p class="lead answer">{said}</p>' in page and '<td class="verdict">worse</td>' in page
     assert f">{said}</span>" in index
@@ -353,7 +355,7 @@ def test_every_command_of_a_page_names_the_database_that_was_read(laboratory):
     site = Site(laboratory.engine, place=place)
     frame = load(laboratory.engine, "masking_ratio")
     pages = [
-        site.index_page([frame], []),
+        site.index_page([site.summary(frame)], []),
         site.study_page(Content(frame, table_of(frame))),
         *site.run_pages([1]).values(),
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from analysis.numbers.frame import load
-from analysis.report import pictures, table_files, table_of
+from analysis.one_study import pictures, table_files, table_of
 from sweeps.database.opening import open_database
 from tests.sweeps.installed import missing
 

@@ -15,7 +15,7 @@ import yaml
 from sqlalchemy import Engine, select
 
 from analysis.numbers.frame import load
-from analysis.report import table_of
+from analysis.one_study import table_of
 from analysis.serve import Live
 from analysis.site.html import about
 from analysis.site.pages import Content, Site
@@ -84,7 +84,7 @@ def said_by_all(engine: Engine, capsys: pytest.CaptureFixture[str]) -> dict[str,
     frame = load(engine, "ratio@smoke")
     pages = {
         "page": Site(engine).study_page(Content(frame, table_of(frame))),
-        "index": Site(engine).index_page([frame], []),
+        "index": Site(engine).index_page([Site(engine).summary(frame)], []),
         "server": Live(engine).answer("studies/ratio@smoke.html").body,
         "server's index": Live(engine).answer("").body,
     }
@@ -170,10 +170,20 @@ def test_a_page_reads_once_what_studies_ask_for(launched, monkeypatch):
 def test_a_reports_pages_read_the_databases_runs_once(launched, monkeypatch):
     read_runs = []
     monkeypatch.setattr(to_finish, "recorded", lambda *words: read_runs.append(words) or recorded(*words))
-    frame, site = load(launched, "ratio@smoke"), Site(launched)
+    site = Site(launched)
     for _ in range(2):
+        frame = load(launched, "ratio@smoke")
         site.study_page(Content(frame, table_of(frame)))
-    assert len(read_runs) == 1
+    assert [studies for _, *studies in read_runs] == [[["ratio@smoke"]], [], [["ratio@smoke"]]]
+
+
+def test_for_a_study_of_which_nothing_is_left_no_other_runs_are_read(launched, monkeypatch):
+    for _ in range(4):
+        finish_next(launched, {"ridge/digit_top1": 50.0}, cpu_seconds=7200.0)
+    read_runs = []
+    monkeypatch.setattr(to_finish, "recorded", lambda *words: read_runs.append(words) or recorded(*words))
+    assert Site(launched).summary(load(launched, "ratio@smoke")).costs == ()
+    assert [studies for _, *studies in read_runs] == [[["ratio@smoke"]]]
 
 
 def test_another_machine_says_the_same(launched, tmp_path, monkeypatch):
