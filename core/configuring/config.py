@@ -291,6 +291,8 @@ def no_such_key(
                 f"{key}={value}: that is an option of {section}={' or '.join(owners)}; this run has"
                 f" {section}={choices[section]}, whose options are {', '.join(siblings) or 'none'}"
             )
+        if not siblings:
+            return f"{key}={value}: unknown. {section}={choices[section] or 'null'} has no options"
     if section == "evals" and len(key.split(".")) > 1 and key.split(".")[1] in EVALS:
         name = key.split(".")[1]
         if name not in evals:
