@@ -113,6 +113,9 @@ def test_results_are_named_before_training():
         (["optim.steps.more=1"], r"optim\.steps\.more: unknown"),
         (["runtime.device=tpu"], r"runtime\.device must be auto, cpu or cuda, got 'tpu'"),
         (["data=npz", "data.path=nowhere.npz"], r"data\.path.*nowhere\.npz"),
+        (["eval_data=moving_digits", "eval_data.num_test=0"], r"^eval_data\.num_test must be"),
+        (["method=m_jepa", "flow_data=sintel", "flow_data.height=0"], r"^flow_data\.height must be in"),
+        (["method=m_jepa", "flow_data=flow_mixture", "flow_data.sets=[sintle]"], r"^flow_data\.sets: 'sintle' begins"),
         (["foo=1"], r"foo: unknown\. Allowed: augment, data"),
     ],
 )
