@@ -37,8 +37,8 @@ Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG, PDF) and the pages of 
   notes=short                             below a LaTeX table: one line, full or none
   plugins=[my_lab.masks]                  taken as other commands take it, and not needed: nothing is built
   check=false                             true: write nothing; exit 1 naming every file that differs, also a study's
-                                          that asks for other runs than were launched or cannot be read; report/ is
-                                          looked at where there is one
+                                          that asks for other runs than were launched or cannot be read; pages are
+                                          looked at where there are some, and are missing once each study has one
   check_paper=main.tex                    write nothing; compare the numbers that a LaTeX source marks with
                                           \\abl{study/row/metric}{61.4}; exit 1 naming every one that differs; of a
                                           page.md what is marked with 61.4<!-- study: row metric -->"""
@@ -68,11 +68,14 @@ def differences(
 ) -> list[str]:
     """One line a file that is not what the database gives: different, missing or, when all studies are asked, extra.
 
-    The site is looked at where there is one: a results folder may keep its tables and figures only.
+    Pages are looked at where there are some: a results folder may keep its tables and figures only, or the pages of
+    the studies that were launched here. None is missing unless every study has its page.
     """
     wanted = contents(engine, studies, place, notes)
-    if not (results_dir / FOLDER).is_dir():
-        wanted = {name: content for name, content in wanted.items() if not name.startswith(f"{FOLDER}/")}
+    pages = {name for name in wanted if name.startswith(f"{FOLDER}/")}
+    absent = {name for name in pages if not (results_dir / name).exists()}
+    if absent == pages or any(name.startswith(f"{FOLDER}/studies/") for name in absent):
+        wanted = {name: content for name, content in wanted.items() if name not in absent}
     found = files.differences(wanted, results_dir)
     if set(studies) == set(names(engine)):
         found += files.extra(wanted, results_dir, PATTERNS)

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu import card
-from benchmarks.lines import RESULTS, ROOT, show
+from benchmarks.lines import RESULTS, ROOT, parser_of, show
 from core.configuring.fitting import choose_device
 
 GRACE_S = 60.0  # for checkpoints, once it is asked to stop
@@ -106,7 +106,7 @@ def measure(options: argparse.Namespace, out: Path) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, __file__)
     parser.add_argument("--study", default="masking_ratio")
     parser.add_argument("--scale", default="cpu")
     parser.add_argument("--stack", default="auto")

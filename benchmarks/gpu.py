@@ -18,7 +18,6 @@ is given the same --out).
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -35,7 +34,7 @@ from typing import Any
 import torch
 import torch._dynamo.utils
 
-from benchmarks.lines import RESULTS, ROOT, show
+from benchmarks.lines import RESULTS, ROOT, parser_of, show
 from core.configuring.config import PRESETS, Run, load
 from core.configuring.fitting import choose_device, load_split
 from core.data.augment import normalise
@@ -287,7 +286,7 @@ def part(name: str, device: str, more: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, __file__)
     parser.add_argument("--part", choices=["steps", *PARTS], default="steps")
     parser.add_argument("--methods", default=",".join(METHODS), help="of: " + ", ".join(METHODS))
     parser.add_argument("--scale", default="gpu")

@@ -109,9 +109,17 @@ def met(verdict: Verdict) -> str:
 # ---- written ---------------------------------------------------------------------------------------------------------
 
 
+def parser_of(doc: str | None, file: str) -> argparse.ArgumentParser:
+    """A parser whose help is the module's `doc`, its usage being the ``python -m`` of the module's `file`."""
+    module = ".".join(Path(file).relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    return argparse.ArgumentParser(
+        f"python -m {module}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
 def arguments_of(doc: str | None, output: Path) -> argparse.ArgumentParser:
-    """A parser whose help is the benchmark's `doc` and that knows ``--write``, which is for `output`."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """`parser_of` the benchmark that `output` is named after, which knows ``--write``, for that file."""
+    parser = parser_of(doc, str(ROOT / f"benchmarks/{output.stem}.py"))
     parser.add_argument("--write", action="store_true", help=f"also into {output.relative_to(ROOT)}")
     return parser
 

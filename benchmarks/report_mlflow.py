@@ -16,7 +16,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import mlflow
+try:
+    import mlflow
+except ModuleNotFoundError:
+    raise SystemExit("MLflow is not installed: uv pip install 'mlflow>=3', or see the top of this file") from None
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, RunStatus, SourceType
 from mlflow.store.tracking.dbmodels import models

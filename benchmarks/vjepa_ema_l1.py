@@ -10,7 +10,6 @@ Source: V-JEPA (Bardes et al., 2024, arXiv:2404.08471), appendix D.
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from scipy import stats
 from torch import Tensor
 
 from analysis.figures.theme import MARKERS, PALETTE, REFERENCE, settings, svg
+from benchmarks.lines import parser_of
 from core.losses import LOSSES
 from core.losses.distances import L1
 from core.types import generator_for
@@ -237,7 +237,7 @@ def with_table(page: str, name: str, table: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, __file__)
     parser.add_argument("--write", action="store_true", help="also write docs/vjepa_ema_l1.md and .svg")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -55,7 +55,11 @@ def command(words: Sequence[str]) -> int:
         print(USAGE)
         return 0
     try:
-        if any(word.startswith(("run=", "study=")) for word in words):
+        by_id = [word for word in words if word.startswith(("run=", "study="))]
+        folders = [word for word in words if word.startswith("runtime.dir=")]
+        if by_id and folders:
+            raise ConfigError(f"{by_id[0]} and {folders[0]} both say which run: give one of them")
+        if by_id:
             return int(hand_over("core.evaluate", words))
         return in_folder(words)
     except (ConfigError, CheckpointError, DataError, NotInstalled) as error:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.configuring import direct, plugins
 from core.configuring.fitting import (
+    DATA_GROUPS,
     check,
     check_device,
     check_here,
@@ -28,6 +29,7 @@ from core.configuring.fitting import (
     is_recorded_later,
     judged,
     metric_names,
+    named,
     spec_of,
 )
 from core.configuring.flat import flatten, identity
@@ -206,14 +208,16 @@ def known_choices(
 def refused_options(config: DictConfig, but: Collection[str] = ()) -> list[str]:
     """What the components say of the values of their options, one line for each component that refuses one; none of
     those `but`, which do not have the values that they were given."""
-    sections = [config[name] for name in (*GROUPS, *SECTIONS) if name not in but]
-    sections += [config.evals[name] for name in config.evals if "evals" not in but]
+    sections = {name: config[name] for name in (*GROUPS, *SECTIONS) if name not in but}
+    sections |= {f"evals.{name}": config.evals[name] for name in config.evals if "evals" not in but}
     wrong = []
-    for section in filter(OmegaConf.is_config, sections):  # a group that the run does not have is None
+    for name, section in sections.items():
+        if not OmegaConf.is_config(section):  # a group that the run does not have is None
+            continue
         try:
             OmegaConf.to_object(section)
         except (OmegaConfBaseException, ValueError) as error:
-            wrong.append(first_line(error))
+            wrong.append(named(first_line(error), name) if name in DATA_GROUPS else first_line(error))
     return wrong
 
 
@@ -291,6 +295,8 @@ def no_such_key(
                 f"{key}={value}: that is an option of {section}={' or '.join(owners)}; this run has"
                 f" {section}={choices[section]}, whose options are {', '.join(siblings) or 'none'}"
             )
+        if not siblings:
+            return f"{key}={value}: unknown. {section}={choices[section] or 'null'} has no options"
     if section == "evals" and len(key.split(".")) > 1 and key.split(".")[1] in EVALS:
         name = key.split(".")[1]
         if name not in evals:

@@ -55,7 +55,10 @@ def parsed(text: str) -> tuple[str, Any]:
             f"\"{text.partition('=')[0]}='...'\""
         ) from error
     if override.type != OverrideType.CHANGE or override.is_sweep_override():
-        raise ConfigError(f"{text!r}: only plain key=value is understood here, one value a key")
+        is_sweep = override.type == OverrideType.CHANGE
+        key, _, value = text.partition("=")
+        a_list = f"; a list is written {key}=[{value}]" if is_sweep and "(" not in value else ""
+        raise ConfigError(f"{text!r}: only plain key=value is understood here, one value a key{a_list}")
     return override.key_or_group, override.value()
 
 
@@ -161,7 +164,8 @@ def unknown(kind: str, value: Any, allowed: Any, *, meant: Sequence[str] = ()) -
 def _of_near_root(key: str, allowed: Sequence[str]) -> list[str]:
     """``maks.ratio`` with the beginning that was meant, where it begins with no option's."""
     root, dot, rest = key.partition(".")
-    near = difflib.get_close_matches(root, [name for name in allowed if "." not in name], n=1) if dot else []
+    roots = [name for name in allowed if "." not in name]
+    near = difflib.get_close_matches(root, roots, n=1) if dot and root not in roots else []
     return [f"{name}.{rest}" for name in near]
 
 

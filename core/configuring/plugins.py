@@ -120,6 +120,8 @@ def _reason(name: str, error: Exception) -> str:
             "no such module here: install it, or put its folder on PYTHONPATH. What its runs recorded can be shown, "
             "asked for and exported without it"
         )
+    if isinstance(error, SyntaxError):  # found while the file is read: its own place, not the importer's
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     at = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text} ({at.filename}:{at.lineno})"

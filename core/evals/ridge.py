@@ -25,7 +25,7 @@ from core.evals.frozen.samples import (
     top1_names,
     train_samples,
 )
-from core.types import DataSpec, Encoder, Features, Pooling, generator_for
+from core.types import DataSpec, Encoder, Features, Pooling, generator_for, refuse_others, takes
 
 
 class Standardiser(NamedTuple):
@@ -162,14 +162,10 @@ class Quadrants(Ridge):
     """
 
     alphas: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0])
-    pool: Pooling = Pooling.quadrants
+    pool: Pooling = field(default=Pooling.quadrants, metadata=takes(Pooling.quadrants, Pooling.octants))
 
     name: ClassVar[str] = "quadrants"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pool not in (Pooling.quadrants, Pooling.octants):
-            raise ValueError(
-                f"evals.quadrants.pool must be quadrants or octants, got {self.pool.name}: "
-                "evals.ridge.pool takes the others"
-            )
+        refuse_others(self, "evals.quadrants")

@@ -156,6 +156,24 @@ def test_check_looks_at_the_site_where_there_is_one(
     assert main([*arguments, "check=true"]) == 0
 
 
+def test_check_takes_pages_for_missing_once_every_study_has_one(
+    laboratory: Laboratory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A launch makes those of its own study only."""
+    for study in ("one", "two"):
+        laboratory.study(study, {**ROWS, "figures": []})
+    arguments = [f"db={laboratory.engine.url}", f"results_dir={tmp_path / 'results'}"]
+    assert main(arguments) == 0
+    pages = tmp_path / "results/report"
+    (pages / "studies/two.html").rename(tmp_path / "two.html")
+    assert main([*arguments, "check=true"]) == 0
+    (tmp_path / "two.html").rename(pages / "studies/two.html")
+    (pages / "agreement.html").unlink()
+    capsys.readouterr()
+    assert main([*arguments, "check=true"]) == 1
+    assert capsys.readouterr().out == f"{pages / 'agreement.html'}: missing\n"
+
+
 @pytest.mark.parametrize("name", ["runs/0123-0.html", "pictures/0123-0.png", "curves/0123-0.js", "explore/0123.js"])
 def test_writing_removes_what_is_of_runs_and_metrics_that_the_database_lacks(
     laboratory: Laboratory, tmp_path: Path, name: str

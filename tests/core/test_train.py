@@ -27,6 +27,11 @@ def test_help_names_the_other_choices_of_an_option():
     assert "    data.fit=resize  (or cover, crop, pad)" in describe("data")
 
 
+def test_help_names_only_the_choices_that_an_option_takes():
+    shown = describe("evals").splitlines()
+    assert {"    evals.finetune.pool=mean  (or cls)", "    evals.quadrants.pool=quadrants  (or octants)"} <= {*shown}
+
+
 @pytest.mark.parametrize("precision", ["auto", "bf16"])
 def test_a_run_trains_where_onednn_has_no_kernels_for_bfloat16(tmp_path, precision):
     words = ["method=mae", "scale=smoke", "optim.steps=1", "evals=[]", f"precision={precision}"]

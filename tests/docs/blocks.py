@@ -17,9 +17,24 @@ def commands(document: str) -> list[tuple[str, list[str]]]:
     """(module, arguments) of every `python -m module arguments` in the document's shell blocks."""
     found = []
     for block in blocks(document, "bash"):
-        # A command may go on over lines inside quotes.
-        for text in re.split(r"\n(?=python )", block.strip()):
-            words = shlex.split(text)
-            assert words[:2] == ["python", "-m"], text
+        for words in typed(block):
+            assert words[:2] == ["python", "-m"], words
             found.append((words[2], words[3:]))
+    return found
+
+
+def typed(block: str) -> list[list[str]]:
+    """The words of each command of a shell block, which a shell ends where the line ends: not within quotes, nor behind
+    a backslash."""
+    found, text = [], ""
+    for line in block.replace("\\\n", " ").splitlines():
+        text += line
+        try:
+            words = shlex.split(text, comments=True)
+        except ValueError:  # a quotation goes on
+            text += "\n"
+            continue
+        found += [words] if words else []
+        text = ""
+    assert not text, text
     return found

@@ -1,5 +1,7 @@
 """docs/mc_jepa.md: its commands are runs, and its table names every order."""
 
+import csv
+
 import pytest
 
 from core.configuring.config import load
@@ -17,6 +19,17 @@ def test_each_command_trains(arguments, tmp_path):
     record = Notebook(tmp_path)
     train(load([*arguments, *settings]), record)
     assert record.outcome == "done"
+
+
+def test_the_numbers_that_it_tells_are_those_of_the_study_s_table():
+    with (DOCS.parent / "results/tables/mc_jepa_main.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["row_key"]: row for row in csv.DictReader(file)}
+    text = " ".join((DOCS / "mc_jepa.md").read_text(encoding="utf-8").split())
+    epe, miou = (
+        [float(rows[key][f"{name}.mean"]) for key in ("mc_jepa", "random_init")] for name in ("flow/epe", "seg/miou")
+    )
+    assert f"`flow/epe` of {epe[0]:.2f} px and a `seg/miou` of {miou[0]:.1f} %" in text
+    assert f"before training {epe[1]:.2f} px and {miou[1]:.1f} %" in text
 
 
 def test_there_are_three_commands_and_every_order_is_explained():

@@ -56,7 +56,9 @@ def outcome(name: str, seconds: float, end: float) -> tuple[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m tests.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--match", default="", help="pytest's -k")
     parser.add_argument("--seconds", type=float, default=120.0, help="that a test may take")
     parser.add_argument("--most", type=float, default=480.0, help="that all may take")

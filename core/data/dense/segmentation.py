@@ -95,7 +95,8 @@ class Segmented(Data):
         try:
             return getattr(datasets, create)(self.path, **options)
         except (OSError, ValueError, RuntimeError) as error:
-            raise ValueError(f"data.path={self.path} must hold {self.layout}. torchvision says: {error}") from error
+            reason = str(error).partition(" You can use download")[0]  # no option of ours
+            raise ValueError(f"data.path={self.path} must hold {self.layout}. torchvision says: {reason}") from error
 
     def require(self, entries: Sequence[Labelled]) -> list[Labelled]:
         if not entries:

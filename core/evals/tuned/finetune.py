@@ -96,7 +96,8 @@ class FineTune(Tuning):
     spatial_views: int = 1
     size: int | None = None  # px that the copy is trained and judged at; null = what the encoder was pretrained at
     tubelet: int = 2  # frames; of an encoder of images that is inflated for clips
-    pool: Pooling = Pooling.mean  # what the head reads: the average of the patches, or cls, the class token
+    # What the head reads: the average of the patches, or the class token.
+    pool: Pooling = field(default=Pooling.mean, metadata=takes(Pooling.mean, Pooling.cls))
 
     def __post_init__(self) -> None:
         check_recipe(self, "evals.finetune")
@@ -117,8 +118,6 @@ class FineTune(Tuning):
         require(0 < self.scale_min <= self.scale_max, "scale_min", f"in (0, scale_max = {self.scale_max:g}]")
         require(0 <= self.color <= 2, "color", "in [0, 2]")
         require(self.size is None or 8 <= self.size <= 2048, "size", "in [8, 2048] px, or null")
-        if self.pool not in (Pooling.mean, Pooling.cls):
-            raise ValueError(f"evals.finetune.pool must be mean or cls, got {self.pool.name}")
 
     @property
     def reads_pretraining(self) -> bool:

@@ -79,6 +79,12 @@ def test_what_a_plugin_raises_as_it_is_imported_is_told_in_one_line(lab):
     assert "other.py:6)" in message
 
 
+def test_a_plugin_that_is_no_python_is_told_with_its_own_line(lab):
+    written(lab, "def a(:")
+    message = refused(["plugins=[my_lab.other]", "scale=smoke"])
+    assert "plugins=my_lab.other: SyntaxError: invalid syntax (" in message and "other.py:6)" in message
+
+
 def test_a_module_that_lacks_a_library_is_not_taken_for_a_missing_plugin(lab):
     written(lab, "import no_such_library")
     assert "No module named 'no_such_library'" in refused(["plugins=[my_lab.other]", "scale=smoke"])

@@ -270,3 +270,9 @@ def test_commands_that_end_at_once_all_leave_their_results(cache, tmp_path):
 def test_the_command_must_be_told_a_run(capsys):
     assert main(["evals=[linear]"]) == 2
     assert "say which run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["run=1", "study=tiny"])
+def test_a_run_named_by_its_folder_and_by_the_database_is_refused(word, tmp_path, capsys):
+    assert main([word, f"runtime.dir={tmp_path}", "evals=[linear]"]) == 2
+    assert f"{word} and runtime.dir={tmp_path} both say which run: give one" in capsys.readouterr().err

@@ -135,7 +135,7 @@ def test_the_run_s_evaluations_announce_their_pools():
         ),
         (
             ["method=mae", "evals=[quadrants]", "evals.quadrants.pool=mean"],
-            "evals.quadrants.pool must be quadrants or o",
+            r"evals.quadrants.pool=mean: .* expected one of \[quadrants, octants\]",
         ),
     ],
 )

@@ -344,7 +344,7 @@ def test_a_head_reads_the_class_token_where_it_is_told_to():
 
 
 def test_a_head_cannot_read_parts_of_a_clip():
-    with pytest.raises(ValueError, match=r"evals\.finetune\.pool must be mean or cls, got quadrants"):
+    with pytest.raises(ValueError, match=r"evals\.finetune\.pool must be one of mean, cls, got quadrants"):
         FineTune(pool=Pooling.quadrants)
 
 
