@@ -27,7 +27,7 @@ from analysis.numbers.frame import Frame, load, names
 from analysis.numbers.provenance import ENDED_WITHOUT, hours
 from analysis.site.answers import answer
 from analysis.site.pages import FOLDER, Content, Site, site_files
-from analysis.tables import agreement_page, building, claims, paper_check, render
+from analysis.tables import agreement_page, building, claims, latex, paper_check, render
 from analysis.tables.claim_check import Checker
 from analysis.tables.parts import Table
 from sweeps import cli
@@ -157,7 +157,7 @@ def table_of(frame: Frame) -> Table:
 def table_files(table: Table, notes: str = "short") -> dict[str, bytes]:
     return {
         f"tables/{table.name}.md": render.markdown(table).encode(),
-        f"tables/{table.name}.tex": render.latex(table, notes).encode(),
+        f"tables/{table.name}.tex": latex.latex(table, notes).encode(),
         f"tables/{table.name}.csv": render.to_csv(table).encode(),
     }
 
@@ -273,8 +273,8 @@ def command(words: Sequence[str]) -> int:
     is_check, asked = arguments.flag("check"), arguments.text("study", "all")
     results_dir, place = arguments.path("results_dir", "results"), Place.typed(words)
     paper, notes = arguments.text("check_paper", ""), arguments.text("notes", "short")
-    if notes not in render.NOTES:
-        raise UserError(f"notes={notes}: allowed are {', '.join(render.NOTES)}; full has all that the Markdown says")
+    if notes not in latex.NOTES:
+        raise UserError(f"notes={notes}: allowed are {', '.join(latex.NOTES)}; full has all that the Markdown says")
     check = paper_checked(arguments.path("check_paper"), results_dir) if paper else None
     engine = files.open_results(arguments)
     try:
