@@ -56,9 +56,9 @@ def _latex_character(character: str) -> str:
 def latex(table: Table, notes: str = "short") -> str:
     """A `table` environment to `\\input`; needs booktabs, textcomp and xcolor. Printed-only rows are grey.
 
-    Type is never smaller than \\footnotesize, 8 points in a paper of 10: what is wider than a column is a `table*`,
-    what is wider than a page is cut into blocks below one another, each with the rows' labels, and what is taller than
-    a page goes on in a float of the same number. `notes`: one of NOTES.
+    Type is never smaller than \\footnotesize, 8 points in a paper of 10 and two columns: what is wider than one is
+    a `table*` over both, what is wider than these is cut into blocks below one another, each with the rows' labels, and
+    what is taller than a page goes on in a float of the same number. `notes`: one of NOTES.
     """
     table = _chosen(table)
     lines = lines_of(table)
@@ -118,8 +118,9 @@ def _caption(table: Table, *, is_continued: bool) -> list[str]:
     return [rf"\caption{{{caption}}}", rf"\label{{tab:{re.sub(r'[^A-Za-z0-9.:-]', '-', table.name)}}}"]
 
 
-# In letters of \footnotesize, about 4.3 points each: a column of a two-column paper, and the text of a one-column one.
-COLUMN, PAGE, GAP = 50, 74, 2
+# In letters of \footnotesize, about 4.3 points each, and a twelfth spared for words that have wider ones: a column of a
+# two-column paper of 10 points, and both columns with the gap between them (452 points on A4, 469 on US letter).
+COLUMN, PAGE, GAP = 50, 97, 2
 HEADER, LONGEST = 14, 22  # what is longer is broken into lines
 TALLEST, RULES = 48, 4  # lines of a page, with its caption and notes, and what the rules of a block take of them
 NOTES = ("short", "full", "none")
@@ -144,10 +145,16 @@ def _latex_notes(table: Table, notes: str) -> list[str]:
     return [f"{what}{told[:1].upper()}{told[1:]}{'. ' if told else ''}Scale {table.scale}, data {table.digest}."]
 
 
+# A mark stays with what it marks, "±" with both of its numbers: alone on a line it would be read as of another row.
+_BOUND = re.compile(rf" (?=[{MARK}{PLATEAU}*±](?:\s|$))|(?<=±) ")
+
+
 def _broken(text: str, most: int) -> list[str]:
+    """`text` in lines of at most `most` letters, or one word."""
     if len(text) <= most and text and " ".join(text.split()) == text:  # most cells: `wrap` takes ten times as long
         return [text]
-    return textwrap.wrap(text, most, break_long_words=False, break_on_hyphens=False) or [""]
+    bound = _BOUND.sub("\N{NO-BREAK SPACE}", text)
+    return textwrap.wrap(bound, most, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _blocks(widths: Sequence[int], most: int) -> list[list[int]]:

@@ -12,12 +12,15 @@ import pytest
 
 from analysis.numbers.frame import load
 from analysis.tables import building, latex, parts, render
+from sweeps.answers.collapse import MARK
+from sweeps.answers.plateau import MARK as PLATEAU
 from tests.analysis.conftest import MAIN, ROWS, Laboratory
 from tests.analysis.latex import assert_latex
 from tests.analysis.tables.test_render import HOSTILE, hostile_table
 
 TABLES = sorted((Path(__file__).parents[3] / "results" / "tables").glob("*.tex"))
-DOCUMENT = r"""\documentclass{article}
+# What tables are written for, on the paper whose text is the narrower one.
+DOCUMENT = r"""\documentclass[twocolumn,a4paper]{article}
 \usepackage{booktabs,graphicx,textcomp,xcolor}
 \begin{document}
 %s
@@ -87,6 +90,30 @@ def test_a_wide_table_is_cut_into_blocks_and_not_shrunk(laboratory: Laboratory) 
     assert_latex(text)
     assert text.count(r"\begin{tabular*}{\linewidth}") > 1 and r"\begin{table*}" in text and "resizebox" not in text
     assert text.count("multi-block") == text.count(r"\begin{tabular*}")  # labels stand in every block
+
+
+def test_what_both_columns_of_a_paper_have_room_for_is_not_cut(laboratory: Laboratory) -> None:
+    table = wide_table(laboratory, 12)
+    rows = tuple(replace(row, cells=row.cells[:3], verdict="") for row in table.rows)
+    text = latex.latex(replace(table, columns=table.columns[:3], rows=rows))
+    assert r"\begin{table*}" in text and text.count(r"\begin{tabular") == 1
+    narrow = replace(table, columns=table.columns[:1], rows=tuple(replace(row, cells=row.cells[:1]) for row in rows))
+    assert r"\begin{table}" in latex.latex(narrow)
+
+
+@pytest.mark.parametrize("mark", [MARK, PLATEAU, f"{MARK} {PLATEAU}", "*"])
+def test_a_mark_never_stands_alone_on_a_line(laboratory: Laboratory, mark: str) -> None:
+    table = wide_table(laboratory, 2)
+    for length in range(latex.LONGEST - 8, latex.LONGEST + 4):  # of the label without its mark
+        label = f"without {'x' * (length - 8)} {mark}"
+        text = latex.latex(replace(table, rows=(replace(table.rows[1], label=label),)))
+        assert f"x {latex.escape_latex(mark)}" in text
+
+
+def test_a_mean_and_its_interval_stand_on_one_line(laboratory: Laboratory) -> None:
+    table = wide_table(laboratory, 2)
+    cells = (replace(table.rows[1].cells[0], estimate=None, text="about 12345678 ± 12345678"), *table.rows[1].cells[1:])
+    assert r"12345678 $\pm$ 12345678" in latex.latex(replace(table, rows=(replace(table.rows[1], cells=cells),)))
 
 
 def test_a_table_taller_than_a_page_goes_on_in_a_float_of_the_same_number(laboratory: Laboratory) -> None:
