@@ -18,7 +18,7 @@ from analysis.site.groups import grouped
 from analysis.site.html import LIBRARIES, assets, environment, inline_svg
 from analysis.site.sheet import sheet
 from analysis.site.summary import Summary, not_launched, of_frame
-from analysis.tables.agreement_page import NOTES, by_chance, with_interval
+from analysis.tables.agreement_page import NOTES, beside_chance, with_interval
 from analysis.tables.agreement_page import totals as agreement_totals
 from analysis.tables.parts import Table
 from sweeps.cells.edited import words_here
@@ -68,7 +68,7 @@ class Site:
             root="",
             studies=studies,
             groups=grouped(studies),
-            by_chance=by_chance(len(signs)),
+            by_chance=beside_chance(len(signs)),
             totals=totals(frames, studies),
             agreement={frame.name: [one for one in compared if one.study == frame.name] for frame in frames},
             num_signs=len(signs),
