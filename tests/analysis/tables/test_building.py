@@ -339,6 +339,28 @@ def test_every_trained_row_has_a_verdict_and_the_table_a_sentence(laboratory: La
     assert [line[lines[0].index("verdict")] for line in lines[1:]] == ["", "better", "better", "better"]
 
 
+def test_a_verdict_says_how_many_seeds_of_its_row_collapsed_and_the_terminal_says_the_same(
+    laboratory: Laboratory,
+) -> None:
+    table = four_rows(laboratory, third="collapsed")
+    assert [row.verdict for row in table.rows] == ["", "better", "better, but 4 of 4 seeds collapsed", "better"]
+    assert "other, third (4 of 4 seeds collapsed) and last are better." in table.sentence
+    with laboratory.engine.connect() as connection:
+        assert answer(connection, "four") == table.sentence
+
+
+def test_a_verdict_says_how_many_seeds_of_its_row_diverged(laboratory: Laboratory) -> None:
+    rows = [{"key": key, "label": key, "set": {"mask": key}} for key in ("base", "other")]
+    told = {"rows": rows, "printed": {}, "random_init": False, "seeds": [0, 1, 2, 3], "baseline": "base"}
+    laboratory.study("two", ROWS | told)
+    for seed in range(3):
+        laboratory.run("two", "base", seed, {MAIN: 50.0 + 0.1 * seed})
+        laboratory.run("two", "other", seed, {MAIN: 60.0 + 0.11 * seed})
+    laboratory.run("two", "other", 3, {}, state="diverged")
+    table = building.build(load(laboratory.engine, "two"))
+    assert table.rows[1].verdict == "better, but 1 of 4 seeds diverged" and "(1 of 4 seeds diverged)" in table.sentence
+
+
 def test_a_row_has_a_verdict_in_every_column_and_the_random_initialisation_none(grid_table: Table) -> None:
     verdicts = {row.key: row.verdict for row in grid_table.rows}
     assert verdicts["0.5"].startswith("half length: ") and "; full length: " in verdicts["0.5"]
