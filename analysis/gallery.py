@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from analysis import files
 from analysis.pictures import drawing, kept
-from analysis.pictures.kept import DecodedPictures, FlowPictures, Kept, RunPictures, TrackPictures
+from analysis.pictures.kept import DecodedPictures, FlowPictures, Kept, NoPictures, RunPictures, TrackPictures
 from analysis.pictures.motion_sheets import flow_fields, propagation
 from analysis.pictures.sheets import Sheet, blocks, decodings, reconstructions, samplings
 from sweeps import cli
@@ -63,7 +63,7 @@ USAGE = f"""usage: python -m analysis.gallery name=NAME [key=value ...]
 Draw a picture (SVG, PNG) from the clips, masks, reconstructions, flow and followed objects that runs kept.
 
 {chr(10).join(f"  name={name:{_WIDTH}}{picture.summary}" for name, picture in GALLERY.items())}
-  name=all                                each of them
+  name=all                                each that the database has runs for; the others are named
 
   study=NAME        the study whose runs are shown (default: the one of the picture's own name, in studies/gallery)
   cell=ROW/COLUMN   only these of its cells, several as a,b
@@ -108,6 +108,23 @@ def contents(engine: Engine, name: str, arguments: Arguments) -> dict[str, bytes
     return {str(FOLDER / f"{name}.{suffix}"): content for suffix, content in images.items()}
 
 
+def contents_of_all(engine: Engine, arguments: Arguments) -> tuple[dict[str, bytes], list[str]]:
+    """The files of each picture of the gallery that has runs, and for each other one a line that says what makes them.
+
+    Raises NoPictures where none of them has.
+    """
+    found: dict[str, bytes] = {}
+    left_out = []
+    for name in GALLERY:
+        try:
+            found |= contents(engine, name, arguments)
+        except NoPictures as error:
+            left_out.append(f"left out: {name}: {error}")
+    if not found:
+        raise NoPictures("\n".join(["name=all: no picture has runs in this database", *left_out]))
+    return found, left_out
+
+
 def find(engine: Engine, name: str, arguments: Arguments) -> list[Kept]:
     kind = GALLERY[name].kind
     results_dir = arguments.path("results_dir", "results")
@@ -142,13 +159,21 @@ def command(words: Sequence[str]) -> int:
     results_dir = arguments.path("results_dir", "results")
     engine = cli.open_for_reading(arguments)
     try:
-        found = {path: content for name in names for path, content in contents(engine, name, arguments).items()}
+        if arguments.text("name", "") == "all":
+            found, left_out = contents_of_all(engine, arguments)
+        else:
+            found = {path: content for name in names for path, content in contents(engine, name, arguments).items()}
+            left_out = []
     except DBAPIError as error:  # of an older schema, which has no such table, or no database of ours
         reason = " ".join(str(error.orig).split())
         raise UserError(f"db={mask_url(engine.url)}: cannot be read ({reason}); launch a study with it first") from None
     finally:
         engine.dispose()
+    if left_out:
+        print("\n".join(left_out), file=sys.stderr)
     if is_check:
+        if left_out:
+            print(f"{len(GALLERY) - len(left_out)} of {len(GALLERY)} pictures checked")
         return files.report(files.differences(found, results_dir), results_dir)
     print("\n".join(map(str, files.write(found, results_dir))))
     return cli.OK

@@ -22,7 +22,7 @@ from analysis.numbers import agreement, remembered
 from analysis.numbers.frame import Frame, load
 from analysis.site.pages import FOLDER, Content, Site, study_files
 from analysis.site.summary import Summary
-from analysis.tables import building, render
+from analysis.tables import building, latex, render
 from analysis.tables.parts import Table
 from sweeps.console.offered import Place
 from sweeps.database.opening import open_database, url_to_share
@@ -65,7 +65,7 @@ def table_of(frame: Frame) -> Table:
 def table_files(table: Table, notes: str = "short") -> dict[str, bytes]:
     return {
         f"tables/{table.name}.md": render.markdown(table).encode(),
-        f"tables/{table.name}.tex": render.latex(table, notes).encode(),
+        f"tables/{table.name}.tex": latex.latex(table, notes).encode(),
         f"tables/{table.name}.csv": render.to_csv(table).encode(),
     }
 

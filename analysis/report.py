@@ -19,7 +19,7 @@ from analysis.numbers.frame import names
 from analysis.numbers.provenance import ENDED_WITHOUT, hours
 from analysis.site.pages import FOLDER, Site, files_over_all
 from analysis.site.summary import Summary
-from analysis.tables import agreement_page, claims, paper_check, render
+from analysis.tables import agreement_page, claims, latex, paper_check, render
 from analysis.tables.claim_check import Checker
 from sweeps import cli
 from sweeps.cells.edited import edited
@@ -190,8 +190,8 @@ def command(words: Sequence[str]) -> int:
     is_check, asked = arguments.flag("check"), arguments.text("study", "all")
     results_dir, place = arguments.path("results_dir", "results"), Place.typed(words)
     paper, notes = arguments.text("check_paper", ""), arguments.text("notes", "short")
-    if notes not in render.NOTES:
-        raise UserError(f"notes={notes}: allowed are {', '.join(render.NOTES)}; full has all that the Markdown says")
+    if notes not in latex.NOTES:
+        raise UserError(f"notes={notes}: allowed are {', '.join(latex.NOTES)}; full has all that the Markdown says")
     check = paper_checked(arguments.path("check_paper"), results_dir) if paper else None
     engine = files.open_results(arguments)
     try:

@@ -83,21 +83,24 @@ def _repeated(words: Sequence[str]) -> dict[str, list[str]]:
     return {name: values for name, values in given.items() if len(values) > 1}
 
 
-def close_matches(word: str, allowed: Iterable[str]) -> str:
+def close_matches(word: str, allowed: Iterable[str], *, is_open: bool = True) -> str:
     """The words " (did you mean x?)", or none when no allowed word is close. Of a dotted `word` that has a misspelt
-    beginning (`maks.ratio`) the whole with another one."""
+    beginning (`maks.ratio`) the whole with another one, where `is_open`: words may go on below the allowed ones."""
     words, (root, dot, rest) = list(dict.fromkeys(allowed)), word.partition(".")
     # Of two letters that changed places, half match: too few for a word as short as db.
     close = difflib.get_close_matches(word, words, n=3) or [near for near in words if sorted(near) == sorted(word)]
-    if dot:
+    if dot and is_open:
         roots = [f"{near}.{rest}" for near in difflib.get_close_matches(root, words, n=1) if "." not in near]
         close = [near for near in close if "." in near] or roots or close
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def unknown_options(names: Sequence[str], allowed: Sequence[str], *, near: Sequence[str] = (), beside: str = "") -> str:
-    """What to say of options that a command does not have; `near` are other words that may have been meant."""
-    told = [f"{name}{close_matches(name, [*allowed, *near])}" for name in names]
+def unknown_options(
+    names: Sequence[str], allowed: Sequence[str], *, near: Sequence[str] = (), beside: str = "", is_open: bool = True
+) -> str:
+    """What to say of options that a command does not have; `near` are other words that may have been meant. `is_open`:
+    it takes words below its options (mask.ratio)."""
+    told = [f"{name}{close_matches(name, [*allowed, *near], is_open=is_open)}" for name in names]
     if len(told) == 1:
         text = f"{names[0]}: unknown option{told[0].removeprefix(names[0])}"
     else:

@@ -221,7 +221,8 @@ def parse(
         of_table = ""
         if "study" in allowed and not overrides and "name" in strange:
             of_table = "; a table is called by its scale and its name: study=NAME@SCALE,NAME"
-        found.add(terminal.unknown_options(strange, allowed, near=overrides, beside=f"{others}{of_table}"))
+        beside, is_open = f"{others}{of_table}", bool(overrides)
+        found.add(terminal.unknown_options(strange, allowed, near=overrides, beside=beside, is_open=is_open))
     if scale is not None:
         at_scale(values, scale, found)
     if wrong is None:

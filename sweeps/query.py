@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Engine, and_, select, text
+from sqlalchemy import Connection, Engine, and_, select, text
 
 from sweeps import cli
 from sweeps.answers import run_frames
@@ -31,6 +31,7 @@ from sweeps.console.limits import as_whole
 from sweeps.console.tables import counted
 from sweeps.database.tables import CellRow, Config, Result, RunRow, StudyRow
 from sweeps.study.identity import CODE_EPOCH
+from sweeps.study.search_space import first_and_further, stored_search
 
 USAGE = """usage: python -m sweeps.query "select ..." | study=NAME|all | runs=WHERE|all | cells=WHERE|all
                               | run=ID,.. series=METRIC|all | best=METRIC | differences=ID,ID | data=ID,..|all
@@ -70,20 +71,18 @@ FIRST = ("study", "row_key", "col_key", "seed", "state", "metric", "value", "run
 WIDEST = 40  # letters of a column: what is longer goes on in the next line
 NAMED_OUT = 5  # columns that were left out
 BEST = """
-  select study, row_key, col_key, mean, seeds from (
-    select c.study, c.row_key, c.col_key, avg(v.value) as mean, count(*) as seeds,
-      rank() over (partition by c.study order by avg(v.value) {order}) as place
-    from ab_cells c join ab_results v on v.run_id = c.run_id
-    where v.metric = :metric and v.value is not null and c.state = 'done'
-    group by c.study, c.row_key, c.col_key) as ranked
-  where place = 1 order by study, row_key, col_key"""
+  select c.study, c.row_key, c.col_key, c.seed, v.value
+  from ab_cells c join ab_results v on v.run_id = c.run_id
+  where v.metric = :metric and v.value is not null and c.state = 'done'
+  order by c.study, c.row_key, c.col_key, c.seed"""
 NAMED = ("row_key", "col_key", "seed", "run_id", "metric", "value")  # of a study: shown whether they vary or not
 
 
 def tidy(engine: Engine, study: str) -> pd.DataFrame:
     """One row a cell, seed and metric of a study's current revision (or of all), its config's options as columns.
 
-    A run without results has one row, without metric and value; a result that was not finite has no value.
+    Of a config that several studies ask for, each has the seeds that are its own. A run without results has one row,
+    without metric and value; a result that was not finite has no value.
     """
     query = (
         select(
@@ -102,7 +101,9 @@ def tidy(engine: Engine, study: str) -> pd.DataFrame:
         if study != "all" and study not in known:
             raise UserError(f"{no_such_study(study, known)}; it has: {', '.join(known) or 'none yet'}")
         rows = connection.execute(query if study == "all" else query.where(StudyRow.name == study)).all()
-        words = shown_studies(connection, known if study == "all" else [study])
+        asked = known if study == "all" else [study]
+        words, seeds = shown_studies(connection, asked), own_seeds(connection, asked)
+    rows = [row for row in rows if row.seed in seeds[row.study]]
     named = [
         {key: v for key, v in row._mapping.items() if key not in ("json", "display")}
         | dict(zip(("row_key", "col_key"), words[row.study].cell(row)[:2], strict=True))
@@ -123,9 +124,21 @@ def best(engine: Engine, metric: str) -> pd.DataFrame:
             raise UserError(f"best={metric}: no run has this metric{close_matches(metric, known)}; there is: {some}")
         if (is_higher := higher_is_better(metric)) is None:
             raise UserError(f"best={metric}: whether more of it is better is not known; ask ab_results")
-        order = "desc" if is_higher else "asc"
-        result = connection.execute(text(BEST.format(order=order)), {"metric": metric})
-        return pd.DataFrame(result.fetchall(), columns=list(result.keys()))
+        seeds = own_seeds(connection, list(connection.scalars(select(StudyRow.name))))
+        result = connection.execute(text(BEST), {"metric": metric})
+        rows = [row for row in result if row.seed in seeds[row.study]]
+    place = ["study", "row_key", "col_key"]
+    frame = pd.DataFrame(rows, columns=[*place, "seed", "value"])
+    found = frame.groupby(place, as_index=False).agg(mean=("value", "mean"), seeds=("value", "size"))
+    of_study = found.groupby("study")["mean"]
+    return found[found["mean"] == of_study.transform("max" if is_higher else "min")].reset_index(drop=True)
+
+
+def own_seeds(connection: Connection, studies: Sequence[str]) -> dict[str, set[int]]:
+    """By study the seeds that it asks for or may give a row; a config that it shares may have those of others too."""
+    specs = connection.execute(select(StudyRow.name, StudyRow.spec).where(StudyRow.name.in_(studies))).all()
+    found = ((name, first_and_further(spec["seeds"], stored_search(spec))) for name, spec in specs)
+    return {name: {*first, *further} for name, (first, further) in found}
 
 
 def run_ids(typed: str, option: str = "run") -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 from analysis.numbers.frame import Frame, records
 from analysis.numbers.stats import CONFIDENCE, Comparison, compare
 from sweeps.answers.blocked_intervals import ALIKE, UNLIKE, Arm
-from sweeps.answers.verdicts import Judged, sentence
+from sweeps.answers.verdicts import Judged, caveat, sentence
 from sweeps.answers.verdicts import verdicts as verdicts_of
 from sweeps.study import fair_rows
 from sweeps.study.margin import margin_of
@@ -49,13 +49,26 @@ def _spoilt(frame: Frame, col_key: str) -> dict[str, str]:
 def judged(frame: Frame, compared: Mapping[str, Comparison]) -> list[Judged]:
     """The columns as verdicts are made of them; the random initialisation has no label there, as it is no answer."""
     labels, columns, means = frame.once(_words_and_means)
+    caveats = frame.once(_caveats)
     return [
         Judged(
             columns.get(key, ""), frame.study.baseline, comparison, labels,
             {row: means[row, key] for row in labels if (row, key) in means},
+            {row: caveats[row, key] for row in labels if (row, key) in caveats},
         )
         for key, comparison in compared.items()
     ]  # fmt: skip
+
+
+def _caveats(frame: Frame) -> dict[Any, str]:
+    """By row and column what its seeds came to, where some diverged or collapsed."""
+    ended: dict[Any, list[str]] = {}
+    for run in records(frame.runs):
+        told = (
+            json.loads(run.collapse).get("state", "") if run.state == "done" and isinstance(run.collapse, str) else ""
+        )
+        ended.setdefault((run.row_key, run.col_key), []).append(told if told == "collapsed" else run.state)
+    return {place: told for place, words in ended.items() if (told := caveat(words))}
 
 
 def _words_and_means(frame: Frame) -> tuple[dict[str, str], dict[str, str], dict[Any, float]]:

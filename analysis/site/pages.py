@@ -18,7 +18,7 @@ from analysis.site.groups import grouped
 from analysis.site.html import LIBRARIES, assets, environment, inline_svg
 from analysis.site.sheet import sheet
 from analysis.site.summary import Summary, not_launched, of_frame
-from analysis.tables.agreement_page import NOTES, by_chance, with_interval
+from analysis.tables.agreement_page import NOTES, beside_chance, with_interval
 from analysis.tables.agreement_page import totals as agreement_totals
 from analysis.tables.parts import Table
 from sweeps.cells.edited import words_here
@@ -67,7 +67,7 @@ class Site:
             root="",
             studies=studies,
             groups=grouped(studies),
-            by_chance=by_chance(len(signs)),
+            by_chance=beside_chance(len(signs)),
             totals=totals(studies),
             agreement={study.name: [one for one in compared if one.study == study.name] for study in launched},
             num_signs=len(signs),

@@ -70,9 +70,10 @@ def by_chance(num: int) -> tuple[int, int]:
     return low, num - low
 
 
-def _beside_chance(num: int) -> str:
+def beside_chance(num: int) -> str:
+    """`by chance 41.5; coins give 33 to 50`; of so few that coins may well all fall alike, that they are too few."""
     low, high = by_chance(num)
-    return f"(by chance {num / 2:g}; coins give {low} to {high})"
+    return f"by chance {num / 2:g}; coins give {low} to {high}" if low else "too few to tell from chance"
 
 
 def totals(summary: Summary) -> list[str]:
@@ -83,9 +84,9 @@ def totals(summary: Summary) -> list[str]:
     lines = []
     if signs:
         lines.append(
-            f"{same} of {len(signs)} differences to the baseline have the printed sign {_beside_chance(len(signs))}, "
+            f"{same} of {len(signs)} differences to the baseline have the printed sign ({beside_chance(len(signs))}), "
             f"each pair of configurations counted once; of the {len(clear)} of ours that are clear of zero, "
-            f"{clear_same} {_beside_chance(len(clear))}."
+            f"{clear_same} ({beside_chance(len(clear))})."
         )
     if summary.tau:
         lines.append(

@@ -44,7 +44,7 @@ def mistakes(words: Sequence[str]) -> list[str]:
     repeated = terminal.given_twice(words)
     wrong = [repeated] if repeated else []
     if strange := [name for name in names if name != "part"]:
-        wrong.append(terminal.unknown_options(strange, ["part"]))
+        wrong.append(terminal.unknown_options(strange, ["part"], is_open=False))
     if "part=" in words:
         wrong.append("part= has no value; give one, or leave the word out")
     if len(files) != 1:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, and_, select
 
 from sweeps.answers import search_rounds
 from sweeps.answers.blocked_intervals import CONFIDENCE, Arm, compare
-from sweeps.answers.verdicts import Judged, sentence
+from sweeps.answers.verdicts import Judged, caveat, sentence
 from sweeps.cells.edited import Shown, shown_row
 from sweeps.database.tables import FINAL_STATES, Attempt, CellRow, Result, RunRow, StudyRow
 from sweeps.study.identity import CODE_EPOCH
@@ -30,6 +30,7 @@ class Column:
     labels: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[int, set[int]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)  # of a run of each row, in the mean
+    caveats: Mapping[str, str] = field(default_factory=dict)  # of its seeds: `sweeps.answers.verdicts.caveat`
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,27 @@ def read(connection: Connection, study: Any, seeds: Any = None, words: Shown | N
     columns: dict[str, Column] = {}
     for cell, config_id in found:
         own = runs.get(config_id, {})
-        column = columns.setdefault(cell.col_key, Column(cell.col_key, cell.display["col_label"], [], {}, {}, {}))
+        column = columns.setdefault(cell.col_key, Column(cell.col_key, cell.display["col_label"], [], {}, {}, {}, {}))
         column.arms.append(_arm(cell.row_key, config_id, own, first, further))
         costs = [max(run.cpu_seconds or 0.0, run.gpu_seconds or 0.0) for run in own.values() if run.state == "done"]
         assert isinstance(column.labels, dict) and isinstance(column.asked, dict) and isinstance(column.seconds, dict)
         column.labels[cell.row_key] = cell.display["row_label"]
         column.asked[config_id] = set(own)
+        assert isinstance(column.caveats, dict)
+        given = [*first, *(seed for seed in further if seed in own and own[seed].state not in _NOT_GIVEN)]
+        column.caveats[cell.row_key] = caveat([_ended(own.get(seed)) for seed in given])
         if costs:
             column.seconds[cell.row_key] = sum(costs) / len(costs)
     num_open = sum(run.state not in FINAL_STATES for own in runs.values() for run in own.values())
     return Arms(list(columns.values()), num_open)
+
+
+def _ended(run: Any) -> str:
+    """The state of a seed's run; of one that is done and whose features collapsed, that."""
+    if run is None:
+        return ""
+    is_collapsed = run.state == "done" and (run.collapse or {}).get("state") == "collapsed"
+    return "collapsed" if is_collapsed else str(run.state)
 
 
 def _arm(row_key: str, config_id: int, runs: Mapping[int, Any], first: Sequence[int], further: Sequence[int]) -> Arm:
@@ -113,7 +125,10 @@ def answer(connection: Connection, name: str) -> str:
     baseline = str(spec.get("baseline") or (columns[0].arms[0].key if columns else ""))
     confidence, metric = confidence_of(spec["seeds"]), spec["metrics"][0]
     judged = [
-        Judged(column.label, baseline, compare(column.arms, baseline, confidence), column.labels, column.seconds)
+        Judged(
+            column.label, baseline, compare(column.arms, baseline, confidence),
+            column.labels, column.seconds, column.caveats,
+        )
         for column in columns
-    ]
+    ]  # fmt: skip
     return sentence(judged, metric, margin_of(spec, spec["scale"], metric))

@@ -41,6 +41,7 @@ class Verdict:
 
     kind: str
     text: str
+    caveat: str = ""  # "2 of 6 seeds diverged": where that is, a decided text ends with it
 
     @property
     def is_decided(self) -> bool:
@@ -49,13 +50,27 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """A column of the table: its label, its rows' labels in their order, and the seconds of a run of each row."""
+    """A column of the table: its label, its rows' labels in their order, by row the seconds of a run and `caveat`."""
 
     label: str
     baseline: str
     comparison: Comparison
     labels: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    caveats: Mapping[str, str] = field(default_factory=dict)
+
+
+def caveat(ended: Sequence[str]) -> str:
+    """`2 of 6 seeds diverged, 1 collapsed`; empty where none did. `ended`: how each seed's run ended, in a word.
+
+    The mean is of seeds that ended with a number, and of collapsed ones it says little: a verdict is of these.
+    """
+    seeds = f" of {len(ended)} seed{'s' if len(ended) > 1 else ''}"
+    told: list[str] = []
+    for word in ("diverged", "collapsed"):
+        if num := sum(one == word for one in ended):
+            told.append(f"{num}{'' if told else seeds} {word}")
+    return ", ".join(told)
 
 
 def kind_of(estimate: Estimate, is_higher: bool | None, margin: float | None) -> str:
@@ -79,7 +94,9 @@ def verdicts(column: Judged, metric: str, margin: float | None) -> dict[str, Ver
         if kind == "undecided":
             seconds = column.seconds.get(key, math.nan) + column.seconds.get(column.baseline, math.nan)
             text = f"undecided: {_what_it_takes(num_more(difference, column.comparison, margin), seconds)}"
-        found[key] = Verdict(kind, text)
+        if (told := column.caveats.get(key, "")) and kind != "undecided":
+            text = f"{text}, but {told}"
+        found[key] = Verdict(kind, text, told)
     return found
 
 
@@ -186,7 +203,7 @@ def _of_kind(column: Judged, found: Mapping[str, Verdict], kind: str, margin: fl
     if kind == "undecided":
         told = [f"{_quoted(label)} ({verdict.text.removeprefix('undecided: ')})" for label, verdict in rows]
     else:
-        told = [_quoted(label) for label, _ in rows]
+        told = [_quoted(label) + (f" ({verdict.caveat})" if verdict.caveat else "") for label, verdict in rows]
     word = f"the same within ±{margin:g}" if kind == "same" else kind
     return f"{_listed(told)} {'are' if len(told) > 1 else 'is'} {word}"
 

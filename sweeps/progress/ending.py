@@ -36,11 +36,11 @@ def stopped(study: StudyStatus, words: Sequence[str], *, on_slurm: bool = False)
 def verdict(study: StudyStatus, words: Sequence[str], *, is_search: bool = False) -> int:
     """0 when every run has ended with numbers or has diverged or collapsed; else what is missing, on stderr, and 1.
 
-    In a search a pruned run is an ending too.
+    In a search a pruned run is an ending too. Of a collapsed run that has numbers the table's notes have told.
     """
     for run in study.of("diverged"):
         print(f"diverged at step {run.step}: {run.label}", file=sys.stderr)
-    collapsed = [f"{run.label}: {run.collapse}" for run in study.runs if run.collapse]
+    collapsed = [f"{run.label}: {run.collapse}" for run in study.of("collapsed") if run.collapse]
     for line in on_screen.few(collapsed, Place.typed(words).command("sweeps.status", f"study={study.name}")):
         print(line, file=sys.stderr)
     lacking = study.of("failed", *(() if is_search else ("pruned",)), *UNFINISHED)

@@ -315,6 +315,25 @@ def test_every_picture_is_drawn_twice_alike_and_checked(filled, tmp_path, capsys
     assert f"{name}.svg: differs" in capsys.readouterr().out
 
 
+def test_all_draws_what_has_runs_and_names_the_others_with_what_makes_them(filled, tmp_path, capsys):
+    words = ["name=all", f"db={filled.engine.url}", f"results_dir={tmp_path}"]
+    assert gallery.main(words) == 0
+    said = capsys.readouterr()
+    assert {Path(line).name for line in said.out.splitlines()} == {"vjepa_masks.svg", "vjepa_masks.png"}
+    assert said.err.count("left out: ") == len(gallery.GALLERY) - 1
+    assert "left out: mc_jepa_flow: " in said.err and "python -m sweeps.launch study=mc_jepa_flow" in said.err
+    assert gallery.main([*words, "check=true"]) == 0
+    assert f"1 of {len(gallery.GALLERY)} pictures checked" in capsys.readouterr().out
+    (tmp_path / "figures/gallery/vjepa_masks.svg").write_text("other")
+    assert gallery.main([*words, "check=true"]) == 1
+
+
+def test_all_of_a_database_without_any_picture_is_an_error(laboratory, tmp_path, capsys):
+    laboratory.study("mine", STUDY)
+    assert gallery.main(["name=all", f"db={laboratory.engine.url}", f"results_dir={tmp_path}"]) == 2
+    assert "name=all: no picture has runs in this database" in capsys.readouterr().err
+
+
 def test_runs_and_clips_can_be_named(filled):
     run_ids = ids(filled)
     with filled.engine.connect() as connection:

@@ -51,5 +51,11 @@ def test_two_letters_that_changed_places_are_near_in_a_short_word() -> None:
     assert terminal.close_matches("bd", ["db", "study"]) == " (did you mean db?)"
 
 
+def test_a_dotted_word_is_near_no_option_that_nothing_goes_on_below() -> None:
+    said = terminal.unknown_options(["runtime.cache"], ["study", "run"], is_open=False)
+    assert said == "runtime.cache: unknown option; options: study, run"
+    assert "did you mean mask.ratio" in terminal.unknown_options(["maks.ratio"], ["study"], near=["mask"])
+
+
 def test_options_given_once_are_told_from_the_others() -> None:
     assert terminal.given_once(["a=1", "b=2", "a=3", "c"]) == ["b=2", "c"]

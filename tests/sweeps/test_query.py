@@ -3,13 +3,14 @@ import json
 
 import pandas as pd
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from sweeps import query
 from sweeps.answers.sql import ask, hint
 from sweeps.console.errors import OK, USER_ERROR, UserError
 from sweeps.database import series
-from sweeps.database.tables import VERSION_TABLE, Attempt, insert_new
+from sweeps.database.tables import VERSION_TABLE, Attempt, RunRow, insert_new
+from sweeps.engine import queue
 from tests.sweeps.launched import finish_next, register, two_rows
 
 
@@ -201,6 +202,34 @@ def test_the_best_cell_is_a_row_a_study(engine, capsys):
     finish_next(engine, {"ridge/digit_top1": 70.0})
     assert answer(engine, "best=ridge/digit_top1", "format=csv") == OK
     assert capsys.readouterr().out == "study,row_key,col_key,mean,seeds\nratio,a,,65.625,2\n"
+
+
+@pytest.fixture
+def shared(engine: Engine) -> None:
+    """Another study asks for the same configs on seed 7 too."""
+    register(engine, two_rows("again", seeds=[0, 1, 7]))
+    while finish(engine) is not None:
+        pass
+
+
+def finish(engine: Engine) -> int | None:
+    """End the next run with its seed as its result."""
+    with engine.begin() as connection:
+        claim = queue.claim(connection, "worker 1")
+        if claim is not None:
+            seed = connection.scalar(select(RunRow.seed).where(RunRow.id == claim.run_id))
+            queue.finish(connection, claim, "done", results={"ridge/digit_top1": 50.0 + seed})
+    return claim and claim.run_id
+
+
+def test_the_best_of_a_study_is_over_its_own_seeds(engine, shared, capsys):
+    assert answer(engine, "best=ridge/digit_top1", "format=json") == OK
+    seeds = {row["study"]: row["seeds"] for row in json.loads(capsys.readouterr().out)}
+    assert seeds == {"ratio": len(two_rows().study.seeds("cpu")), "again": 3} and seeds["ratio"] != 3
+
+
+def test_a_study_has_its_own_seeds_of_a_config_that_it_shares(engine, shared):
+    assert 7 not in set(query.tidy(engine, "ratio")["seed"]) and 7 in set(query.tidy(engine, "again")["seed"])
 
 
 def test_a_best_of_an_unknown_metric_is_answered_with_the_nearest(engine, capsys):

@@ -110,11 +110,14 @@ def test_a_collapsed_run_is_marked_and_its_page_says_the_numbers(engine):
         assert "none (RankMe 1.1, untrained 1.6; std 0.01" in text(status.run_page(connection, healthy.run_id))
 
 
-def test_a_launch_ends_with_a_line_for_each_collapsed_run(engine, capsys):
+def test_a_launch_ends_with_a_line_for_each_run_that_collapsed_before_its_end(engine, capsys):
     register(engine, two_rows(seeds=[0]))
     with engine.begin() as connection:
-        for said in ("collapsed: all the same", ""):
-            queue.finish(connection, queue.claim(connection, "w"), "done", facts={"collapse": {"said": said}})
+        for state, said in (
+            ("collapsed", "collapsed: all the same"),
+            ("done", "collapsed: a note of the table has it"),
+        ):
+            queue.finish(connection, queue.claim(connection, "w"), state, facts={"collapse": {"said": said}})
     assert ending.verdict(read(engine), ["study=ratio"]) == 0
     assert capsys.readouterr().err == "half, seed 0: collapsed: all the same\n"
 

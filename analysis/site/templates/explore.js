@@ -198,7 +198,7 @@ document.addEventListener("DOMContentLoaded", async () => {
   const short = (one) => (typeof one === "number" ? String(Number(one.toPrecision(4))) : one);
   const SHAPES = { study: { widthGrow: 2, minWidth: 170 }, row: { formatter: linked, widthGrow: 2, minWidth: 130 }, state: {} };
   const shown = () => [...new Set(["study", "row", "seed", "state", set.x, set.y, set.color, "seconds"])];
-  const columnsOf = () => shown().map((name, n) => ({ title: named(name), field: `c${n}`, minWidth: 90, titleFormatter: asText(String),
+  const columnsOf = () => shown().map((name, n) => ({ title: named(name), field: `c${n}`, minWidth: metricOf.has(name) ? 120 : 90, titleFormatter: asText(String),
     headerTooltip: () => made("span", { textContent: name }), ...(SHAPES[name] ?? { hozAlign: "right", formatter: asText(short) }) }));
   const sorters = () => shown().flatMap((name, n) => (name === sorting()[0] ? [{ column: `c${n}`, dir: sorting()[1] }] : []));
   async function pageOf(_url, _config, { page, size, sort: [sorter] }) {

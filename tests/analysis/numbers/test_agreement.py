@@ -264,6 +264,15 @@ def test_chance_is_what_95_of_100_throws_of_coins_give() -> None:
     assert scipy_stats.binom.cdf(low - 1, 20, 0.5) <= 0.025 < scipy_stats.binom.cdf(low, 20, 0.5) and high == 20 - low
 
 
+@pytest.mark.parametrize("num", [0, 1, 5])
+def test_signs_so_few_that_coins_fall_alike_are_not_set_beside_chance(num: int) -> None:
+    assert agreement_page.beside_chance(num) == "too few to tell from chance"
+
+
+def test_from_six_signs_on_chance_is_told() -> None:
+    assert agreement_page.beside_chance(6) == "by chance 3; coins give 1 to 5"
+
+
 def test_scales_are_summarised_apart(laboratory: Laboratory) -> None:
     laboratory.study("four", study({"a": 1.0, "b": 2.0}))
     laboratory.study("four@smoke", study({"a": 1.0, "b": 2.0}) | {"base": {"data": "x"}}, "smoke")
@@ -278,7 +287,7 @@ def test_scales_are_summarised_apart(laboratory: Laboratory) -> None:
 
 def test_the_page_says_what_differs_and_links_each_table(two_tables: list[Frame]) -> None:
     page = agreement_page.markdown(agreement.summarise(map(agreement.of_study, two_tables)))
-    assert "- 2 of 4 differences to the baseline have the printed sign (by chance 2; coins give 0 to 4)" in page
+    assert "- 2 of 4 differences to the baseline have the printed sign (too few to tell from chance)" in page
     assert "| [back](back.md) | top-1, I-JEPA Table 6 | ridge top-1, digits (%) | 3 | 3 | −1.00 [−1.00, −1.00]" in page
     assert "- back: printed top-1, I-JEPA Table 6; ours back, 300 steps" in page
     assert f"four {two_tables[1].digest}" in page

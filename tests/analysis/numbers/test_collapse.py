@@ -4,7 +4,7 @@ import pytest
 
 from analysis.numbers.frame import load
 from analysis.report import contents
-from analysis.tables import building, render
+from analysis.tables import building, latex, render
 from analysis.tables.parts import Table
 from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory
 
@@ -31,10 +31,10 @@ def test_a_row_with_a_collapsed_seed_has_a_mark_and_a_note_that_names_it(laborat
 
 def test_collapse_is_said_in_markdown_latex_and_csv(laboratory: Laboratory) -> None:
     table = fill(laboratory)
-    markdown, latex, csv = render.markdown(table), render.latex(table, "full"), render.to_csv(table)
+    markdown, source, csv = render.markdown(table), latex.latex(table, "full"), render.to_csv(table)
     assert "| block (0.6) † |" in markdown and WORDS in markdown
-    assert r"block (0.6) \dag{}" in latex and WORDS in latex
-    assert r"\dag{}: features collapsed" in render.latex(table)  # of which short notes say what the mark is
+    assert r"block (0.6) \dag{}" in source and WORDS in source
+    assert r"\dag{}: features collapsed" in latex.latex(table)  # of which short notes say what the mark is
     assert f"† {WORDS}" in next(line for line in csv.splitlines() if ",block," in line)
     assert "†" not in next(line for line in csv.splitlines() if ",multiblock," in line)
 

@@ -4,7 +4,7 @@ from sqlalchemy import select
 
 from analysis.numbers.frame import load
 from analysis.report import contents
-from analysis.tables import building, render
+from analysis.tables import building, latex, render
 from sweeps.database import series
 from sweeps.database.tables import RunRow
 from tests.analysis.conftest import MAIN, ROWS, Laboratory
@@ -38,7 +38,7 @@ def test_a_plateau_is_said_in_markdown_latex_csv_and_on_the_site(laboratory: Lab
     fill(laboratory)
     table = building.build(load(laboratory.engine, "rows"))
     assert "| block (0.6) ‡ |" in render.markdown(table)
-    assert r"block (0.6) \ddag{}" in render.latex(table)
+    assert r"block (0.6) \ddag{}" in latex.latex(table)
     assert "‡ left the plateau" in next(line for line in render.to_csv(table).splitlines() if ",block," in line)
     files = contents(laboratory.engine, ["rows"])
     assert "‡ block (0.6): left the plateau" in files["report/studies/rows.html"].decode()

@@ -72,6 +72,34 @@ def test_a_filter_by_words_and_by_a_condition_leaves_the_runs_that_match(page):
     assert "filter=study%3Dmasking_ratio" in page.js("return location.hash")
 
 
+SHADOWS = (
+    "const table = document.getElementById('runs-table');"
+    "return ['::before', '::after'].map((edge) => Number(getComputedStyle(table, edge).opacity) > 0.3)"
+)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_the_edge_behind_which_the_table_goes_on_is_in_shadow(page, scheme):
+    page.prefers(scheme)
+    page.resize(400, 900)
+    page.until(f"{SHADOWS.replace('return ', 'const seen = ')}; return String(seen) === 'false,true'")
+    page.js("const rows = document.querySelector('.tabulator-tableholder'); rows.scrollLeft = rows.scrollWidth")
+    page.until(f"{SHADOWS.replace('return ', 'const seen = ')}; return String(seen) === 'true,false'")
+
+
+def test_a_wide_window_has_no_shadow_on_the_table(page):
+    assert page.js(SHADOWS) == [False, False]
+
+
+def test_on_a_phone_the_heads_of_columns_are_no_taller_than_two_rows(page):
+    page.resize(400, 900)
+    page.reload()
+    page.until(READY)
+    heights = "return ['.tabulator-header', '.tabulator-row'].map((one) => document.querySelector(one).offsetHeight)"
+    head, row = page.js(heights)
+    assert head <= 2 * row
+
+
 def test_an_unknown_column_is_named(page):
     fill(page, "mask.ratoi>0.5")
     page.until("return document.getElementById('count').textContent.includes('mask.ratoi')")

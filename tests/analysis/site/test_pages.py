@@ -190,6 +190,16 @@ def test_the_page_of_agreement_has_every_table_that_is_compared(laboratory):
     assert "So few seeds make a bootstrap too narrow" in words
 
 
+def test_the_index_sets_few_signs_beside_no_chance(laboratory):
+    laboratory.study("rows", ROWS)
+    for seed in range(3):
+        for row, value in (("multiblock", 50.0), ("block", 40.0)):
+            laboratory.run("rows", row, seed, {MAIN: value + seed})
+    frames = [load(laboratory.engine, "rows")]
+    page = Site(laboratory.engine).index_page(frames, agreement.summarise(frames)).decode()
+    assert "of 1; too few to tell from chance" in page
+
+
 def test_the_index_leads_to_the_page_of_agreement_even_where_there_is_none(laboratory):
     site = Site(laboratory.engine)
     assert b'href="agreement.html"' in site.index_page([], [])

@@ -17,7 +17,11 @@ from tests.sweeps.installed import missing
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
-TABLES = ("mae_st_target", "masking_ratio", "mc_jepa_main")  # of a wide, a two-axis and a very wide study
+# Of a wide study, one of two axes and the widest ones.
+TABLES = (
+    "mae_st_target", "masking_ratio", "mc_jepa_main", "mc_jepa_loss_weights", "mc_jepa_flow_start", "vjepa_probe",
+    "mae_st_sparse_encoder", "mc_jepa_variance_covariance", "search_masking",
+)  # fmt: skip
 FIGURES = (("masking_ratio", "curve", "figure*"), ("vjepa_samples_seen", "samples", "figure"))
 SMALLEST = 7.97  # 8 points of TeX in those of PDF
 ARTICLE = r"""\documentclass[twocolumn]{article}

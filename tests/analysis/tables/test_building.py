@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 
 from analysis.numbers.frame import load
 from analysis.numbers.stats import mean_interval
-from analysis.tables import building, render
+from analysis.tables import building, latex, render
 from analysis.tables.parts import Table
 from analysis.tables.render import cell_text
 from sweeps.answers.arms import answer
@@ -61,9 +61,9 @@ def test_a_table_of_two_axes_has_a_block_for_every_metric_and_names_both_axes(gr
     assert text(grid_table, "0.9", "RankMe: full length") not in ("", "–")
     assert len({column.key for column in grid_table.columns}) == len(grid_table.columns)
     assert "hidden share of patches \\\\ length" in render.markdown(grid_table)
-    latex = render.latex(grid_table).replace(r" \\ \quad", "").replace(r" \\ ", " ")  # lines of a header in one
-    assert r"hidden share of patches \textbackslash{} length" in latex
-    for shown in (render.markdown(grid_table), latex):
+    source = latex.latex(grid_table).replace(r" \\ \quad", "").replace(r" \\ ", " ")  # lines of a header in one
+    assert r"hidden share of patches \textbackslash{} length" in source
+    for shown in (render.markdown(grid_table), source):
         assert "RankMe: full length" in shown
     assert "long.collapse/rankme.mean" in render.to_csv(grid_table)
 
@@ -334,9 +334,31 @@ def test_every_trained_row_has_a_verdict_and_the_table_a_sentence(laboratory: La
     assert table.sentence == f"{describe(MAIN).words} beside base: other, third and last are better."
     shown = render.markdown(table)
     assert shown.split("\n")[2] == table.sentence
-    assert "| verdict |" in shown and "& verdict" in render.latex(table) and table.sentence.split(":")[1] in shown
+    assert "| verdict |" in shown and "& verdict" in latex.latex(table) and table.sentence.split(":")[1] in shown
     lines = [line.split(",") for line in render.to_csv(table).splitlines()]
     assert [line[lines[0].index("verdict")] for line in lines[1:]] == ["", "better", "better", "better"]
+
+
+def test_a_verdict_says_how_many_seeds_of_its_row_collapsed_and_the_terminal_says_the_same(
+    laboratory: Laboratory,
+) -> None:
+    table = four_rows(laboratory, third="collapsed")
+    assert [row.verdict for row in table.rows] == ["", "better", "better, but 4 of 4 seeds collapsed", "better"]
+    assert "other, third (4 of 4 seeds collapsed) and last are better." in table.sentence
+    with laboratory.engine.connect() as connection:
+        assert answer(connection, "four") == table.sentence
+
+
+def test_a_verdict_says_how_many_seeds_of_its_row_diverged(laboratory: Laboratory) -> None:
+    rows = [{"key": key, "label": key, "set": {"mask": key}} for key in ("base", "other")]
+    told = {"rows": rows, "printed": {}, "random_init": False, "seeds": [0, 1, 2, 3], "baseline": "base"}
+    laboratory.study("two", ROWS | told)
+    for seed in range(3):
+        laboratory.run("two", "base", seed, {MAIN: 50.0 + 0.1 * seed})
+        laboratory.run("two", "other", seed, {MAIN: 60.0 + 0.11 * seed})
+    laboratory.run("two", "other", 3, {}, state="diverged")
+    table = building.build(load(laboratory.engine, "two"))
+    assert table.rows[1].verdict == "better, but 1 of 4 seeds diverged" and "(1 of 4 seeds diverged)" in table.sentence
 
 
 def test_a_row_has_a_verdict_in_every_column_and_the_random_initialisation_none(grid_table: Table) -> None:
@@ -374,4 +396,4 @@ def test_a_rule_for_seeds_widens_the_differences_for_its_looks_and_the_notes_say
     notes = " ".join(table.notes)
     assert "judged at 3, 4, 6, 9, 12 seeds" in notes and "with its 99 % interval" in notes
     assert table.rows[1].verdict == "better"
-    assert r"$\Delta$ $\pm$ 99 \%, 3 seeds." in render.latex(table)
+    assert r"$\Delta$ $\pm$ 99 \%, 3 seeds." in latex.latex(table)

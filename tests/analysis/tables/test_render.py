@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from analysis.figures.search import table as searched
 from analysis.numbers.frame import load
 from analysis.numbers.stats import Estimate
-from analysis.tables import building, parts, render
+from analysis.tables import building, latex, parts, render
 from tests.analysis.conftest import MAIN, ROWS, Laboratory
 from tests.analysis.latex import assert_latex
 
@@ -76,7 +76,7 @@ def test_marks_are_shown_and_a_star_of_a_label_is_no_mark(laboratory: Laboratory
         laboratory.run("two", "a*b", seed, {MAIN: 65.0 + 0.1 * (seed % 3)})
     table = building.build(load(laboratory.engine, "two"))
     assert "| a\\*b | **65.10 ± 0.09** | +4.85 ± 0.17 \\* |" in render.markdown(table)
-    assert r"a*b & \textbf{65.10 $\pm$ 0.09} & +4.85 $\pm$ 0.17 * &" in render.latex(table)
+    assert r"a*b & \textbf{65.10 $\pm$ 0.09} & +4.85 $\pm$ 0.17 * &" in latex.latex(table)
     lines = [*csv.DictReader(io.StringIO(render.to_csv(table)))]
     assert (lines[1][f"{MAIN}.difference.p"], lines[1][f"{MAIN}.difference.p_holm"]) == ("0.03125", "0.03125")
     assert lines[0][f"{MAIN}.difference.p"] == ""
@@ -92,14 +92,14 @@ def test_what_a_terminal_obeys_or_a_reader_cannot_see_is_shown_by_its_code_point
 def test_latex_is_a_booktabs_table_with_balanced_braces(engine: Engine) -> None:
     for name in ("masking_ratio", "ijepa_masking"):
         table = building.build(load(engine, name))
-        text = render.latex(table)
+        text = latex.latex(table)
         assert_latex(text)
         assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
 
 
 def test_hostile_strings_are_words_in_latex(laboratory: Laboratory) -> None:
     table = hostile_table(laboratory, HOSTILE + " \x07 中 ą é ħ \u202e \" ' ` ±")
-    text = render.latex(table)
+    text = latex.latex(table)
     assert_latex(text)
     assert r"\input" not in text and r"\textbackslash{}input\{/etc/passwd\}" in text
     assert r"\texttt{U+4E2D}" in text and r"\texttt{U+0007}" in text and r"\texttt{U+202E}" in text
@@ -108,14 +108,14 @@ def test_hostile_strings_are_words_in_latex(laboratory: Laboratory) -> None:
 
 @pytest.mark.parametrize("label", ["[.15, .2]", "*", "[1ex]"])
 def test_a_label_is_no_argument_of_the_line_break_before_it(laboratory: Laboratory, label: str) -> None:
-    text = render.latex(hostile_table(laboratory, label))
+    text = latex.latex(hostile_table(laboratory, label))
     assert not re.search(r"\\\\\s*[\[*]", text)
     assert "\n{}" + label in text
 
 
 def test_a_header_is_no_argument_of_the_rule_above_it(laboratory: Laboratory) -> None:
     table = replace(hostile_table(laboratory, "a"), row_header="[2pt] row")
-    assert "\\toprule\n{}[2pt] row &" in render.latex(table)
+    assert "\\toprule\n{}[2pt] row &" in latex.latex(table)
 
 
 # ---- CSV
@@ -164,8 +164,8 @@ def test_a_hostile_option_that_a_search_chose_is_words_in_every_format(laborator
     assert text in [cell.text for cell in table.rows[0].cells]
     page = render.markdown(table)
     assert "<img" not in page and "&lt;img" in page and not re.search(r"(?<!\\)`", page)
-    assert_latex(render.latex(table))
-    assert r"\write" not in render.latex(table)
+    assert_latex(latex.latex(table))
+    assert r"\write" not in latex.latex(table)
     fields = [field for line in csv.reader(io.StringIO(render.to_csv(table))) for field in line]
     assert "'" + text in fields and text not in fields
 
@@ -175,12 +175,12 @@ def test_a_hostile_commit_is_words_in_the_provenance_line(laboratory: Laboratory
     laboratory.run("rows", "block", 0, {MAIN: 1.0}, git_sha="<b>|\\end{x}")
     table = building.build(load(laboratory.engine, "rows"))
     assert "git <b>|" in table.provenance
-    assert "<b>" not in render.markdown(table) and r"\end{x}" not in render.latex(table)
+    assert "<b>" not in render.markdown(table) and r"\end{x}" not in latex.latex(table)
 
 
 def test_latex_names_an_undecided_row_and_leaves_what_it_takes_to_the_sentence(engine: Engine) -> None:
     table = building.build(load(engine, "masking_ratio"))
     rows = tuple(replace(row, verdict="a: undecided: about 4 more seeds; b: worse") for row in table.rows)
-    text = render.latex(replace(table, rows=rows, sentence="0.5 takes 4 more seeds."), "full")
+    text = latex.latex(replace(table, rows=rows, sentence="0.5 takes 4 more seeds."), "full")
     assert "& a: undecided; b: worse" in text and "about 4" not in text and "0.5 takes 4 more seeds." in text
     assert "a: undecided: about 4 more seeds; b: worse" in render.markdown(replace(table, rows=rows))

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from statsmodels.stats.power import TTestPower, ttest_power
 
 from sweeps.answers.blocked_intervals import Arm, Comparison, Difference, Estimate, compare
-from sweeps.answers.verdicts import Judged, _power, kind_of, num_more, sentence, verdicts
+from sweeps.answers.verdicts import Judged, _power, caveat, kind_of, num_more, sentence, verdicts
 from sweeps.study.files import StudyError
 from sweeps.study.margin import margin_of
 from sweeps.study.metric_words import describe
@@ -35,6 +35,18 @@ def around(mean: float, half: float, num_seeds: int = 3) -> Estimate:
 )  # fmt: skip
 def test_a_row_is_called_by_where_its_interval_lies(mean, half, higher, kind):
     assert kind_of(around(mean, half), higher, 2.0) == kind
+
+
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [
+        (["done"] * 3, ""), (["done", "failed"], ""), (["diverged"], "1 of 1 seed diverged"),
+        (["diverged", "done", "diverged"], "2 of 3 seeds diverged"),
+        (["collapsed", "done", "diverged"], "1 of 3 seeds diverged, 1 collapsed"),
+    ],
+)  # fmt: skip
+def test_seeds_that_diverged_or_collapsed_are_a_caveat(ended, told):
+    assert caveat(ended) == told
 
 
 def test_without_a_margin_no_row_is_the_same():
