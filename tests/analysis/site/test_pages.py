@@ -195,8 +195,8 @@ def test_the_index_sets_few_signs_beside_no_chance(laboratory):
     for seed in range(3):
         for row, value in (("multiblock", 50.0), ("block", 40.0)):
             laboratory.run("rows", row, seed, {MAIN: value + seed})
-    frames = [load(laboratory.engine, "rows")]
-    page = Site(laboratory.engine).index_page(frames, agreement.summarise(frames)).decode()
+    frame, site = load(laboratory.engine, "rows"), Site(laboratory.engine)
+    page = site.index_page([site.summary(frame)], agreement.summarise([agreement.of_study(frame)])).decode()
     assert "of 1; too few to tell from chance" in page
 
 
