@@ -72,7 +72,7 @@ def write_page(folder: Path, num_runs: int) -> Iterator[str]:
     engine = open_database(f"sqlite:///{folder / 'large.sqlite'}")
     generate(engine, num_runs=num_runs, num_points=4 * num_runs, num_studies=STUDIES)
     start = time.process_time()
-    made = Site(engine).explorer_files([])
+    made = Site(engine).explorer_files()
     spent = time.process_time() - start
     engine.dispose()
     files.write(made | assets(), folder / "report")
