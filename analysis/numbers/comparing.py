@@ -11,6 +11,7 @@ from typing import Any
 from analysis.numbers.frame import Frame, records
 from analysis.numbers.stats import CONFIDENCE, Comparison, compare
 from sweeps.answers.blocked_intervals import ALIKE, UNLIKE, Arm
+from sweeps.answers.collapse import ended
 from sweeps.answers.verdicts import Judged, caveat, sentence
 from sweeps.answers.verdicts import verdicts as verdicts_of
 from sweeps.study import fair_rows
@@ -62,13 +63,11 @@ def judged(frame: Frame, compared: Mapping[str, Comparison]) -> list[Judged]:
 
 def _caveats(frame: Frame) -> dict[Any, str]:
     """By row and column what its seeds came to, where some diverged or collapsed."""
-    ended: dict[Any, list[str]] = {}
+    found: dict[Any, list[str]] = {}
     for run in records(frame.runs):
-        told = (
-            json.loads(run.collapse).get("state", "") if run.state == "done" and isinstance(run.collapse, str) else ""
-        )
-        ended.setdefault((run.row_key, run.col_key), []).append(told if told == "collapsed" else run.state)
-    return {place: told for place, words in ended.items() if (told := caveat(words))}
+        told = json.loads(run.collapse) if isinstance(run.collapse, str) else None
+        found.setdefault((run.row_key, run.col_key), []).append(ended(run.state, told))
+    return {place: told for place, words in found.items() if (told := caveat(words))}
 
 
 def _words_and_means(frame: Frame) -> tuple[dict[str, str], dict[str, str], dict[Any, float]]:

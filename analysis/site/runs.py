@@ -14,6 +14,7 @@ from analysis.site.curves import Curve, Panel, panels
 from analysis.site.html import shown
 from sweeps.answers import plateau
 from sweeps.answers.collapse import shown_facts
+from sweeps.answers.run_page import PACKAGES
 from sweeps.cells.edited import Shown, label_of
 from sweeps.cells.edited import shown as shown_studies
 from sweeps.database import series
@@ -31,7 +32,6 @@ from sweeps.database.tables import (
 )
 from sweeps.study.metric_words import metric_words
 
-PACKAGES = ("python", "torch", "torchvision", "timm", "numpy", "hydra-core")  # that make the numbers
 SAID = ("step", "peak_memory_bytes", "peak_gpu_memory_bytes")  # facts of an attempt that its columns have
 MOST_CURVES = 16  # on one run's page
 FEWEST_POINTS = 3  # of a curve; fewer are in the table of results

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, and_, select
 
 from sweeps.answers import search_rounds
 from sweeps.answers.blocked_intervals import CONFIDENCE, Arm, compare
+from sweeps.answers.collapse import ended
 from sweeps.answers.verdicts import Judged, caveat, sentence
 from sweeps.cells.edited import Shown, shown_row
 from sweeps.database.tables import FINAL_STATES, Attempt, CellRow, Result, RunRow, StudyRow
@@ -66,29 +67,26 @@ def read(connection: Connection, study: Any, seeds: Any = None, words: Shown | N
         column = columns.setdefault(cell.col_key, Column(cell.col_key, cell.display["col_label"], [], {}, {}, {}, {}))
         column.arms.append(_arm(cell.row_key, config_id, own, first, further))
         costs = [max(run.cpu_seconds or 0.0, run.gpu_seconds or 0.0) for run in own.values() if run.state == "done"]
-        assert isinstance(column.labels, dict) and isinstance(column.asked, dict) and isinstance(column.seconds, dict)
+        assert isinstance(column.labels, dict) and isinstance(column.asked, dict)
+        assert isinstance(column.seconds, dict) and isinstance(column.caveats, dict)
         column.labels[cell.row_key] = cell.display["row_label"]
         column.asked[config_id] = set(own)
-        assert isinstance(column.caveats, dict)
-        given = [*first, *(seed for seed in further if seed in own and own[seed].state not in _NOT_GIVEN)]
-        column.caveats[cell.row_key] = caveat([_ended(own.get(seed)) for seed in given])
+        words_of = {seed: ended(run.state, run.collapse) for seed, run in own.items()}
+        column.caveats[cell.row_key] = caveat([words_of.get(seed, "") for seed in _given(own, first, further)])
         if costs:
             column.seconds[cell.row_key] = sum(costs) / len(costs)
     num_open = sum(run.state not in FINAL_STATES for own in runs.values() for run in own.values())
     return Arms(list(columns.values()), num_open)
 
 
-def _ended(run: Any) -> str:
-    """The state of a seed's run; of one that is done and whose features collapsed, that."""
-    if run is None:
-        return ""
-    is_collapsed = run.state == "done" and (run.collapse or {}).get("state") == "collapsed"
-    return "collapsed" if is_collapsed else str(run.state)
+def _given(runs: Mapping[int, Any], first: Sequence[int], further: Sequence[int]) -> list[int]:
+    """The seeds that a row has been given so far, whether they have ended or not."""
+    return [*first, *(seed for seed in further if seed in runs and runs[seed].state not in _NOT_GIVEN)]
 
 
 def _arm(row_key: str, config_id: int, runs: Mapping[int, Any], first: Sequence[int], further: Sequence[int]) -> Arm:
     done = {seed: run for seed, run in sorted(runs.items()) if run.state == "done" and run.value is not None}
-    given = [*first, *(seed for seed in further if seed in runs and runs[seed].state not in _NOT_GIVEN)]
+    given = _given(runs, first, further)
     states = [str((run.collapse or {}).get("state", "")) for run in done.values()]
     spoilt = next(filter(None, states), "")
     values = {seed: float(run.value) for seed, run in done.items()}

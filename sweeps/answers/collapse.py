@@ -46,6 +46,11 @@ def of_seeds(found: Mapping[int, Mapping[str, Any]], num_wanted: int) -> str:
     return "; ".join(parts)
 
 
+def ended(state: str, told: Mapping[str, Any] | None) -> str:
+    """How a run of this state ended, in a word: of one that is done and whose features collapsed, that."""
+    return "collapsed" if state == "done" and (told or {}).get("state") == "collapsed" else state
+
+
 def of_running(connection: Connection, run_ids: Sequence[int]) -> dict[int, str]:
     """Of each run whose last look at its features found them nearly the same, what that found: see
     `core.running.monitoring.monitor`. Points that wait in a worker are not known yet."""
