@@ -9,9 +9,10 @@ import functools
 import gc
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from sweeps.console.offered import Place
 from sweeps.database.opening import open_database, url_to_share
 
 WORTH_A_PROCESS = 8  # studies: fewer are made sooner here than a new process imports matplotlib
+MOST_UNSEEN = 50_000  # new objects before Python's collector looks through them; 700 of its own accord
 
 
 @dataclass(frozen=True)
@@ -108,25 +110,37 @@ def made(site: Site, studies: Mapping[str, bool], notes: str) -> tuple[dict[str,
             explorer = _explorer(site)
             return explorer, [part(site, name, notes, is_asked=is_asked) for name, is_asked in studies.items()]
         # Not forked: this process may have threads by now.
-        pool = ProcessPoolExecutor(num_others, multiprocessing.get_context("spawn"), initializer=gc.freeze)
+        pool = ProcessPoolExecutor(num_others, multiprocessing.get_context("spawn"), initializer=_settle)
         stack.enter_context(pool)
+        threads = stack.enter_context(ThreadPoolExecutor(num_others))
         there = url_to_share(site.engine), site.place
         explorer_there = pool.submit(_explorer_there, *there)
-        begun = {name: pool.submit(_part_there, *there, name, notes, asked) for name, asked in studies.items()}
-        try:
-            found = {
-                name: part(site, name, notes, is_asked=studies[name])
-                for name, future in reversed(begun.items())
-                if future.cancel()  # False of what another process has begun with, or ended
-            }
-            return explorer_there.result(), [_found(name, found, begun) for name in studies]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        waiting, found = deque(studies), dict[str, Part]()
+
+        def go_on(take: Callable[[], str], make: Callable[[str], Part]) -> None:
+            """Until none is left, or one fails here or there."""
+            try:
+                for name in _until_empty(take):
+                    found[name] = make(name)
+            except BaseException:
+                waiting.clear()
+                raise
+
+        # A study is given to a process that has none: one that waits in a pool's queue could not be made here.
+        def make_there(name: str) -> Part:
+            return pool.submit(_part_there, *there, name, notes, studies[name]).result()
+
+        others = [threads.submit(go_on, waiting.popleft, make_there) for _ in range(num_others)]
+        go_on(waiting.pop, lambda name: part(site, name, notes, is_asked=studies[name]))
+        for other in others:
+            other.result()
+        return explorer_there.result(), [found[name] for name in studies]
 
 
-def _found(name: str, here: Mapping[str, Part], there: Mapping[str, Future[Part]]) -> Part:
-    return here[name] if name in here else there[name].result()
+def _until_empty(take: Callable[[], str]) -> Iterator[str]:
+    with suppress(IndexError):
+        while True:
+            yield take()
 
 
 def _explorer(site: Site) -> dict[str, bytes]:
@@ -151,13 +165,20 @@ def _part_there(url: URL, place: Place, name: str, notes: str, is_asked: bool) -
 def settled() -> Iterator[None]:
     """What is here by now, a million objects of libraries, stays: Python's collector does not look through it again.
 
-    It would once for each study that is loaded, 0.15 s each.
+    It would once for each study that is loaded, 0.15 s each. Of a study it then looks through what is new less often.
     """
     if gc.get_freeze_count():  # whoever froze what there is goes on without it
         yield
         return
-    gc.freeze()
+    before = gc.get_threshold()
+    _settle()
     try:
         yield
     finally:
         gc.unfreeze()
+        gc.set_threshold(*before)
+
+
+def _settle() -> None:
+    gc.freeze()
+    gc.set_threshold(MOST_UNSEEN, *gc.get_threshold()[1:])

@@ -102,8 +102,10 @@ def pdf(figure: Figure) -> bytes:
 
 
 def every_form(figure: Figure) -> dict[str, bytes]:
-    # The first alone has the same bytes: a page needs no other.
-    return {"svg": svg(figure), "png": png(figure), "pdf": pdf(figure)}
+    """One figure thrice: everything stands where `svg` alone puts it, whose bytes are the same."""
+    FigureCanvasSVG(figure)
+    with _laid_out(figure):
+        return {"svg": svg(figure), "png": png(figure), "pdf": pdf(figure)}
 
 
 def png(figure: Figure) -> bytes:

@@ -250,7 +250,7 @@ def _read_runs(
     )  # fmt: skip
     result = connection.execute(query)
     # As plain tuples: of a row pandas asks for names that it has not, which takes as long as reading it.
-    found = pd.DataFrame(map(tuple, result), columns=list(result.keys()))
+    found = pd.DataFrame(map(tuple, result.all()), columns=list(result.keys()))
     # As text: databases keep the keys of a mapping in orders of their own.
     for name in TOLD:
         found[name] = [json.dumps(told, sort_keys=True) if told else None for told in found[name]]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection, and_, func, select
 
 from analysis.site.curves import thin
@@ -30,7 +30,9 @@ from sweeps.study.overrides import format_override
 MOST_RUNS = 200_000  # in a page; the newest
 POINTS = 240  # of a curve
 MOST_POINTS = 1_000_000  # of curves that are read at once
-DIGITS = 6  # of a number: a float of JSON has up to 17
+DIGITS = ".6g"  # of a number: a float of JSON has up to 17 digits
+AT_ONCE = 10_000  # numbers
+PLAIN = frozenset({bool, int, float, str, type(None)})  # values of an option that are shown as they are
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def numbers(connection: Connection, most: int = MOST_RUNS) -> dict[str, bytes]:
     oldest = connection.scalar(select(RunRow.id).order_by(RunRow.id.desc()).offset(most - 1).limit(1)) or 0
     found: dict[str, tuple[array[int], array[float]]] = {}
     query = select(Result.run_id, Result.metric, Result.value).where(*_kept(oldest))
-    for run_id, metric, value in connection.execute(query.order_by(Result.run_id, Result.metric)):
+    rows = connection.execute(query.order_by(Result.run_id, Result.metric).execution_options(yield_per=AT_ONCE))
+    for run_id, metric, value in rows:
         if (column := found.get(metric)) is None:
             column = found[metric] = array("q"), array("d")
         assert value is not None  # by the query
@@ -202,10 +205,11 @@ def _options(connection: Connection, configs: Mapping[int, int]) -> dict[str, li
     for row in rows:
         if row.id not in configs:
             continue
+        place = configs[row.id]
         for name, value in row.json.items():
-            if name not in columns:
-                columns[name] = [None] * len(configs)
-            columns[name][configs[row.id]] = _plain(name, value)
+            if (column := columns.get(name)) is None:
+                column = columns[name] = [None] * len(configs)
+            column[place] = value if type(value) in PLAIN else _plain(name, value)
     return {name: column for name, column in sorted(columns.items()) if _varies(column)}
 
 
@@ -215,9 +219,7 @@ def _varies(column: Iterable[Any]) -> bool:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A number or truth as it is; anything else as it would be typed."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
+    """What is not `PLAIN`, as it would be typed."""
     return format_override(name, value).removeprefix(f"{name}=")
 
 
@@ -237,7 +239,7 @@ def _packed(column: Sequence[Any]) -> Any:
 
 
 def _short(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(f"{value:.{DIGITS}g}")
+    return None if value is None or not math.isfinite(value) else float(format(value, DIGITS))
 
 
 def _shorts(values: Iterable[float]) -> list[float | None]:

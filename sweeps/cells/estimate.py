@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from statistics import mean, median, mode
 from typing import NamedTuple, Self
 
@@ -96,6 +96,11 @@ class Estimator:
         self._done = [run for run in done if run.work]
         self.used: set[RunKey] = set()  # runs that rates were measured on
         self.stated: set[str] = set()  # devices whose rates are stated
+
+    @property
+    def measured(self) -> Set[str]:
+        """Configs that a run has ended of: what another seed costs needs no rate."""
+        return self._of_config.keys()
 
     def of(self, works: Mapping[str, Work]) -> Self:
         """Another one of the same runs, which has told nothing yet: a large database's are sorted once."""
@@ -272,7 +277,10 @@ def _mean(costs: Sequence[Cost]) -> Cost:
 
 
 def recorded(connection: Connection, studies: Sequence[str] | None = None) -> list[Recorded]:
-    """Every run of the database, or all of the configs of these studies, under today's identity of its config."""
+    """Every run of the database, or all of the configs of these studies, under today's identity of its config.
+
+    With those of studies also all whose weights are kept: a run that would train the same may take them.
+    """
     query = (
         select(
             RunRow.config_id, RunRow.id, RunRow.seed, RunRow.state, RunRow.cpu_seconds, RunRow.gpu_seconds,
@@ -285,24 +293,24 @@ def recorded(connection: Connection, studies: Sequence[str] | None = None) -> li
     told = select(Result.run_id, Result.metric, Result.value).where(Result.metric.like("cost/%"))
     asked = select(Config.id, Config.hash, Config.json)
     kept = select(RunRow.config_id).where(RunRow.state == "done", RunRow.checkpoint.is_not(None)).distinct()
+    with_weights = set(connection.scalars(kept))
     if studies is not None:
         own = select(CellRow.config_id).join(StudyRow, StudyRow.id == CellRow.study_id)
         own = own.where(StudyRow.name.in_(studies))
-        query, kept = query.where(RunRow.config_id.in_(own)), kept.where(RunRow.config_id.in_(own))
-        told = told.where(Result.run_id.in_(select(RunRow.id).where(RunRow.config_id.in_(own))))
-        asked = asked.where(Config.id.in_(own))
+        needed = own.union(kept) if with_weights else own
+        query, asked = query.where(RunRow.config_id.in_(needed)), asked.where(Config.id.in_(needed))
+        told = told.where(Result.run_id.in_(select(RunRow.id).where(RunRow.config_id.in_(needed))))
     costs: dict[int, dict[str, float]] = {}
-    for run_id, metric, value in connection.execute(told):
+    for run_id, metric, value in connection.execute(told).all():
         if value is not None:
             costs.setdefault(run_id, {})[metric.removeprefix("cost/")] = value
-    with_weights = set(connection.scalars(kept))
     configs = {  # each of them once: a study has ten seeds of it, and a search of many options large ones
         config_id: (aliases.name_today(name, flat), described(flat, has_weights=config_id in with_weights))
-        for config_id, name, flat in connection.execute(asked)
+        for config_id, name, flat in connection.execute(asked).all()
     }
     return [
         _recorded(*configs[config_id], costs.get(run_id, {}), *others)
-        for config_id, run_id, *others in connection.execute(query)
+        for config_id, run_id, *others in connection.execute(query).all()
     ]
 
 

@@ -104,15 +104,16 @@ def of_database(
 ) -> tuple[dict[str, Line], Estimator]:
     """Each of these studies of the database, by name, and the estimator that told their costs.
 
-    Where runs of these studies are left all others are read, as they tell rates; `known` is for who keeps them. Nothing
-    is counted here: a launch records what its configs compute.
+    What other seeds of a config have cost, its own runs tell. Where a run is left of a config that has ended with no
+    seed, all others of the database are read, as they tell rates; `known` is for who keeps them. Nothing is counted
+    here: a launch records what its configs compute.
     """
     studies = stored(connection, names)
-    own = Estimator(recorded(connection, names), {})
-    if not (left := configs_left(studies, own.runs)):
-        return {line.name: line for line in lines(studies, own)}, own
-    every = Estimator(recorded(connection), {}) if known is None else known(connection)
-    estimator = every.of(work.of_configs(connection, left, counting=False))
+    estimator = Estimator(recorded(connection, names), {})
+    if left := configs_left(studies, estimator.runs):
+        if not left <= estimator.measured:
+            estimator = Estimator(recorded(connection), {}) if known is None else known(connection)
+        estimator = estimator.of(work.of_configs(connection, left, counting=False))
     return {line.name: line for line in lines(studies, estimator)}, estimator
 
 

@@ -186,6 +186,16 @@ def test_for_a_study_of_which_nothing_is_left_no_other_runs_are_read(launched, m
     assert [studies for _, *studies in read_runs] == [[["ratio@smoke"]]]
 
 
+def test_where_only_other_seeds_of_ended_configs_are_left_no_other_runs_are_read(launched, monkeypatch):
+    for _ in range(3):
+        finish_next(launched, {"ridge/digit_top1": 50.0}, cpu_seconds=7200.0)
+    read_runs = []
+    monkeypatch.setattr(to_finish, "recorded", lambda *words: read_runs.append(words) or recorded(*words))
+    (cost,) = Site(launched).summary(load(launched, "ratio@smoke")).costs
+    assert cost.cpu_seconds == 7200.0
+    assert [studies for _, *studies in read_runs] == [[["ratio@smoke"]]]
+
+
 def test_another_machine_says_the_same(launched, tmp_path, monkeypatch):
     seconds = seconds_left(launched)
     (tmp_path / "elsewhere").mkdir()
