@@ -45,14 +45,14 @@ class Part:
     pages: Mapping[str, bytes]
 
 
-def part(site: Site, name: str, notes: str, *, is_asked: bool) -> Part:
+def part(site: Site, name: str, style: latex.Style, *, is_asked: bool) -> Part:
     frame = load(site.engine, name)
     files: dict[str, bytes] = {}
     pages: dict[str, bytes] = {}
     if is_asked:
         images, table = figures(frame), table_of(frame)
         drawn = {f"figures/{name}-{of}.{end}": data for of, ends in images.items() for end, data in ends.items()}
-        files = table_files(table, notes) | drawn
+        files = table_files(table, style) | drawn
         pages = study_files(site, Content(frame, table, images))
     return Part(site.summary(frame), agreement.of_study(frame), files, pages)
 
@@ -64,10 +64,10 @@ def table_of(frame: Frame) -> Table:
     return building.build(frame) if frame.study.search(frame.scale) is None else search.table(frame)
 
 
-def table_files(table: Table, notes: str = "short") -> dict[str, bytes]:
+def table_files(table: Table, style: latex.Style) -> dict[str, bytes]:
     return {
         f"tables/{table.name}.md": render.markdown(table).encode(),
-        f"tables/{table.name}.tex": latex.latex(table, notes).encode(),
+        f"tables/{table.name}.tex": latex.latex(table, style).encode(),
         f"tables/{table.name}.csv": render.to_csv(table).encode(),
     }
 
@@ -98,7 +98,7 @@ def draw(plot: plotting.Plot | search.Landscape) -> dict[str, bytes]:
 # ---- many of them ----------------------------------------------------------------------------------------------------
 
 
-def made(site: Site, studies: Mapping[str, bool], notes: str) -> tuple[dict[str, bytes], list[Part]]:
+def made(site: Site, studies: Mapping[str, bool], style: latex.Style) -> tuple[dict[str, bytes], list[Part]]:
     """The explorer's files, and the part of each of these studies, in their order; of those that are True whole.
 
     This process begins with the last one and others with the first, until they meet.
@@ -108,7 +108,7 @@ def made(site: Site, studies: Mapping[str, bool], notes: str) -> tuple[dict[str,
         stack.enter_context(settled())
         if num_others < 1:
             explorer = _explorer(site)
-            return explorer, [part(site, name, notes, is_asked=is_asked) for name, is_asked in studies.items()]
+            return explorer, [part(site, name, style, is_asked=is_asked) for name, is_asked in studies.items()]
         # Not forked: this process may have threads by now.
         pool = ProcessPoolExecutor(num_others, multiprocessing.get_context("spawn"), initializer=_settle)
         stack.enter_context(pool)
@@ -128,10 +128,10 @@ def made(site: Site, studies: Mapping[str, bool], notes: str) -> tuple[dict[str,
 
         # A study is given to a process that has none: one that waits in a pool's queue could not be made here.
         def make_there(name: str) -> Part:
-            return pool.submit(_part_there, *there, name, notes, studies[name]).result()
+            return pool.submit(_part_there, *there, name, style, studies[name]).result()
 
         others = [threads.submit(go_on, waiting.popleft, make_there) for _ in range(num_others)]
-        go_on(waiting.pop, lambda name: part(site, name, notes, is_asked=studies[name]))
+        go_on(waiting.pop, lambda name: part(site, name, style, is_asked=studies[name]))
         for other in others:
             other.result()
         return explorer_there.result(), [found[name] for name in studies]
@@ -157,8 +157,8 @@ def _explorer_there(url: URL, place: Place) -> dict[str, bytes]:
     return _explorer(_site_there(url, place))
 
 
-def _part_there(url: URL, place: Place, name: str, notes: str, is_asked: bool) -> Part:
-    return part(_site_there(url, place), name, notes, is_asked=is_asked)
+def _part_there(url: URL, place: Place, name: str, style: latex.Style, is_asked: bool) -> Part:
+    return part(_site_there(url, place), name, style, is_asked=is_asked)
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from analysis.numbers.frame import names
 from analysis.numbers.provenance import ENDED_WITHOUT, hours
 from analysis.site.pages import FOLDER, Site, files_over_all
 from analysis.site.summary import Summary
-from analysis.tables import agreement_page, claims, latex, paper_check, render
+from analysis.tables import agreement_page, claims, paper_check, render
 from analysis.tables.claim_check import Checker
+from analysis.tables.latex import ARTICLES, NOTES, PASTED, Style
 from sweeps import cli
 from sweeps.cells.edited import edited
 from sweeps.console.errors import UserError
@@ -35,6 +36,7 @@ Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG, PDF) and the pages of 
   db=sqlite:///results/ablations.sqlite   where the runs are recorded
   results_dir=results                     tables/, figures/ and report/ are written in it
   notes=short                             below a LaTeX table: one line, full or none
+  article=two_column                      that LaTeX tables are for: one_column (ICLR, NeurIPS) has no table*
   plugins=[my_lab.masks]                  taken as other commands take it, and not needed: nothing is built
   check=false                             true: write nothing; exit 1 naming every file that differs, also a study's
                                           that asks for other runs than were launched or cannot be read; pages are
@@ -43,20 +45,20 @@ Rewrite tables (Markdown, LaTeX, CSV), figures (SVG, PNG, PDF) and the pages of 
                                           \\abl{study/row/metric}{61.4}; exit 1 naming every one that differs; of a
                                           page.md what is marked with 61.4<!-- study: row metric -->"""
 
-OPTIONS = ("study", "db", "results_dir", "check", "check_paper", "notes", "plugins")
+OPTIONS = ("study", "db", "results_dir", "check", "check_paper", "notes", "article", "plugins")
 # Under results_dir, named by a run's identity or by a metric.
 RUN_PAGES = tuple(f"{FOLDER}/{name}" for name in ("runs/*.html", "pictures/*.png", "curves/*.js", "explore/*.js"))
 PATTERNS = ("tables/*", "figures/*", "report/*", "report/*/*")  # under results_dir: nothing in them is written by hand
 
 
 def write(
-    engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE, notes: str = "short"
+    engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE, style: Style = PASTED
 ) -> list[Path]:
     """Write the tables and figures of these studies and the index of all; the paths, in a fixed order.
 
     When all studies are asked, pages of runs that the database does not have, or has under another identity by now, go.
     """
-    wanted = contents(engine, studies, place, notes)
+    wanted = contents(engine, studies, place, style)
     paths = files.write(wanted, results_dir)
     if set(studies) == set(names(engine)):
         files.remove_extra(wanted, results_dir, RUN_PAGES)
@@ -64,14 +66,14 @@ def write(
 
 
 def differences(
-    engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE, notes: str = "short"
+    engine: Engine, studies: Sequence[str], results_dir: Path, place: Place = HERE, style: Style = PASTED
 ) -> list[str]:
     """One line a file that is not what the database gives: different, missing or, when all studies are asked, extra.
 
     Pages are looked at where there are some: a results folder may keep its tables and figures only, or the pages of
     the studies that were launched here. None is missing unless every study has its page.
     """
-    wanted = contents(engine, studies, place, notes)
+    wanted = contents(engine, studies, place, style)
     pages = {name for name in wanted if name.startswith(f"{FOLDER}/")}
     absent = {name for name in pages if not (results_dir / name).exists()}
     if absent == pages or any(name.startswith(f"{FOLDER}/studies/") for name in absent):
@@ -82,7 +84,7 @@ def differences(
     return found
 
 
-def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, notes: str = "short") -> dict[str, bytes]:
+def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, style: Style = PASTED) -> dict[str, bytes]:
     """Every file's path under the results folder and its bytes: a pure function of database and study files, and of
     where they are, which the commands on pages name.
 
@@ -90,7 +92,7 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, notes:
     """
     everything = sorted({*studies, *names(engine)})
     site = Site(engine, place=place)
-    explorer, parts = one_study.made(site, {name: name in studies for name in everything}, notes)
+    explorer, parts = one_study.made(site, {name: name in studies for name in everything}, style)
     summaries = agreement.summarise(part.agreement for part in parts)
     is_all = {*everything} == {*studies}
     drawn = agreement_images(summaries, for_a_page=not is_all)
@@ -189,9 +191,7 @@ def command(words: Sequence[str]) -> int:
     arguments.plugins()  # a word that names no module is refused here too
     is_check, asked = arguments.flag("check"), arguments.text("study", "all")
     results_dir, place = arguments.path("results_dir", "results"), Place.typed(words)
-    paper, notes = arguments.text("check_paper", ""), arguments.text("notes", "short")
-    if notes not in latex.NOTES:
-        raise UserError(f"notes={notes}: allowed are {', '.join(latex.NOTES)}; full has all that the Markdown says")
+    paper, style = arguments.text("check_paper", ""), _style(arguments)
     check = paper_checked(arguments.path("check_paper"), results_dir) if paper else None
     engine = files.open_results(arguments)
     try:
@@ -200,8 +200,8 @@ def command(words: Sequence[str]) -> int:
             print("\n".join(found) or f"{paper}: {right}")
             return cli.INCOMPLETE if found else cli.OK
         studies = names(engine) if asked == "all" else asked.split(",")
-        found = differences(engine, studies, results_dir, place, notes) if is_check else []
-        paths = [] if is_check else write(engine, studies, results_dir, place, notes)
+        found = differences(engine, studies, results_dir, place, style) if is_check else []
+        paths = [] if is_check else write(engine, studies, results_dir, place, style)
         with engine.connect() as connection:
             changed = edited(connection, studies, place)
     finally:
@@ -214,6 +214,17 @@ def command(words: Sequence[str]) -> int:
         return files.report([*found, *stale], results_dir)
     print(f"{counted(len(paths), 'file')} under {results_dir}: {counted(len(studies), 'study', 'studies')}")
     return cli.OK
+
+
+def _style(arguments: cli.Arguments) -> Style:
+    style = Style(arguments.text("notes", PASTED.notes), arguments.text("article", PASTED.article))
+    if style.notes not in NOTES:
+        raise UserError(f"notes={style.notes}: allowed are {', '.join(NOTES)}; full has all that the Markdown says")
+    if style.article not in ARTICLES:
+        raise UserError(
+            f"article={style.article}: allowed are {', '.join(ARTICLES)}; two_column puts wide tables over both columns"
+        )
+    return style
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -53,30 +53,41 @@ def _latex_character(character: str) -> str:
     )
 
 
-def latex(table: Table, notes: str = "short") -> str:
+@dataclass(frozen=True)
+class Style:
+    """Of all LaTeX of a report: what stands below a table, one of NOTES, and for which article it is, of ARTICLES."""
+
+    notes: str = "short"
+    article: str = "two_column"
+
+
+PASTED = Style()
+
+
+def latex(table: Table, style: Style = PASTED) -> str:
     """A `table` environment to `\\input`; needs booktabs, textcomp and xcolor. Printed-only rows are grey.
 
-    Type is never smaller than \\footnotesize, 8 points in a paper of 10 and two columns: what is wider than one is
-    a `table*` over both, what is wider than these is cut into blocks below one another, each with the rows' labels, and
-    what is taller than a page goes on in a float of the same number. `notes`: one of NOTES.
+    Type is never smaller than \\footnotesize, 8 points in a paper of 10: what is wider than one of two columns is a
+    `table*` over both, what is wider than the page is cut into blocks below one another, each with the rows' labels,
+    and what is taller than a page goes on in a float of the same number.
     """
     table = _chosen(table)
     lines = lines_of(table)
     # A page is narrow: what an undecided row takes is in the sentence below.
     lines = [[*line[:-1], re.sub(r"undecided: [^;]*", "undecided", line[-1])] for line in lines]
-    if notes == "short":  # which says what is grey
+    if style.notes == "short":  # which says what is grey
         lines = [[line[0].removesuffix(f" ({PRINTED_ONLY})"), *line[1:]] for line in lines]
     header = header_of(table)
     longest = [LONGEST, *[HEADER] * (len(header) - 1)]  # of a header's lines: labels below the first are as long
     broken = [[piece for line in lines for piece in _broken(line[place], LONGEST)] for place in range(len(header))]
     widths = [max(map(len, [*_broken(header[i], longest[i]), *pieces])) for i, pieces in enumerate(broken)]
-    is_wide = sum(widths) + GAP * len(widths) > COLUMN
-    blocks = _blocks(widths, PAGE if is_wide else COLUMN)
+    is_wide = style.article == "two_column" and sum(widths) + GAP * len(widths) > COLUMN
+    blocks = _blocks(widths, PAGE if is_wide else ARTICLES[style.article])
     sides = ["l" if place == 0 or place > len(table.columns) else "r" for place in range(len(header))]
     cells = [_latex_row(row, line, sides) for row, line in zip(table.rows, lines, strict=True)]
     pieces = [piece for places in blocks for piece in _pieces(table, header, lines, cells, sides, places)]
     environment = "table*" if is_wide else "table"
-    said = [escape_latex(text) for text in _latex_notes(table, notes)]
+    said = [escape_latex(text) for text in _latex_notes(table, style.notes)]
     floats = _floats(pieces)
     found = [r"% \usepackage{booktabs,textcomp,xcolor}"]
     for number, own in enumerate(floats):
@@ -119,8 +130,10 @@ def _caption(table: Table, *, is_continued: bool) -> list[str]:
 
 
 # In letters of \footnotesize, about 4.3 points each, and a twelfth spared for words that have wider ones: a column of a
-# two-column paper of 10 points, and both columns with the gap between them (452 points on A4, 469 on US letter).
-COLUMN, PAGE, GAP = 50, 97, 2
+# two-column paper of 10 points, both columns with the gap between them (452 points on A4, 469 on US letter), and a
+# paper of one column (345 points in the article class and LNCS, 397 at ICLR and NeurIPS).
+COLUMN, PAGE, SINGLE, GAP = 50, 97, 74, 2
+ARTICLES = {"two_column": COLUMN, "one_column": SINGLE}
 HEADER, LONGEST = 14, 22  # what is longer is broken into lines
 TALLEST, RULES = 48, 4  # lines of a page, with its caption and notes, and what the rules of a block take of them
 NOTES = ("short", "full", "none")
@@ -158,7 +171,16 @@ def _broken(text: str, most: int) -> list[str]:
 
 
 def _blocks(widths: Sequence[int], most: int) -> list[list[int]]:
-    """The columns after the rows' labels, in as few blocks as have room for them beside the labels."""
+    """The columns after the rows' labels, in as few blocks as have room for them beside the labels, and then as evenly
+    as they go: no block of one column below one of eight."""
+    found = _filled(widths, most)
+    while len(narrower := _filled(widths, most := most - 1)) == len(found) > 1:
+        found = narrower
+    return found
+
+
+def _filled(widths: Sequence[int], most: int) -> list[list[int]]:
+    """Each block as full as it goes."""
     blocks: list[list[int]] = [[]]
     room = most - widths[0]
     for place, width in enumerate(widths[1:], 1):

@@ -237,11 +237,17 @@ def test_a_new_run_changes_the_table(laboratory: Laboratory, tmp_path: Path) -> 
         (
             "studdy=all",
             "studdy: unknown option (did you mean study?); options: study, db, results_dir, check, check_paper, notes, "
-            "plugins",
+            "article, plugins",
         ),
         (
             "all",
-            "'all' is not of the form key=value; options: study, db, results_dir, check, check_paper, notes, plugins",
+            "'all' is not of the form key=value; options: study, db, results_dir, check, check_paper, notes, article, "
+            "plugins",
+        ),
+        ("notes=long", "notes=long: allowed are short, full, none; full has all that the Markdown says"),
+        (
+            "article=iclr",
+            "article=iclr: allowed are two_column, one_column; two_column puts wide tables over both columns",
         ),
         ("check=yes", "check must be one of true, false, got 'yes'"),
         (

@@ -92,6 +92,19 @@ def test_a_wide_table_is_cut_into_blocks_and_not_shrunk(laboratory: Laboratory) 
     assert text.count("multi-block") == text.count(r"\begin{tabular*}")  # labels stand in every block
 
 
+def test_an_article_of_one_column_has_no_float_over_two_and_narrower_blocks(laboratory: Laboratory) -> None:
+    table = wide_table(laboratory, 12)
+    text = latex.latex(table, latex.Style(article="one_column"))
+    assert r"\begin{table}" in text and "table*" not in text
+    assert text.count(r"\begin{tabular*}") > latex.latex(table).count(r"\begin{tabular*}")
+
+
+def test_blocks_share_the_columns_out_evenly(laboratory: Laboratory) -> None:
+    text = latex.latex(wide_table(laboratory, 9))
+    sizes = [len(columns) for columns in re.findall(r"\\fill\}\}(\w+)\}", text)]
+    assert len(sizes) > 1 and max(sizes) - min(sizes) <= 1
+
+
 def test_what_both_columns_of_a_paper_have_room_for_is_not_cut(laboratory: Laboratory) -> None:
     table = wide_table(laboratory, 12)
     rows = tuple(replace(row, cells=row.cells[:3], verdict="") for row in table.rows)
@@ -134,7 +147,7 @@ def test_an_untrained_row_is_left_out_of_blocks_that_have_nothing_of_it(laborato
 
 def test_a_printed_row_is_grey_and_only_where_something_of_it_is_printed(laboratory: Laboratory) -> None:
     table = wide_table(laboratory, 12)
-    short, full = latex.latex(table), latex.latex(table, "full")
+    short, full = latex.latex(table), latex.latex(table, latex.Style("full"))
     assert short.count(r"\textcolor{gray}{DINO}") == full.count(r"\textcolor{gray}{DINO (printed only)}") == 1
     assert short.count(r"\begin{tabular*}") > 1 and "printed only)" not in short
 
@@ -151,7 +164,7 @@ def test_short_notes_say_what_each_mark_is(laboratory: Laboratory) -> None:
 
 def test_notes_are_a_line_all_or_none(laboratory: Laboratory) -> None:
     table = wide_table(laboratory, 2)
-    short, full, none = (latex.latex(table, notes) for notes in latex.NOTES)
+    short, full, none = (latex.latex(table, latex.Style(notes)) for notes in latex.NOTES)
     assert len(none) < len(short) < len(full) and r"\parbox" not in none
     assert "95 \\% t-interval, 3 seeds" in short and "sign-flip" in full and "sign-flip" not in short
 

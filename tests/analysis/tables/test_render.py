@@ -181,6 +181,6 @@ def test_a_hostile_commit_is_words_in_the_provenance_line(laboratory: Laboratory
 def test_latex_names_an_undecided_row_and_leaves_what_it_takes_to_the_sentence(engine: Engine) -> None:
     table = building.build(load(engine, "masking_ratio"))
     rows = tuple(replace(row, verdict="a: undecided: about 4 more seeds; b: worse") for row in table.rows)
-    text = latex.latex(replace(table, rows=rows, sentence="0.5 takes 4 more seeds."), "full")
+    text = latex.latex(replace(table, rows=rows, sentence="0.5 takes 4 more seeds."), latex.Style("full"))
     assert "& a: undecided; b: worse" in text and "about 4" not in text and "0.5 takes 4 more seeds." in text
     assert "a: undecided: about 4 more seeds; b: worse" in render.markdown(replace(table, rows=rows))
