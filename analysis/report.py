@@ -17,7 +17,7 @@ from analysis.figures import agreement_drawing, theme
 from analysis.numbers import agreement, remembered
 from analysis.numbers.frame import names
 from analysis.numbers.provenance import ENDED_WITHOUT, hours
-from analysis.site.pages import FOLDER, Site, files_over_all
+from analysis.site.pages import FOLDER, Site, files_over_all, listing
 from analysis.site.summary import Summary
 from analysis.tables import agreement_page, claims, paper_check, render
 from analysis.tables.claim_check import Checker
@@ -59,8 +59,10 @@ def write(
     When all studies are asked, pages of runs that the database does not have, or has under another identity by now, go.
     """
     wanted = contents(engine, studies, place, style)
+    is_all = set(studies) == set(names(engine))
+    wanted |= listing([*wanted, *([] if is_all else _pages(results_dir))])
     paths = files.write(wanted, results_dir)
-    if set(studies) == set(names(engine)):
+    if is_all:
         files.remove_extra(wanted, results_dir, RUN_PAGES)
     return paths
 
@@ -80,8 +82,14 @@ def differences(
         wanted = {name: content for name, content in wanted.items() if name not in absent}
     found = files.differences(wanted, results_dir)
     if set(studies) == set(names(engine)):
-        found += files.extra(wanted, results_dir, PATTERNS)
+        # What lists the folder's own pages is not of the database.
+        found += files.extra(wanted | listing([]), results_dir, PATTERNS)
     return found
+
+
+def _pages(results_dir: Path) -> list[str]:
+    """The pages of studies and runs that the folder holds, as `contents` names them."""
+    return [str(path.relative_to(results_dir)) for path in results_dir.glob(f"{FOLDER}/*/*.html")]
 
 
 def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, style: Style = PASTED) -> dict[str, bytes]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -192,6 +194,18 @@ def study_files(site: Site, content: Content) -> dict[str, bytes]:
     ids = study_page.page_ids(content.frame)
     found = {f"studies/{content.frame.name}.html": site.study_page(content)} | site.run_pages(ids) | site.curves(ids)
     return {f"{FOLDER}/{path}": page for path, page in found.items()}
+
+
+def listing(paths: Iterable[str]) -> dict[str, bytes]:
+    """The script that lists which of these paths under the results folder are pages of studies and runs.
+
+    A folder may hold some studies' pages: in the others a link to one that is not there is shown as words.
+    """
+    told: dict[str, list[str]] = {"studies": [], "runs": []}
+    for path in sorted(set(paths)):
+        if found := re.fullmatch(rf"{FOLDER}/(studies|runs)/(.+)\.html", path):
+            told[found[1]].append(found[2])
+    return {f"{FOLDER}/pages.js": f"window.pages = {json.dumps(told)};\n".encode()}
 
 
 def files_over_all(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -229,6 +230,19 @@ def test_a_new_run_changes_the_table(laboratory: Laboratory, tmp_path: Path) -> 
     laboratory.run("rows", "block", 0, {MAIN: 61.0})
     write(laboratory.engine, ["rows"], tmp_path)
     assert "61.00 (1/3 seeds" in (tmp_path / "tables/rows.md").read_text()
+
+
+def test_a_folder_says_which_pages_it_holds(filled: Path, tmp_path: Path) -> None:
+    words = [f"db=sqlite:///{filled}", f"results_dir={tmp_path}"]
+
+    def told() -> dict[str, list[str]]:
+        return json.loads((tmp_path / "report/pages.js").read_text().removeprefix("window.pages = ").rstrip(";\n"))
+
+    assert main([*words, "study=ijepa_masking"]) == 0 and told()["studies"] == ["ijepa_masking"]
+    first = told()["runs"]
+    assert main([*words, "study=masking_ratio"]) == 0 and told()["studies"] == ["ijepa_masking", "masking_ratio"]
+    assert set(first) < set(told()["runs"]) == {path.stem for path in (tmp_path / "report/runs").iterdir()}
+    assert main([*words, "study=masking_ratio", "check=true"]) == 0
 
 
 @pytest.mark.parametrize(

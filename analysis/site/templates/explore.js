@@ -91,7 +91,10 @@ document.addEventListener("DOMContentLoaded", async () => {
   const draw = (id, spec) => vegaEmbed(`#${id}`, { $schema: "https://vega.github.io/schema/vega-lite/v6.json",
     width: "container", height: 320, autosize: { type: "fit", contains: "padding" }, config: style(), ...spec },
     { ast: true, actions: false, renderer: "canvas" });
-  const pathTo = (i) => `runs/${key(i)}.html${placesOf(i).length ? `#of-${placesOf(i)[0][0]}` : ""}`;
+  const paged = window.pages && new Set(window.pages.runs);  // of a server every run has a page
+  if (paged && all.some((i) => !paged.has(key(i)))) at("unlinked")?.removeAttribute("hidden");
+  const pathTo = (i) => (paged && !paged.has(key(i)) ? "" : `runs/${key(i)}.html${placesOf(i).length ? `#of-${placesOf(i)[0][0]}` : ""}`);
+  const link = (i, textContent) => (pathTo(i) ? made("a", { href: pathTo(i), textContent }) : made("span", { textContent }));
   const label = (i) => `${placesOf(i)[0]?.filter(Boolean).join(": ") ?? key(i)}, seed ${seed[i]}`;
 
   // Eight colours can be told apart: the commonest seven values have one each, all others the last.
@@ -157,7 +160,7 @@ document.addEventListener("DOMContentLoaded", async () => {
     const cell = (tag, textContent, more) => made(tag, { textContent, ...more });
     const table = made("table"), head = table.createTHead().insertRow(), body = table.createTBody();
     head.append(...[null, ...chosen].map(() => cell("th", "", { scope: "col" })));
-    chosen.forEach((i, n) => head.cells[n + 1].append(cell("a", label(i), { href: pathTo(i) })));
+    chosen.forEach((i, n) => head.cells[n + 1].append(link(i, label(i))));
     const cellsOf = (name) => chosen.map((i, n) => (metricOf.has(name) && numbers[n] ? numbers[n].get(name) ?? null : valueOf(name)(i)));
     const differing = options.map(([name]) => name).filter((name) => new Set(cellsOf(name)).size > 1);
     const measured = [...metricOf.keys()].filter((name) => cellsOf(name).some((one) => one !== null));
@@ -194,7 +197,7 @@ document.addEventListener("DOMContentLoaded", async () => {
   }
 
   const asText = (words) => (cell) => document.createTextNode(words(cell.getValue()) ?? "–");  // a formatter's text would be markup
-  const linked = (cell) => made("a", { href: pathTo(cell.getData().id), textContent: cell.getValue() || key(cell.getData().id) });
+  const linked = (cell) => link(cell.getData().id, cell.getValue() || key(cell.getData().id));
   const short = (one) => (typeof one === "number" ? String(Number(one.toPrecision(4))) : one);
   const SHAPES = { study: { widthGrow: 2, minWidth: 170 }, row: { formatter: linked, widthGrow: 2, minWidth: 130 }, state: {} };
   const shown = () => [...new Set(["study", "row", "seed", "state", set.x, set.y, set.color, "seconds"])];

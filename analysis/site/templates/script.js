@@ -212,8 +212,24 @@
     again();
   }
 
+  // ---- a folder may hold the pages of some studies and runs only, which pages.js lists; a link to another is words
+
+  function unlink() {
+    const here = Object.entries(window.pages ?? {}).map(([folder, names]) => [folder, new Set(names)]);
+    for (const [folder, names] of here)
+      for (const link of document.querySelectorAll(`main a[href*="${folder}/"], nav a[href*="${folder}/"]`)) {
+        const told = link.getAttribute("href").match(`^(?:\\.\\./)?${folder}/([^#]+)\\.html`);
+        if (!told || names.has(decodeURIComponent(told[1]))) continue;
+        const words = document.createElement("span");
+        words.append(...link.childNodes);
+        link.replaceWith(words);
+        document.querySelector("#unlinked")?.removeAttribute("hidden");
+      }
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
     themeSwitch();
+    unlink();
     enhance(document);
     recall();
     if (root.dataset.live && !document.querySelector("div[data-still]")) live();

@@ -31,7 +31,7 @@ def test_a_row_with_a_collapsed_seed_has_a_mark_and_a_note_that_names_it(laborat
 
 def test_collapse_is_said_in_markdown_latex_and_csv(laboratory: Laboratory) -> None:
     table = fill(laboratory)
-    markdown, source, csv = render.markdown(table), latex.latex(table, "full"), render.to_csv(table)
+    markdown, source, csv = render.markdown(table), latex.latex(table, latex.Style("full")), render.to_csv(table)
     assert "| block (0.6) † |" in markdown and WORDS in markdown
     assert r"block (0.6) \dag{}" in source and WORDS in source
     assert r"\dag{}: features collapsed" in latex.latex(table)  # of which short notes say what the mark is

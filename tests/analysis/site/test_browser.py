@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from analysis.report import write
 from analysis.serve import open_server
 from sweeps.database.opening import open_database
 from sweeps.database.tables import Attempt, Result, RunRow
@@ -66,6 +67,26 @@ def test_from_the_index_to_a_study_to_a_run_and_back(index: Browser) -> None:
     assert "mask=multiblock" in index.text("main")
     index.click("nav li:first-child a")
     assert index.text("h1") == "Which part matters?"
+
+
+def test_what_has_no_page_in_this_folder_is_words_and_no_link(browser: Browser, lively: Path, tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{lively}", read_only=True)
+    write(engine, ["ijepa_masking"], tmp_path)
+    browser.open((tmp_path / "report/index.html").as_uri())
+    browser.js(UNFOLD)
+    linked = "return [...document.querySelectorAll('a[href^=\"studies/\"]')].map((one) => one.getAttribute('href'))"
+    assert browser.js(linked) == ["studies/ijepa_masking.html"] and "masking_ratio" in browser.text("#studies")
+    assert "python -m analysis.report" in browser.text("#unlinked")
+    browser.open((tmp_path / "report/explore.html").as_uri() + "#filter=study=masking_ratio")
+    browser.until("return document.querySelector('.tabulator-row')")
+    assert browser.js("return document.querySelector('.tabulator-row a')") is None
+    assert "python -m analysis.serve" in browser.text("#unlinked")
+    write(engine, ["evil", "ijepa_masking", "masking_ratio"], tmp_path)
+    browser.reload()
+    browser.until("return document.querySelector('.tabulator-row a[href^=\"runs/\"]')")
+    assert browser.js("return document.querySelector('#unlinked').hidden")
+    engine.dispose()
+    assert browser.complaints() == []
 
 
 def test_a_run_with_markup_for_a_name_is_only_words(index: Browser) -> None:

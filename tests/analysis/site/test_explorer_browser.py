@@ -260,7 +260,7 @@ def many(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("many")
     engine = open_database(f"sqlite:///{folder / 'large.sqlite'}")
     generate(engine, num_runs=30_000, num_points=120_000, num_studies=5)
-    files.write(Site(engine).explorer_files() | assets(), folder)
+    files.write(Site(engine).explorer_files() | assets() | {"pages.js": b""}, folder)
     engine.dispose()
     return folder
 

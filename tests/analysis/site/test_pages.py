@@ -103,8 +103,8 @@ def test_every_link_leads_to_a_file_of_the_site(report, pages):
 
 def test_no_string_of_a_run_becomes_markup(pages):
     for name, page in pages.items():
-        # The explorer's own, its columns, and four libraries.
-        assert page.tags.count("script") == (7 if name == "explore.html" else 1), name
+        # Which pages there are; the explorer's own, its columns, and four libraries.
+        assert page.tags.count("script") == (8 if name == "explore.html" else 2), name
         assert page.handlers == [], name
     assert EVIL in pages["studies/evil.html"].words and EVIL in pages["index.html"].words
     assert any(EVIL in page.words for name, page in pages.items() if name.startswith("runs/"))
