@@ -45,13 +45,25 @@ def hint(reason: str) -> str:
     if found is None:
         return ""
     tables = [*Base.metadata.tables, *VIEWS]
-    columns = {column.name for table in Base.metadata.tables.values() for column in table.columns}
+    columns: dict[str, list[str]] = {}
+    for table in Base.metadata.tables.values():
+        for column in table.columns:
+            columns.setdefault(column.name, []).append(table.name)
     is_table = "table" in found[0] or "relation" in found[0]
-    return close_matches(found[1].rpartition(".")[2], tables if is_table else columns)
+    name = found[1].rpartition(".")[2]
+    if not is_table and name in columns:
+        return f" (it is a column of {', '.join(columns[name])})"
+    return close_matches(name, tables if is_table else columns)
 
 
 def check_options(engine: Engine, sql: str) -> None:
-    """Raises UserError naming the nearest options for a `{mask.ratios}` that no config of the database has."""
+    """Raises UserError naming the nearest options for a `{mask.ratios}` that no config of the database has, or what to
+    read where the statement reads no configs."""
+    if (found := OPTION.search(sql)) and "sw_config" not in sql:
+        raise UserError(
+            f"{found[0]} is an option of sw_config, which this statement does not read: of ab_runs or ab_cells add "
+            f"join sw_config on sw_config.id = config_id, or ask with runs=WHERE or cells=WHERE and show={found[1]}"
+        )
     asked = set(OPTION.findall(sql)) - set(COLUMNS)
     if not asked:
         return

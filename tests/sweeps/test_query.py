@@ -164,6 +164,11 @@ def test_a_study_on_the_screen_leaves_out_what_is_the_same_in_every_row(engine, 
         ("select * from sw_runs", "did you mean sw_run"),
         ("select stat from sw_run", "did you mean state"),
         ("select r.stat from sw_run r", "did you mean state"),
+        ("select config_id from ab_results", "it is a column of "),
+        (
+            "select {mask.ratio} from ab_runs",
+            "{mask.ratio} is an option of sw_config, which this",
+        ),
         ("select nothing_like_it from sw_run", "cannot run it: "),
     ],
 )
