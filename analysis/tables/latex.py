@@ -174,8 +174,11 @@ def _blocks(widths: Sequence[int], most: int) -> list[list[int]]:
     """The columns after the rows' labels, in as few blocks as have room for them beside the labels, and then as evenly
     as they go: no block of one column below one of eight."""
     found = _filled(widths, most)
-    while len(narrower := _filled(widths, most := most - 1)) == len(found) > 1:
-        found = narrower
+    # Where each column has a block of its own, no width makes more of them.
+    for narrower in range(most - 1, max(widths), -1):
+        if len(blocks := _filled(widths, narrower)) > len(found):
+            break
+        found = blocks
     return found
 
 

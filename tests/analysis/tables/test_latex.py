@@ -105,6 +105,14 @@ def test_blocks_share_the_columns_out_evenly(laboratory: Laboratory) -> None:
     assert len(sizes) > 1 and max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.parametrize("article", latex.ARTICLES)
+def test_columns_too_wide_to_stand_side_by_side_have_a_block_each(laboratory: Laboratory, article: str) -> None:
+    table = wide_table(laboratory, 3)
+    columns = tuple(replace(column, label=f"{'w' * 90}{number}") for number, column in enumerate(table.columns))
+    text = latex.latex(replace(table, columns=columns), latex.Style(article=article))
+    assert text.count(r"\begin{tabular*}") >= len(columns) and all(column.label in text for column in columns)
+
+
 def test_what_both_columns_of_a_paper_have_room_for_is_not_cut(laboratory: Laboratory) -> None:
     table = wide_table(laboratory, 12)
     rows = tuple(replace(row, cells=row.cells[:3], verdict="") for row in table.rows)
