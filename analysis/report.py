@@ -200,6 +200,8 @@ def command(words: Sequence[str]) -> int:
     is_check, asked = arguments.flag("check"), arguments.text("study", "all")
     results_dir, place = arguments.path("results_dir", "results"), Place.typed(words)
     paper, style = arguments.text("check_paper", ""), _style(arguments)
+    if is_check and paper:
+        raise UserError(f"check=true check_paper={paper}: one compares the results folder, one a paper; ask twice")
     check = paper_checked(arguments.path("check_paper"), results_dir) if paper else None
     engine = files.open_results(arguments)
     try:

@@ -58,11 +58,18 @@ def draw(plot: Plot) -> Figure:
         _keep_in_range(axes, panel)
         is_shared = any(axes.get_shared_y_axes().joined(axes, other) for other in all_axes[:-1])
         _label(axes, panel, is_shared=is_shared, most=WIDE if num_columns == 2 else BESIDE_ROWS)
-    told = "" if has_legend or plot.references.empty else " Dashed: random init."
-    noted(figure, plot.title, (plot.note + told).strip())
+    noted(figure, plot.title, f"{plot.note} {_about_reference(plot.references, has_legend=has_legend)}".strip())
     if has_legend:
         _legend(figure, plot, all_axes)
     return figure
+
+
+def _about_reference(references: pd.DataFrame, *, has_legend: bool) -> str:
+    """What a legend does not say of the untrained encoder's line and of what is shaded around it."""
+    told = [] if has_legend or references.empty else ["dashed: random init"]
+    if references["low"].notna().any():
+        told.append(f"shaded: {'its interval' if told else 'the interval of random init'}")
+    return f"{', '.join(told).capitalize()}." if told else ""
 
 
 def noted(figure: Figure, title: str, note: str) -> None:

@@ -32,7 +32,7 @@ from sweeps.study.metric_words import describe, metric_words, option_words
 from sweeps.study.search_space import SearchSpec, is_trial
 
 KINDS = ("importance", "contour")
-FEWEST_OF_CONTOUR = 10  # finished trials: a surface between fewer is made up
+FEWEST_OF_CONTOUR = 10  # places of finished trials: a surface between fewer is made up
 NUM_SHOWN = 15  # trials in the table, the best first
 BEST, PUBLISHED = "best_judged", "default_judged"  # rows of judging seeds
 GRID_SIZE = 60
@@ -359,12 +359,19 @@ def plot(frame: Frame, figure: Mapping[str, Any]) -> Landscape:
                 f"{frame.name}: figure {figure['name']}: {name} must be one of the searched options "
                 f"{', '.join(spec.space)}, got {figure.get(name)!r}"
             )
+    keys = [str(figure[name]) for name in ("x", "y")]
+    # Two trials that differ elsewhere may lie in one place, where the later one would hide the other.
+    placed = done.groupby(keys, sort=False, as_index=False, dropna=False).agg({"value": "mean"})
     axes = tuple(
-        _axis(done, spec, str(figure[n]), str(figure.get(f"{n}label", option_words(str(figure[n])))))
+        _axis(placed, spec, str(figure[n]), str(figure.get(f"{n}label", option_words(str(figure[n])))))
         for n in ("x", "y")
     )
-    values = done["value"].to_numpy(dtype=np.float64)
-    surface = _surface(axes, values) if len(done) >= FEWEST_OF_CONTOUR else None
+    values = placed["value"].to_numpy(dtype=np.float64)
+    surface = _surface(axes, values) if len(placed) >= FEWEST_OF_CONTOUR else None
+    if len(placed) < len(done):
+        note += f" in {counted(len(placed), 'place')}, each the mean of those there"
+    if others := len({*spec.space} - {*keys}):
+        note += f", whatever their {counted(others, 'other option')}"
     note = f"Dots: {note}" + ("; the surface between them is interpolated." if surface else ".")
     return Landscape(title, "contour", label, note, axes=axes, values=values, surface=surface)
 

@@ -16,6 +16,7 @@ from sweeps.answers.verdicts import Judged, caveat, sentence
 from sweeps.answers.verdicts import verdicts as verdicts_of
 from sweeps.study import fair_rows
 from sweeps.study.margin import margin_of
+from sweeps.study.metric_words import metric_words
 from sweeps.study.seed_rule import SeedRule
 
 
@@ -97,12 +98,25 @@ def _kinds_of(frame: Frame) -> Counter[str]:
     )
 
 
+ONLY_RUNS = "Scale smoke tells that it runs, not what is better."
+
+
 def sentence_of(frame: Frame, compared: Mapping[str, Comparison] | None = None) -> str:
     """What the rows of a study answer, as far as their runs give it."""
     metric = frame.metrics[0]
     if compared is None:
         compared = _compared(frame, metric)
-    return sentence(judged(frame, compared), metric, margin_of(frame.study.spec, frame.scale, metric))
+    told = sentence(judged(frame, compared), metric, margin_of(frame.study.spec, frame.scale, metric))
+    if not told and len(frame.seeds) == 1 and _asks_which_is_better(frame, metric):
+        return f"{metric_words(metric)}: one seed a row tells no row from another, so that there is no verdict."
+    return f"{told} {ONLY_RUNS}" if told and frame.scale == "smoke" else told
+
+
+def _asks_which_is_better(frame: Frame, metric: str) -> bool:
+    """Several rows that were trained, by more than what their masks leave of a picture."""
+    trained = set(frame.cells.loc[~frame.cells["is_random_init"], "row_key"])
+    done = frame.runs[(frame.runs["state"] == "done") & frame.runs["row_key"].isin(trained)]
+    return done["row_key"].nunique() > 1 and not metric.startswith("mask/")
 
 
 def _compared(frame: Frame, metric: str) -> dict[str, Comparison]:
@@ -153,17 +167,20 @@ def about(frame: Frame, compared: Mapping[str, Comparison]) -> list[str]:
     return notes
 
 
+ROWS_DIFFER = "Rows also differ in what is part of each one's recipe:"
+
+
 def about_rows(frame: Frame) -> list[str]:
-    """What the rows differ in besides what their labels stand for, as the study's `varies` lets them."""
-    if not fair_rows.listed(frame.study, frame.scale):
-        return []
+    """What the rows differ in besides what their labels stand for: as the study's `varies` lets them, as another method
+    or objective has it, or as a row that changes a part gives itself another schedule or other data for it."""
     configs = {(cell.row_key, cell.col_key): _options(frame, cell.config_id) for cell in records(frame.cells)}
     cells = frame.study.cells(frame.scale)
     pairs = [(cell, configs[at]) for cell in cells if (at := (cell.row_key, cell.col_key)) in configs]
     found = fair_rows.differences(frame.study, frame.scale, pairs)
-    unset = (difference for difference in found if difference.is_listed and not difference.is_set)
-    rows = [f"{label}: {', '.join(texts)}" for label, texts in fair_rows.by_row(unset, lambda c: c.row_label).items()]
-    return [f"Rows also differ in what is part of each one's recipe: {'; '.join(rows)}."] if rows else []
+    unlabelled = (difference for difference in found if difference.is_beside_the_label)
+    by_row = fair_rows.by_row(unlabelled, lambda cell: cell.row_label)
+    rows = [f"{label}: {', '.join(texts)}" for label, texts in by_row.items()]
+    return [f"{ROWS_DIFFER} {'; '.join(rows)}."] if rows else []
 
 
 def _options(frame: Frame, config_id: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from itertools import chain
 
+from analysis.numbers.comparing import ROWS_DIFFER
 from analysis.tables.parts import Column, Row, Table
 from analysis.tables.render import NOTHING, PRINTED_ONLY, header_of, lines_of, one_line, with_marks
 from sweeps.answers.collapse import MARK
@@ -155,7 +156,11 @@ def _latex_notes(table: Table, notes: str) -> list[str]:
         f"grey: {PRINTED_ONLY}": any(row.is_printed_only for row in table.rows),
     }
     told = "; ".join(words for words, is_used in marks.items() if is_used)
-    return [f"{what}{told[:1].upper()}{told[1:]}{'. ' if told else ''}Scale {table.scale}, data {table.digest}."]
+    also = [note for note in table.notes if note.startswith(ROWS_DIFFER)]  # else the rows seem to differ in less
+    return [
+        *also,
+        f"{what}{told[:1].upper()}{told[1:]}{'. ' if told else ''}Scale {table.scale}, database digest {table.digest}.",
+    ]
 
 
 # A mark stays with what it marks, "±" with both of its numbers: alone on a line it would be read as of another row.

@@ -73,14 +73,15 @@ def with_best(rows: list[Row], columns: list[Column], main: str) -> tuple[list[R
         others = _not_clear_of(best, rows, j)
         if others:
             where = f" ({column.label})" if column.col_key is not None else ""
-            unclear.append(f"{rows[best].label}{where} is not told from {', '.join(others)}")
+            unclear.append(f"{rows[best].label}{where} with {', '.join(others)}")
         else:
             cells = list(rows[best].cells)
             cells[j] = replace(cells[j], is_best=True)
             rows[best], has_best = replace(rows[best], cells=tuple(cells)), True
     notes = ["Bold: the best mean of its column; its interval overlaps no other row's."] if has_best else []
     if unclear:
-        notes.append(f"Not bold, as intervals overlap or are missing: the best mean, {'; '.join(unclear)}.")
+        # What Δ decides of the same seeds is another question: a best mean that is not bold may well be better.
+        notes.append(f"Not bold, as own intervals overlap or are missing: the best mean, {'; '.join(unclear)}.")
     return rows, notes
 
 
@@ -104,7 +105,8 @@ def notes_of(
 ) -> list[str]:  # fmt: skip
     seeds, study = ", ".join(map(str, frame.seeds)), frame.study
     shown = list(dict.fromkeys(column.metric for column in columns if column.kind is Kind.value))
-    notes = [f"{'; '.join(map(metric_words, shown))}: mean ± half-width of the 95 % t-interval over seeds {seeds}."]
+    what = f"mean ± half-width of the 95 % t-interval over seeds {seeds}" if len(frame.seeds) > 1 else f"seed {seeds}"
+    notes = [f"{'; '.join(map(metric_words, shown))}: {what}."]
     rule = study.seed_rule(frame.scale)
     notes += comparing.about_rule(rule) if rule else []
     level = f"{100 * (rule.confidence if rule else CONFIDENCE):.4g} %"

@@ -18,6 +18,7 @@ from sweeps.study.overrides import format_value
 # What another choice decides beside its own options: another method has other parts, and no other schedule or data.
 _PARTS = ("objective", "mask", "target", "predictor", "loss", "encoder", "flow_data")
 _IMPLIED = {"method": _PARTS, "objective": _PARTS}
+_RECIPE = ("optim", "data", "augment")  # what any row is trained with
 # A method says how its encoder begins and what it is shown, not how large it is: that is a comparison of its own.
 _SIZES = tuple(
     f"encoder.{name}" for name in ("width", "depth", "heads", "patch", "mlp_ratio", "widths", "depths", "bottleneck")
@@ -34,10 +35,21 @@ class Difference:
     of_baseline: Any
     is_set: bool  # or implied, by what the two rows set
     is_listed: bool  # in `varies`
+    is_implied: bool = False  # an option, by another variant of a part that it belongs to, and not set
+    is_with_another: bool = False  # set by a row that sets options of other parts too
 
     @property
     def is_told(self) -> bool:
         return self.is_set or self.is_listed
+
+    @property
+    def is_beside_the_label(self) -> bool:
+        """What a reader of the table would not take from the row's name: it is not what the row is about."""
+        return (self.is_listed and not self.is_set) or self.is_implied or (self.is_with_another and self.is_of_recipe)
+
+    @property
+    def is_of_recipe(self) -> bool:
+        return self.key.split(".")[0] in _RECIPE
 
     @property
     def is_of_one_part(self) -> bool:
@@ -67,7 +79,11 @@ def differences(study: Study, scale: str, cells: Sequence[tuple[Cell, Mapping[st
                 is_size = key in _SIZES and config.get("encoder") == baseline.get("encoder")
                 is_implied = any(key == part or key.startswith(f"{part}.") for part in implied) and not is_size
                 is_set = key in told or is_implied
-                yield Difference(cell, key, config.get(key), baseline.get(key), is_set, _is_listed(study, scale, key))
+                yield Difference(
+                    cell, key, config.get(key), baseline.get(key), is_set, _is_listed(study, scale, key),
+                    is_implied=is_implied and key not in told and "." in key,
+                    is_with_another=key in told and any(one.split(".")[0] not in _RECIPE for one in told),
+                )  # fmt: skip
 
 
 def by_row(found: Iterable[Difference], name: Callable[[Cell], str]) -> dict[str, list[str]]:

@@ -326,7 +326,7 @@ def test_a_figure_of_one_panel_is_as_wide_as_a_column_with_its_legend_above(labo
 def test_a_random_initialisation_alone_is_named_in_the_note_and_takes_no_legend(rows: Frame) -> None:
     figure = drawn(figure_of(rows, "bars"))
     assert not figure.legends and all(axes.get_legend() is None for axes in figure.axes)
-    assert " ".join(figure._supxlabel.get_text().split()).endswith("Dashed: random init.")
+    assert " ".join(figure._supxlabel.get_text().split()).endswith("Dashed: random init, shaded: its interval.")
 
 
 @pytest.mark.parametrize(

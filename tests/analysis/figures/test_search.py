@@ -110,6 +110,15 @@ def test_categories_lie_side_by_side(engine: Engine) -> None:
     assert set(plot.axes[1].places) == {0.0, 1.0}
 
 
+def test_trials_in_one_place_are_one_dot_of_their_mean_and_the_note_says_so(engine: Engine) -> None:
+    plot = search.plot(load(engine, "search"), SPEC["figures"][2])
+    means = {(a, b): value for a, b, value in zip(*(axis.places for axis in plot.axes), plot.values, strict=True)}
+    ratios = [0.1 + 0.8 * ((number * 5) % 12) / 11 for number in (0, 6)]  # of depth 1 with l1
+    assert len(plot.values) == len(means) == 6 and math.isclose(means[1.0, 0.0], 100 * sum(ratios) / 2)
+    said = "Dots: 10 finished trials in 6 places, each the mean of those there, whatever their 2 other options."
+    assert plot.note == said
+
+
 def test_too_few_trials_are_said_to_be_too_few(engine: Engine) -> None:
     frame = load(engine, "search")
     rows = frame.rows[frame.rows["row_key"].isin(["trial_0", "default"])]

@@ -212,12 +212,12 @@ def test_the_best_mean_is_bold_where_it_is_clear_of_every_other(laboratory: Labo
 def test_the_best_mean_is_not_bold_within_anothers_interval_and_the_note_says_which(laboratory: Laboratory) -> None:
     table = two_rows(laboratory, 3, gain=0.1)
     assert not any(cell.is_best for row in table.rows for cell in row.cells)
-    assert table.notes[-1].endswith("the best mean, other is not told from base.")
+    assert table.notes[-1].endswith("the best mean, other with base.")
 
 
 def test_a_row_without_its_number_keeps_the_best_from_being_bold(rows_table: Table) -> None:
     assert not any(cell.is_best for row in rows_table.rows for cell in row.cells)
-    assert rows_table.notes[-1].endswith("the best mean, multi-block is not told from block (0.6), random (0.6).")
+    assert rows_table.notes[-1].endswith("the best mean, multi-block with block (0.6), random (0.6).")
 
 
 def test_the_smallest_error_is_the_best_and_a_share_has_no_best(laboratory: Laboratory) -> None:
