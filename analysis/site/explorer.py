@@ -199,14 +199,15 @@ def _asked(connection: Connection, configs: Mapping[int, int]) -> dict[int, list
 
 
 def _options(connection: Connection, configs: Mapping[int, int]) -> dict[str, list[Any]]:
-    """By option, its value in each config; those that all configs have alike are left out."""
+    """By option, its value in each config; those that all configs have alike are left out. `method` and `scale`, which
+    a launch is asked for and a config does not hold, are among them."""
     columns: dict[str, list[Any]] = {}
-    rows = connection.execute(select(Config.id, Config.json).order_by(Config.id))
+    rows = connection.execute(select(Config.id, Config.json, Config.method, Config.scale).order_by(Config.id))
     for row in rows:
         if row.id not in configs:
             continue
         place = configs[row.id]
-        for name, value in row.json.items():
+        for name, value in ({"method": row.method, "scale": row.scale} | row.json).items():
             if (column := columns.get(name)) is None:
                 column = columns[name] = [None] * len(configs)
             column[place] = value if type(value) in PLAIN else _plain(name, value)

@@ -39,11 +39,14 @@ document.addEventListener("DOMContentLoaded", async () => {
   // ---- the filter
 
   const CONDITION = /^([^\s=<>!]+)(>=|<=|!=|=|>|<)(.*)$/;
-  const parts = (text) => text.split(/\s+/).filter(Boolean).map((part) => CONDITION.exec(part)?.slice(1) ?? part.toLowerCase());
+  const SPACED = /\s+(>=|<=|!=|=|[<>](?=\s|[-.\d]))\s*/g;  // but not "<" before a letter, with which a name may begin
+  const parts = (text) => text.replace(SPACED, "$1").split(/\s+/).filter(Boolean).map((part) => CONDITION.exec(part)?.slice(1) ?? part.toLowerCase());
   const ORDERS = { ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b };
   const test = (sign, text, number = text === "" ? NaN : Number(text)) => (Object.hasOwn(ORDERS, sign)
     ? (one) => typeof one === "number" && ORDERS[sign](one, number) : (one) => (one === number || String(one) === text) === (sign === "="));
-  const configWords = asked.map((places, n) => [...places.flat(), keys[n]].join(" ").toLowerCase());
+  const methods = columns.get("method")?.values ?? [];
+  const configWords = asked.map((places, n) => [...places.flat(), methods[n] ?? "", keys[n]].join(" ").toLowerCase());
+  const isOf = (wanted) => (places) => (wanted === "none" || !wanted ? !places.length : places.some(([study]) => study === wanted));
   const runWords = all.map((i) => `${state[i]} seed=${seed[i]} run=${run[i]} ${key(i)}`.toLowerCase());
 
   function matching(text) {
@@ -54,7 +57,7 @@ document.addEventListener("DOMContentLoaded", async () => {
         return (i) => isOfConfig(i) || runWords[i].includes(part);
       }
       const [name, sign, wanted] = part;
-      if (name === "study" && sign === "=") return ofConfig(asked.map((places) => places.some(([study]) => study === wanted)));
+      if (name === "study" && sign === "=") return ofConfig(asked.map(isOf(wanted)));
       if (!columns.has(name)) { unknown = name; return () => false; }
       return columns.get(name).of(columns.get(name).values.map(test(sign, wanted)));
     });
@@ -92,7 +95,9 @@ document.addEventListener("DOMContentLoaded", async () => {
     width: "container", height: 320, autosize: { type: "fit", contains: "padding" }, config: style(), ...spec },
     { ast: true, actions: false, renderer: "canvas" });
   const paged = window.pages && new Set(window.pages.runs);  // of a server every run has a page
-  if (paged && all.some((i) => !paged.has(key(i)))) at("unlinked")?.removeAttribute("hidden");
+  if (paged && all.some((i) => placesOf(i).length && !paged.has(key(i)))) at("unlinked")?.removeAttribute("hidden");
+  const free = all.filter((i) => !placesOf(i).length).length;
+  if (free) at("of-no-study").textContent = `${free} of the runs no study of today asks for (study=none)${paged ? ": they have no page" : ""}.`;
   const pathTo = (i) => (paged && !paged.has(key(i)) ? "" : `runs/${key(i)}.html${placesOf(i).length ? `#of-${placesOf(i)[0][0]}` : ""}`);
   const link = (i, textContent) => (pathTo(i) ? made("a", { href: pathTo(i), textContent }) : made("span", { textContent }));
   const label = (i) => `${placesOf(i)[0]?.filter(Boolean).join(": ") ?? key(i)}, seed ${seed[i]}`;

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from analysis.report import write
 from sweeps.database import series
 from sweeps.database.opening import open_database, upgrade
-from sweeps.database.tables import Attempt, Environment, RunRow
+from sweeps.database.tables import Attempt, CellRow, Config, Environment, RunRow, StudyRow
 from tests.analysis.conftest import MAIN, ROWS, Laboratory, fill_grid, fill_rows
 
 EVIL = "<script>document.title = 'owned'</script>\" onmouseover=\"alert(1)"
@@ -56,6 +56,14 @@ def fill(path: Path) -> Laboratory:
     laboratory.run("evil", "evil", 0, {MAIN: 60.0, "knn/digit_top1": 1.0, EVIL: 2.0})
     add_curves(laboratory)
     with Session(engine) as session, session.begin():
+        of_ratios = select(CellRow.config_id).join(StudyRow, StudyRow.id == CellRow.study_id)
+        of_ratios = of_ratios.where(StudyRow.name == "masking_ratio")
+        session.execute(update(Config).values(method="ijepa"))
+        session.execute(update(Config).where(Config.id.in_(of_ratios)).values(method="mae"))
+        free = Config(hash="f" * 64, hash_version=1, json={"mask": "block"}, method="vjepa")
+        session.add(free)  # of no study
+        session.flush()
+        session.add(RunRow(config_id=free.id, seed=0, code_epoch=1, state="queued", created=0.0))
         session.execute(update(Attempt).where(Attempt.n == 1).values(host=EVIL, error=EVIL, facts={EVIL: EVIL}))
     return laboratory
 

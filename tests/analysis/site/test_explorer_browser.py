@@ -72,6 +72,33 @@ def test_a_filter_by_words_and_by_a_condition_leaves_the_runs_that_match(page):
     assert "filter=study%3Dmasking_ratio" in page.js("return location.hash")
 
 
+def count(browser: Browser, text: str) -> int:
+    """How many runs a filter leaves."""
+    browser.js("document.getElementById('count').textContent = ''")
+    fill(browser, text)
+    browser.until("return document.getElementById('count').textContent !== ''")
+    return int(browser.text("#count").split()[0])
+
+
+def test_a_method_is_a_word_a_condition_and_a_choice(page):
+    of_ratios = count(page, "study=masking_ratio")
+    assert of_ratios > 0
+    assert count(page, "method=mae") == of_ratios
+    assert 0 < count(page, "mae seed=0") < of_ratios
+    assert page.js("return [...document.getElementById('color').options].map((one) => one.value)").count("method") == 1
+
+
+def test_spaces_around_a_sign_change_nothing(page):
+    plain = count(page, "mask.ratio>0.5 state=done")
+    assert count(page, "mask.ratio > 0.5 state = done") == count(page, "mask.ratio >0.5 state =done") == plain > 0
+
+
+def test_runs_of_no_study_are_counted_and_found_and_blamed_on_no_command(page):
+    assert count(page, "study=none") == count(page, "study=") == count(page, "vjepa") == 1
+    assert page.text("#of-no-study") == "1 of the runs no study of today asks for (study=none): they have no page."
+    assert page.js("return document.getElementById('unlinked').hidden")
+
+
 SHADOWS = (
     "const table = document.getElementById('runs-table');"
     "return ['::before', '::after'].map((edge) => Number(getComputedStyle(table, edge).opacity) > 0.3)"
