@@ -5,6 +5,7 @@ Needs neither torch nor the runs' folders: the arrays are in the database. The s
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ Draw a picture (SVG, PNG) from the clips, masks, reconstructions, flow and follo
   run=12            these runs instead of a study's, several as 12,15
   clips=0           which of the clips that a run kept (at most 8), several as 0,3
   db=sqlite:///results/ablations.sqlite   where the runs are recorded
-  results_dir=results                     figures/gallery/ is written in it
+  results_dir=results                     figures/gallery/ is written in it; what is asked for is in the file's name
   check=false                             true: write nothing; exit 1 naming every file that differs
 
 example: python -m analysis.gallery name=mae_st_reconstructions study=masking_ratio cell=0.9/long,0.95/long"""
@@ -105,7 +106,17 @@ def contents(engine: Engine, name: str, arguments: Arguments) -> dict[str, bytes
         if clip >= kept:
             raise UserError(f"clips={clip}: these runs kept clips 0 to {kept - 1}")
     images = drawing.images(picture.build(name, runs, clips))
-    return {str(FOLDER / f"{name}.{suffix}"): content for suffix, content in images.items()}
+    return {str(FOLDER / f"{stem(name, arguments)}.{suffix}"): content for suffix, content in images.items()}
+
+
+def stem(name: str, arguments: Arguments) -> str:
+    """A picture's file name: what was asked for with it is in it, so that no picture is written over another."""
+    study = arguments.text("study", "") or name
+    found = study if study.partition("@")[0] == name else f"{name}-{study}"
+    for option in ("cell", "seed", "run", "clips"):
+        if text := arguments.text(option, ""):
+            found += f"-{option if option != 'cell' else ''}{text}"
+    return re.sub(r"[^\w.@-]+", "_", found)
 
 
 def contents_of_all(engine: Engine, arguments: Arguments) -> tuple[dict[str, bytes], list[str]]:

@@ -308,11 +308,27 @@ def test_every_picture_is_drawn_twice_alike_and_checked(filled, tmp_path, capsys
     assert asked(filled, tmp_path, *words, "check=true") == 1
     assert asked(filled, tmp_path, *words) == 0
     folder = tmp_path / "results" / "figures" / "gallery"
-    assert sorted(path.name for path in folder.iterdir()) == [f"{name}.png", f"{name}.svg"]
+    stem = f"{name}-clips0" if name == "vjepa_masks" else f"{name}-vjepa_masks-clips0"
+    assert sorted(path.name for path in folder.iterdir()) == [f"{stem}.png", f"{stem}.svg"]
     assert asked(filled, tmp_path, *words, "check=true") == 0
-    (folder / f"{name}.svg").write_text("another")
+    (folder / f"{stem}.svg").write_text("another")
     assert asked(filled, tmp_path, *words, "check=true") == 1
-    assert f"{name}.svg: differs" in capsys.readouterr().out
+    assert f"{stem}.svg: differs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "stem"),
+    [
+        ({}, "vjepa_masks"),
+        ({"study": "vjepa_masks@mine"}, "vjepa_masks@mine"),
+        ({"study": "masking_ratio"}, "vjepa_masks-masking_ratio"),
+        ({"study": "a", "cell": "0.75/long,b", "seed": "1"}, "vjepa_masks-a-0.75_long_b-seed1"),
+        ({"run": "12,15", "clips": "0,3"}, "vjepa_masks-run12_15-clips0_3"),
+        ({"study": "../../etc/x"}, "vjepa_masks-.._.._etc_x"),
+    ],
+)
+def test_a_picture_is_called_by_what_was_asked_for(words, stem):
+    assert gallery.stem("vjepa_masks", Arguments(words)) == stem
 
 
 def test_all_draws_what_has_runs_and_names_the_others_with_what_makes_them(filled, tmp_path, capsys):
@@ -338,8 +354,8 @@ def test_runs_and_clips_can_be_named(filled):
     run_ids = ids(filled)
     with filled.engine.connect() as connection:
         assert [run.run_id for run in of_runs(connection, run_ids[::-1], Path(), RunPictures)] == run_ids[::-1]
-    files = [gallery.contents(filled.engine, "vjepa_masks", Arguments({"clips": clips})) for clips in ("", "0", "1")]
-    assert files[0] == files[1] != files[2]
+    drawn = [gallery.contents(filled.engine, "vjepa_masks", Arguments({"clips": clips})) for clips in ("", "0", "1")]
+    assert list(drawn[0].values()) == list(drawn[1].values()) != list(drawn[2].values())
     assert [run.label for run in study_runs(filled, cells=["b"])] == ["most"]
 
 

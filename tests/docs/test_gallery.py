@@ -40,7 +40,9 @@ def test_the_commands_of_the_page_draw_their_pictures(tmp_path, monkeypatch, cap
     for module, words in commands("gallery.md"):
         assert MAINS[module](at_smoke(module, words)) == 0, (module, words, capsys.readouterr().err)
     names = {path.name for path in (tmp_path / "results" / "figures" / "gallery").iterdir()}
-    masks = ("ijepa_masks", "ijepa_rcdm", "vjepa_masks", "mae_st_masks", "mae_st_reconstructions")
-    stems = (*masks, "mc_jepa_flow", "mc_jepa_segmentation")
+    masks = (f"{name}@smoke,mine" for name in ("ijepa_masks", "vjepa_masks", "mae_st_masks", "mae_st_reconstructions"))
+    stems = {f"{name}@smoke" for name in ("ijepa_masks", "ijepa_rcdm", "mc_jepa_flow")}
+    stems |= {one.replace(",", "_") for one in masks} | {"mc_jepa_segmentation@smoke-clips0_1"}
+    stems |= {"mae_st_reconstructions-masking_ratio@smoke-0.75_long_0.9_long-clips0_1"}
     assert names == {f"{stem}.{suffix}" for stem in stems for suffix in ("svg", "png")}
     assert "masks.npz" in capsys.readouterr().out
