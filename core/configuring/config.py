@@ -56,6 +56,7 @@ from core.configuring.run import (
 )
 from core.evals import EVALS
 from core.types import taken
+from core.types.options import VALUES
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -264,9 +265,6 @@ def components(choices: tuple[tuple[str, str | None], ...]) -> DictConfig:
     return config
 
 
-KINDS: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
 def assign(config: DictConfig, key: str, value: Any) -> None:
     """Set one option, or say why it cannot have that value."""
     section, _, name = key.rpartition(".")
@@ -279,7 +277,7 @@ def assign(config: DictConfig, key: str, value: Any) -> None:
             raise ConfigError(others) from error
         if isinstance(OmegaConf.select(config, key), ListConfig) and not isinstance(value, list | tuple):
             raise ConfigError(f"{key}={value}: must be a list, such as {key}=[{value}]") from error
-        kind = KINDS.get(OmegaConf.get_type(OmegaConf.select(config, section) if section else config, name))
+        kind = VALUES.get(OmegaConf.get_type(OmegaConf.select(config, section) if section else config, name))
         typed = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
         raise ConfigError(f"{key}={typed}: {f'must be {kind}' if kind else first_line(error)}") from error
     if allowed and OmegaConf.select(config, key) not in allowed:

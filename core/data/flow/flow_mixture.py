@@ -23,6 +23,7 @@ from core.data.loader import step_indices
 from core.data.moving_digits import MovingDigits
 from core.data.video.videos import FrameFolder, VideoCsv, VideoFolder
 from core.types import Batch, Data, Dataset, DataSpec
+from core.types.options import VALUES
 
 _MEMBERS: dict[str, type[Data]] = {
     "sintel": Sintel,
@@ -87,12 +88,21 @@ class FlowMixture(Data):
         try:
             typed = OmegaConf.structured(_MEMBERS[kind])
             for name, value in options.items():
-                OmegaConf.update(typed, name, None if value == "null" else value)
+                self._assign(typed, name, value)
             member: Any = OmegaConf.to_object(typed)
         except (OmegaConfBaseException, ValueError) as error:
             raise ValueError(f"data.sets: {line!r}: {str(error).splitlines()[0]}") from error
         moved = {name: str(Path(self.path) / path) for name in _PATHS if (path := getattr(member, name, ""))}
         return replace(member, **moved), int(repeat)
+
+    @staticmethod
+    def _assign(member: Any, name: str, value: str) -> None:
+        try:
+            OmegaConf.update(member, name, None if value == "null" else value)
+        except OmegaConfBaseException as error:
+            kind = VALUES.get(OmegaConf.get_type(member, name))
+            told = f"must be {kind}" if kind else str(error).splitlines()[0]
+            raise ValueError(f"{name}={value}: {told}") from error
 
     def sources(self) -> list[tuple[str, Path]] | None:
         """Of all members, in order; one of which nothing is known leaves all unknown."""

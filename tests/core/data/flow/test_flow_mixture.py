@@ -141,10 +141,10 @@ def test_an_absolute_path_stays(root):
         ("sintel:pth=a", r"sintel has no option pth; it has repeat, path, height"),
         ("sintel:path=a:repeat=0", r"repeat must be a whole number from 1, got '0'"),
         ("sintel:path=a:repeat=x", r"repeat must be a whole number from 1, got 'x'"),
-        ("sintel:path=a:height=tall", r"data\.sets: 'sintel:path=a:height=tall': Value 'tall'"),
+        ("sintel:path=a:height=tall", r"data\.sets: 'sintel:path=a:height=tall': height=tall: must be a whole number"),
         ("sintel:path=a:height=2", r"data\.height must be in \[8, 4096\] px, got 2"),
         ("moving_digits:size=32", r"data\.sets: 'moving_digits:size=32': frames must be at least 2 for pairs, got 1"),
-        ("sintel:path=a:fit=bend", r"data\.sets: 'sintel:path=a:fit=bend': Invalid value 'bend'"),
+        ("sintel:path=a:fit=bend", r"data\.sets: 'sintel:path=a:fit=bend': fit=bend: Invalid value 'bend'"),
     ],
 )
 def test_a_bad_line_is_named(line, message):
