@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import URL
 
-from analysis.figures import drawing, landscape, plotting, search, theme
+from analysis.figures import drawing, landscape, plotting, search, searched, theme
 from analysis.numbers import agreement, remembered
 from analysis.numbers.frame import Frame, load
 from analysis.site.pages import FOLDER, Content, Site, study_files
@@ -87,12 +87,12 @@ def pictures(frame: Frame, figure: Mapping[str, Any]) -> dict[str, bytes]:
     return draw(plot_of(frame, figure))
 
 
-def plot_of(frame: Frame, figure: Mapping[str, Any]) -> plotting.Plot | search.Landscape:
-    return search.plot(frame, figure) if figure.get("kind") in search.KINDS else plotting.plot(frame, figure)
+def plot_of(frame: Frame, figure: Mapping[str, Any]) -> plotting.Plot | searched.Landscape:
+    return searched.plot(frame, figure) if figure.get("kind") in searched.KINDS else plotting.plot(frame, figure)
 
 
-def draw(plot: plotting.Plot | search.Landscape) -> dict[str, bytes]:
-    return landscape.images(plot) if isinstance(plot, search.Landscape) else drawing.images(plot)
+def draw(plot: plotting.Plot | searched.Landscape) -> dict[str, bytes]:
+    return landscape.images(plot) if isinstance(plot, searched.Landscape) else drawing.images(plot)
 
 
 # ---- many of them ----------------------------------------------------------------------------------------------------

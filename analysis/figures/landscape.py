@@ -1,4 +1,4 @@
-"""Draw what `search.plot` found: bars of importance, or the metric over two options."""
+"""Draw what `searched.plot` found: bars of importance, or the metric over two options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.figures.drawing import BESIDE_ROWS, PANEL_HEIGHT, STEPS, compact, noted, wrapped
-from analysis.figures.search import Axis, Landscape
+from analysis.figures.searched import Axis, Landscape
 from analysis.figures.theme import COLUMN, PALETTE, REFERENCE, every_form, settings
 from sweeps.study.metric_words import option_words
 

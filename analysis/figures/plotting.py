@@ -295,10 +295,13 @@ def _printed_points(frame: Frame, panel: Panel, number: int) -> pd.DataFrame:
         x = cells["row_label" if panel.hue in ("columns", frame.study.col_axis) else "col_label"]
     cells = cells.assign(x=x, hue=_hue(frame, cells, panel), mean=np.asarray(values))
     # Bars and points share their rows with our panel beside them: a row that the paper lacks keeps its place, empty.
-    if panel.kind not in FLAT or cells["mean"].isna().all():
+    # So do a line's, that its places come in the study's order: one row may have only the last.
+    if panel.kind == "line":
+        of_places, of_lines = (cells.groupby(key)["mean"].transform("count") for key in ("x", "hue"))
+        is_line = cells["mean"].count() > 1  # one number is none
+        cells = cells[(of_places > 0) & (of_lines > 0) & is_line]
+    elif panel.kind not in FLAT or cells["mean"].isna().all():
         cells = cells.dropna(subset="mean")
-    if panel.kind == "line" and len(cells) < 2:  # one number is no line
-        cells = cells.iloc[:0]
     label = cells["row_label"].where(cells["col_label"] == "", cells["row_label"] + ", " + cells["col_label"])
     cells = cells.assign(label=label, low=float("nan"), high=float("nan"), num_seeds=1, num_wanted=1, panel=number)
     return cells[[*columns, "num_wanted"]].astype({"mean": "float64"})

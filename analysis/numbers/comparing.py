@@ -12,7 +12,7 @@ from analysis.numbers.frame import Frame, records
 from analysis.numbers.stats import CONFIDENCE, Comparison, compare
 from sweeps.answers.blocked_intervals import ALIKE, UNLIKE, Arm
 from sweeps.answers.collapse import ended
-from sweeps.answers.verdicts import Judged, caveat, sentence
+from sweeps.answers.verdicts import Judged, caveat, sentence, with_caveats
 from sweeps.answers.verdicts import verdicts as verdicts_of
 from sweeps.study import fair_rows
 from sweeps.study.margin import margin_of
@@ -98,9 +98,6 @@ def _kinds_of(frame: Frame) -> Counter[str]:
     )
 
 
-ONLY_RUNS = "Scale smoke tells that it runs, not what is better."
-
-
 def sentence_of(frame: Frame, compared: Mapping[str, Comparison] | None = None) -> str:
     """What the rows of a study answer, as far as their runs give it."""
     metric = frame.metrics[0]
@@ -109,7 +106,7 @@ def sentence_of(frame: Frame, compared: Mapping[str, Comparison] | None = None) 
     told = sentence(judged(frame, compared), metric, margin_of(frame.study.spec, frame.scale, metric))
     if not told and len(frame.seeds) == 1 and _asks_which_is_better(frame, metric):
         return f"{metric_words(metric)}: one seed a row tells no row from another, so that there is no verdict."
-    return f"{told} {ONLY_RUNS}" if told and frame.scale == "smoke" else told
+    return with_caveats(told, frame.study.spec, frame.scale)
 
 
 def _asks_which_is_better(frame: Frame, metric: str) -> bool:

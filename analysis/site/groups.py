@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.site.summary import NOT_RUN, Summary
@@ -30,9 +30,9 @@ class Group:
 
     @property
     def findings(self) -> list[Summary]:
-        """The studies whose answers are clearest: what is decided first, else in their order."""
+        """The studies whose answers are clearest, the paper's own questions before how its runs are trained here."""
         told = [study for study in self.studies if study.answer]
-        return sorted(told, key=lambda study: _unclear(study.kinds))[:MOST_FINDINGS]
+        return sorted(told, key=_late)[:MOST_FINDINGS]
 
     @property
     def has_figures(self) -> bool:
@@ -53,9 +53,8 @@ def grouped(studies: Sequence[Summary]) -> list[Group]:
     ]
 
 
-def _unclear(kinds: Mapping[str, int]) -> int:
-    """0 of an answer that decides all rows, 1 of one that decides some, 2 of one that decides none."""
-    num_undecided = kinds.get("undecided", 0)
-    if sum(kinds.values()) == num_undecided:
-        return 2
-    return 1 if num_undecided else 0
+def _late(study: Summary) -> tuple[bool, bool, bool, int]:
+    """Last what decides no row; before it what no paper printed, what leaves a row undecided, what decides few."""
+    num_undecided = study.kinds.get("undecided", 0)
+    num_decided = sum(study.kinds.values()) - num_undecided
+    return num_decided == 0, not study.has_printed, num_undecided > 0, -num_decided

@@ -47,6 +47,7 @@ class Summary:
     thumbnail: thumbnail.Thumbnail | None = None  # of its main figure
     figures: tuple[str, ...] = ()
     is_search: bool = False
+    has_printed: bool = False  # numbers of a paper
     runs: Mapping[int, tuple[str, float, float]] = field(default_factory=dict)  # state, CPU and GPU seconds by id
 
     @property
@@ -107,6 +108,7 @@ def of_frame(
         thumbnail=frame.once(thumbnail.of_frame),
         figures=tuple(str(figure["name"]) for figure in frame.study.figures),
         is_search=frame.study.search(frame.scale) is not None,
+        has_printed=frame.study.printed is not None,
         runs=dict(zip((int(run_id) for run_id in there["run_id"]), told, strict=True)),
     )
 

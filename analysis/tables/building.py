@@ -70,6 +70,7 @@ def build(frame: Frame) -> Table:
         digest=frame.digest,
         scale=frame.scale,
         sentence=comparing.sentence_of(frame, compared),
+        caveat=frame.study.spec.get("caveat", ""),
         latex=_in_latex(frame),
         level=rule.confidence if (rule := frame.study.seed_rule(frame.scale)) else CONFIDENCE,
     )

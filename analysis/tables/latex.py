@@ -158,6 +158,7 @@ def _latex_notes(table: Table, notes: str) -> list[str]:
     told = "; ".join(words for words, is_used in marks.items() if is_used)
     also = [note for note in table.notes if note.startswith(ROWS_DIFFER)]  # else the rows seem to differ in less
     return [
+        *filter(None, [table.caveat]),
         *also,
         f"{what}{told[:1].upper()}{told[1:]}{'. ' if told else ''}Scale {table.scale}, database digest {table.digest}.",
     ]

@@ -77,6 +77,7 @@ class Table:
     digest: str
     scale: str
     sentence: str = ""  # the rows' verdicts in one
+    caveat: str = ""  # what the study's file says against them, which the sentence ends with
     latex: tuple[str, ...] | None = None  # of the columns after the main metric's, patterns of those that LaTeX has
     level: float = CONFIDENCE  # of the intervals of differences: a rule for seeds looks more than once
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, select
 from sweeps.answers import search_rounds
 from sweeps.answers.blocked_intervals import CONFIDENCE, Arm, compare
 from sweeps.answers.collapse import ended
-from sweeps.answers.verdicts import Judged, caveat, sentence
+from sweeps.answers.verdicts import Judged, caveat, sentence, with_caveats
 from sweeps.cells.edited import Shown, shown_row
 from sweeps.database.tables import FINAL_STATES, Attempt, CellRow, Result, RunRow, StudyRow
 from sweeps.study.identity import CODE_EPOCH
@@ -129,4 +129,4 @@ def answer(connection: Connection, name: str) -> str:
         )
         for column in columns
     ]  # fmt: skip
-    return sentence(judged, metric, margin_of(spec, spec["scale"], metric))
+    return with_caveats(sentence(judged, metric, margin_of(spec, spec["scale"], metric)), spec, spec["scale"])

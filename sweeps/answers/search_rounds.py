@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, select
 
 from sweeps.answers.blocked_intervals import Arm, Difference, compare
-from sweeps.answers.verdicts import Judged, Verdict, verdicts
+from sweeps.answers.verdicts import Judged, Verdict, verdicts, with_caveats
 from sweeps.database.tables import FINAL_STATES, Attempt, CellRow, Config, Result, RunRow, StudyRow
 from sweeps.study.identity import CODE_EPOCH
 from sweeps.study.margin import margin_of
@@ -255,4 +255,4 @@ def answer(connection: Connection, study: Any, words: Mapping[str, Any]) -> str:
         return ""
     metric = found.spec.metric
     margin = margin_of(words, words["scale"], metric)
-    return sentence(found.judgement(metric, margin), metric, margin)
+    return with_caveats(sentence(found.judgement(metric, margin), metric, margin), words, words["scale"])

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,6 +177,14 @@ def _about(seconds: float) -> str:
 # ---- the study in a sentence -----------------------------------------------------------------------------------------
 
 _SAID = ("better", "worse", "higher", "lower", "same", "undecided")
+
+
+ONLY_RUNS = "Scale smoke tells that it runs, not what is better."
+
+
+def with_caveats(told: str, spec: Mapping[str, Any], scale: str) -> str:
+    """A study's sentence, and what its file or its scale has against taking the verdicts at their word."""
+    return " ".join(filter(None, [told, spec.get("caveat"), ONLY_RUNS if scale == "smoke" else ""])) if told else ""
 
 
 def sentence(columns: Sequence[Judged], metric: str, margin: float | None) -> str:

@@ -21,7 +21,7 @@ from sweeps.study.overrides import format_value
 from sweeps.study.seed_rule import IN_FILE, KEYS
 
 LAUNCHED = ("scale", "overrides", IN_FILE)  # what a launch adds to the file's content
-WORDS = ("title", "question", "source", "notes", "table", "figures", "printed")
+WORDS = ("title", "question", "source", "caveat", "notes", "table", "figures", "printed")
 _NAMED = 6  # names that one line has
 _NOTHING = "nothing"
 Place = tuple[str, str]  # a row's key and a column's

@@ -18,7 +18,8 @@ from sweeps.study.seed_rule import parse_rule
 
 _STUDY_KEYS = (
     "title", "question", "source", "base", "scales", "grid", "rows", "leave_out", "columns", "baseline", "random_init",
-    "stop", "seeds", "metrics", "margin", "varies", "table", "figures", "printed", "notes", "search", "plugins",
+    "stop", "seeds", "metrics", "margin", "varies", "table", "figures", "printed", "caveat", "notes", "search",
+    "plugins",
 )  # fmt: skip
 _LEVEL_KEYS = ("key", "label", "labels", "set", "scales")
 _PRINTED_KEYS = ("metric", "source", "values", "outcomes", "rows", "digits", "compare")
@@ -50,7 +51,7 @@ class _Reader(Checks):
         ]
         infinite = [f"{where} must be a finite number, got {value}" for where, value in not_finite(spec)]
         self.wrong += infinite
-        self.texts(spec, ("title", "question", "notes"))
+        self.texts(spec, ("title", "question", "caveat", "notes"))
         spec.setdefault("seeds", [0] if "search" in spec else [0, 1, 2])
         with self.collected():
             self.compared(spec)

@@ -89,6 +89,15 @@ def test_printed_numbers_have_a_panel_of_their_own(grid: Frame, rows: Frame) -> 
         assert plot.points.loc[plot.points["panel"] == last, "mean"].tolist() == expected
 
 
+def test_printed_places_of_a_line_come_in_the_studys_order_whichever_row_has_them(laboratory: Laboratory) -> None:
+    values = {"0.5": {"long": 84.4}, "0.9": {"short": 71.4}}
+    laboratory.study("grid", {**GRID, "printed": {"metric": "top-1", "values": values}})
+    plot = figure_of(load(laboratory.engine, "grid"), "curve")
+    printed = plot.points[plot.points["panel"] == 2]
+    assert list(dict.fromkeys(printed["x"])) == ["half length", "full length"]
+    assert [label.get_text() for label in drawn(plot).axes[2].get_xticklabels()] == ["half\nlength", "full\nlength"]
+
+
 def test_one_printed_number_is_no_line(laboratory: Laboratory) -> None:
     laboratory.study("grid", {**GRID, "printed": {"metric": "top-1", "values": {"0.9": {"long": 84.4}}}})
     assert len(figure_of(load(laboratory.engine, "grid"), "curve").panels) == 2

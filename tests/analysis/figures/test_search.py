@@ -9,12 +9,13 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from analysis.figures import landscape, search
+from analysis.figures import landscape, search, searched
 from analysis.numbers import importances
 from analysis.numbers.frame import load
 from analysis.report import contents
 from sweeps.database.opening import open_database, upgrade
 from sweeps.database.tables import CellRow, Config, Result, RunRow, StudyRow
+from sweeps.study.metric_words import option_words
 
 MAIN = "ridge/digit_top1"
 SPEC = {
@@ -88,14 +89,14 @@ def test_the_best_trials_come_first_with_what_they_chose(engine: Engine) -> None
 
 
 def test_the_option_that_decides_alone_has_the_importance(engine: Engine) -> None:
-    plot = search.plot(load(engine, "search"), SPEC["figures"][0])
+    plot = searched.plot(load(engine, "search"), SPEC["figures"][0])
     assert plot.bars[0][0] == "mask.ratio"
     assert plot.bars[0][1] > 0.6
     assert math.isclose(sum(share for _, share in plot.bars), 1)
 
 
 def test_a_contour_passes_near_the_trials_it_was_made_from(engine: Engine) -> None:
-    plot = search.plot(load(engine, "search"), SPEC["figures"][1])
+    plot = searched.plot(load(engine, "search"), SPEC["figures"][1])
     x, y, surface = plot.surface
     assert len(plot.values) == 10
     for place_x, place_y, value in zip(plot.axes[0].places, plot.axes[1].places, plot.values, strict=True):
@@ -105,13 +106,13 @@ def test_a_contour_passes_near_the_trials_it_was_made_from(engine: Engine) -> No
 
 
 def test_categories_lie_side_by_side(engine: Engine) -> None:
-    plot = search.plot(load(engine, "search"), SPEC["figures"][2])
+    plot = searched.plot(load(engine, "search"), SPEC["figures"][2])
     assert plot.axes[1].names == ("l1", "mse")
     assert set(plot.axes[1].places) == {0.0, 1.0}
 
 
 def test_trials_in_one_place_are_one_dot_of_their_mean_and_the_note_says_so(engine: Engine) -> None:
-    plot = search.plot(load(engine, "search"), SPEC["figures"][2])
+    plot = searched.plot(load(engine, "search"), SPEC["figures"][2])
     means = {(a, b): value for a, b, value in zip(*(axis.places for axis in plot.axes), plot.values, strict=True)}
     ratios = [0.1 + 0.8 * ((number * 5) % 12) / 11 for number in (0, 6)]  # of depth 1 with l1
     assert len(plot.values) == len(means) == 6 and math.isclose(means[1.0, 0.0], 100 * sum(ratios) / 2)
@@ -124,13 +125,13 @@ def test_too_few_trials_are_said_to_be_too_few(engine: Engine) -> None:
     rows = frame.rows[frame.rows["row_key"].isin(["trial_0", "default"])]
     small = replace(frame, rows=rows)
     for figure in SPEC["figures"]:
-        assert "1 finished trial" in search.plot(small, figure).note
-        assert landscape.images(search.plot(small, figure))["png"]
+        assert "1 finished trial" in searched.plot(small, figure).note
+        assert landscape.images(searched.plot(small, figure))["png"]
 
 
 def test_a_contour_over_what_was_not_searched_is_refused(engine: Engine) -> None:
     with pytest.raises(ValueError, match=r"figure wrong: x must be one of the searched options loss, mask.ratio"):
-        search.plot(load(engine, "search"), {"name": "wrong", "kind": "contour", "x": "mask.rati", "y": "loss"})
+        searched.plot(load(engine, "search"), {"name": "wrong", "kind": "contour", "x": "mask.rati", "y": "loss"})
 
 
 def test_the_report_of_a_search_has_the_same_bytes_twice(engine: Engine) -> None:
@@ -140,7 +141,7 @@ def test_the_report_of_a_search_has_the_same_bytes_twice(engine: Engine) -> None
 
 
 def test_an_importance_has_an_interval_that_holds_it(engine: Engine) -> None:
-    plot = search.plot(load(engine, "search"), SPEC["figures"][0])
+    plot = searched.plot(load(engine, "search"), SPEC["figures"][0])
     assert len(plot.intervals) == len(plot.bars)
     assert all(
         0 <= low <= share <= high <= 1 for (_, share), (low, high) in zip(plot.bars, plot.intervals, strict=True)
@@ -150,12 +151,12 @@ def test_an_importance_has_an_interval_that_holds_it(engine: Engine) -> None:
 
 def test_importances_are_in_the_figure_s_csv_and_in_a_note_of_the_table(engine: Engine) -> None:
     frame = load(engine, "search")
-    plot = search.plot(frame, SPEC["figures"][0])
+    plot = searched.plot(frame, SPEC["figures"][0])
     lines = landscape.images(plot)["csv"].decode().splitlines()
     assert lines[0] == "option,share,low,high"
     assert [line.split(",")[0] for line in lines[1:]] == [key for key, _ in plot.bars]
     (key, share), (low, high) = plot.bars[0], plot.intervals[0]
-    assert any(f"{key} {share:.2f} [{low:.2f}, {high:.2f}]" in note for note in search.table(frame).notes)
+    assert any(f"{option_words(key)} {share:.2f} [{low:.2f}, {high:.2f}]" in note for note in search.table(frame).notes)
 
 
 def test_noise_of_seeds_widens_the_intervals_of_importances(engine: Engine) -> None:

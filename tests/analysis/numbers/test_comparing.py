@@ -4,6 +4,9 @@ from typing import Any
 
 from analysis.numbers.comparing import ROWS_DIFFER, about_rows, sentence_of
 from analysis.numbers.frame import load
+from analysis.tables.building import build
+from analysis.tables.latex import latex
+from sweeps.answers.arms import answer
 from tests.analysis.conftest import MAIN, ROWS, Laboratory
 
 SHARE = "mask/context_share"
@@ -15,7 +18,7 @@ def trained(laboratory: Laboratory, name: str, document: dict[str, Any], scale: 
     laboratory.study(name, document, scale)
     for seed in document["seeds"]:
         for row, value in (("multiblock", 70.0), ("block", 40.0)):
-            laboratory.run(name, row, seed, {document["metrics"][0]: value + seed})
+            laboratory.run(name, row, seed, {document["metrics"][0]: value * (1 + seed / 50)})
     return sentence_of(load(laboratory.engine, name))
 
 
@@ -40,6 +43,21 @@ def test_a_verdict_at_scale_smoke_says_that_its_runs_only_show_that_they_run(lab
     only = "Scale smoke tells that it runs, not what is better."
     assert sentence_of(load(laboratory.engine, "rows@smoke")) == f"{told} {only}"
     assert told
+
+
+def test_what_a_file_says_against_its_verdicts_stands_behind_them_wherever_they_do(laboratory: Laboratory) -> None:
+    told = trained(laboratory, "rows", {**OURS, "caveat": "Unlike labels."})
+    assert told.endswith("is worse. Unlike labels.")
+    with laboratory.engine.connect() as connection:
+        assert answer(connection, "rows") == told  # the terminal's
+    table = build(load(laboratory.engine, "rows"))
+    assert table.sentence == told
+    assert "Unlike labels." in latex(table) and "is worse" not in latex(table)
+
+
+def test_a_caveat_without_a_verdict_is_not_said(laboratory: Laboratory) -> None:
+    laboratory.study("rows", {**OURS, "caveat": "Unlike labels."})
+    assert sentence_of(load(laboratory.engine, "rows")) == ""
 
 
 def test_what_a_row_of_another_mask_trains_longer_is_told_beside_the_table(laboratory: Laboratory) -> None:

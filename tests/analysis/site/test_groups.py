@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analysis.site.groups import NEVER, OWN, grouped
 from analysis.site.summary import NOT_RUN, Summary
 
@@ -37,6 +39,13 @@ def test_findings_that_decide_some_rows_come_before_those_that_decide_none() -> 
     kinds = {"none": {"undecided": 1}, "some": {"lower": 1, "undecided": 1}, "all": {"better": 1}}
     (group,) = grouped([study(name, "MAE", answer=name, **counts) for name, counts in kinds.items()])
     assert [study.name for study in group.findings] == ["all", "some", "none"]
+
+
+def test_findings_that_a_paper_printed_too_and_that_decide_much_come_first() -> None:
+    recipe, one = study("recipe", "MAE", answer="recipe", better=9), study("one", "MAE", answer="one", worse=1)
+    three = replace(study("three", "MAE", answer="three", worse=2, same=1), has_printed=True)
+    (group,) = grouped([recipe, replace(one, has_printed=True), three])
+    assert [one.name for one in group.findings] == ["three", "one", "recipe"]
 
 
 def test_a_row_called_undecided_is_no_verdict() -> None:
