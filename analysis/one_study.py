@@ -50,7 +50,7 @@ def part(site: Site, name: str, style: latex.Style, *, is_asked: bool) -> Part:
     files: dict[str, bytes] = {}
     pages: dict[str, bytes] = {}
     if is_asked:
-        images, table = figures(frame), table_of(frame)
+        images, table = figures(frame, style.article), table_of(frame)
         drawn = {f"figures/{name}-{of}.{end}": data for of, ends in images.items() for end, data in ends.items()}
         files = table_files(table, style) | drawn
         pages = study_files(site, Content(frame, table, images))
@@ -72,12 +72,12 @@ def table_files(table: Table, style: latex.Style) -> dict[str, bytes]:
     }
 
 
-def figures(frame: Frame) -> dict[str, dict[str, bytes]]:
+def figures(frame: Frame, article: str = theme.PASTED) -> dict[str, dict[str, bytes]]:
     """Every figure of the study by name, each as svg, png and pdf: as it is remembered, else drawn."""
     plots = {str(figure["name"]): plot_of(frame, figure) for figure in frame.study.figures}
-    keys = {name: remembered.key_of("figure", theme.what_decides(), plot) for name, plot in plots.items()}
+    keys = {name: remembered.key_of("figure", theme.what_decides(article), plot) for name, plot in plots.items()}
     known = {name: files for name, key in keys.items() if (files := remembered.read(key)) is not None}
-    drawn = {name: draw(plot) for name, plot in plots.items() if name not in known}
+    drawn = {name: draw(plot, article) for name, plot in plots.items() if name not in known}
     remembered.write({keys[name]: files for name, files in drawn.items()})
     return {name: known[name] if name in known else drawn[name] for name in plots}
 
@@ -91,8 +91,9 @@ def plot_of(frame: Frame, figure: Mapping[str, Any]) -> plotting.Plot | searched
     return searched.plot(frame, figure) if figure.get("kind") in searched.KINDS else plotting.plot(frame, figure)
 
 
-def draw(plot: plotting.Plot | searched.Landscape) -> dict[str, bytes]:
-    return landscape.images(plot) if isinstance(plot, searched.Landscape) else drawing.images(plot)
+def draw(plot: plotting.Plot | searched.Landscape, article: str = theme.PASTED) -> dict[str, bytes]:
+    """A search's figures are for a column of either article."""
+    return landscape.images(plot) if isinstance(plot, searched.Landscape) else drawing.images(plot, article)
 
 
 # ---- many of them ----------------------------------------------------------------------------------------------------

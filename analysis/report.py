@@ -103,7 +103,7 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, style:
     explorer, parts = one_study.made(site, {name: name in studies for name in everything}, style)
     summaries = agreement.summarise(part.agreement for part in parts)
     is_all = {*everything} == {*studies}
-    drawn = agreement_images(summaries, for_a_page=not is_all)
+    drawn = agreement_images(summaries, style.article, for_a_page=not is_all)
     found: dict[str, bytes] = {}
     for part in parts:
         if clash := found.keys() & part.files.keys():
@@ -118,11 +118,11 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, style:
     return found | {path: page for part in parts for path, page in part.pages.items()}
 
 
-def agreement_images(summaries: Sequence[agreement.Summary], *, for_a_page: bool) -> dict[str, bytes]:
+def agreement_images(summaries: Sequence[agreement.Summary], article: str, *, for_a_page: bool) -> dict[str, bytes]:
     """As it is remembered, else drawn."""
-    key = remembered.key_of("agreement", theme.what_decides(), summaries, for_a_page)
+    key = remembered.key_of("agreement", theme.what_decides(article), summaries, for_a_page)
     if (files := remembered.read(key)) is None:
-        files = agreement_drawing.images(summaries, for_a_page=for_a_page)
+        files = agreement_drawing.images(summaries, for_a_page=for_a_page, article=article)
         remembered.write({key: files})
     return files
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.drawing import noted
-from analysis.figures.theme import PALETTE, REFERENCE, TEXT, TYPE, every_form, settings, svg
+from analysis.figures.theme import PALETTE, PASTED, REFERENCE, TYPE, every_form, settings, svg, text_width
 from analysis.numbers.agreement import FEWEST_ROWS, Comparison, Summary
 
 LINE_HEIGHT = 0.165  # inches: forty tables are on one page of a paper
@@ -20,18 +20,19 @@ SAME, OTHER, TAU = PALETTE[0], "#D9D9D9", PALETTE[1]
 _NOTE = (
     "τ: Kendall's rank correlation of our rows' order with the printed one. Lines: its 95 % interval over resampled "
     f"seeds, widened as a t-interval is for so few. Hollow: fewer than {FEWEST_ROWS} rows, or one seed. Ours are small "
-    "encoders on other data than the papers'; what differs is listed in tables/agreement.md."
+    "encoders on other data than the papers'; what differs is listed in tables/agreement.md, whose total counts a pair "
+    "of configurations that several tables compare once."
 )
 
 
-def images(summaries: Sequence[Summary], *, for_a_page: bool = False) -> dict[str, bytes]:
+def images(summaries: Sequence[Summary], *, for_a_page: bool = False, article: str = PASTED) -> dict[str, bytes]:
     """The figure as {"svg": ..., "png": ..., "pdf": ...}, or `for_a_page` the first only.
 
     Nothing where there is no comparison to draw.
     """
     if not summaries:
         return {}
-    with mpl.rc_context(cast(Any, settings())):
+    with mpl.rc_context(cast(Any, settings(article))):
         figure = draw(summaries)
         return {"svg": svg(figure)} if for_a_page else every_form(figure)
 
@@ -43,7 +44,7 @@ def draw(summaries: Sequence[Summary]) -> Figure:
     lines = [lines[number] for number in sorted(places, key=places.__getitem__)]
     at = sorted(places.values())
     num_lines = max(at) + 1
-    figure = Figure(figsize=(TEXT, 1.0 + LINE_HEIGHT * num_lines), layout="constrained")
+    figure = Figure(figsize=(text_width(), 1.0 + LINE_HEIGHT * num_lines), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     _correlations(left, lines, at)
     _signs(right, lines, at)
@@ -101,10 +102,10 @@ def _signs(axes: Axes, lines: Sequence[Comparison], places: Sequence[int]) -> No
     for place, line in zip(places, lines, strict=True):
         axes.barh(place, line.num_signs, height=0.7, color=OTHER, zorder=2)
         axes.barh(place, line.num_same, height=0.7, color=SAME, zorder=3)
-        text = f"{line.num_same} of {line.num_signs}" if line.num_signs else "no printed difference"
+        text = f"{line.num_same} of {line.num_signs}" if line.num_signs else "none is printed"
         axes.text(line.num_signs + 0.02 * most, place, f" {text}", va="center", fontsize=TYPE)
     axes.set_xlim(0, 1.45 * most)
     axes.set_xticks([])
-    axes.set(xlabel="differences to the baseline\nwith the printed sign")
+    axes.set(xlabel="differences to\nthe baseline with\nthe printed sign")
     axes.tick_params(labelleft=False)
     axes.grid(visible=False)

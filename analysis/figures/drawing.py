@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from matplotlib.transforms import ScaledTranslation
 
 from analysis.figures.plotting import FLAT, MOST_DOTS, Panel, Plot, levels
-from analysis.figures.theme import COLUMN, MARKERS, PALETTE, REFERENCE, TEXT, TYPE, every_form, settings
+from analysis.figures.theme import COLUMN, MARKERS, PALETTE, PASTED, REFERENCE, TYPE, every_form, settings, text_width
 from analysis.numbers.frame import records
 
 PANEL_HEIGHT, LEGEND_LINE = 2.5, 0.17  # inches
@@ -30,9 +30,9 @@ WIDE, UPRIGHT, BESIDE_ROWS = 34, 22, 26
 STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
 
 
-def images(plot: Plot) -> dict[str, bytes]:
+def images(plot: Plot, article: str = PASTED) -> dict[str, bytes]:
     """The figure as {"svg": ..., "png": ..., "pdf": ...}; the same plot gives the same bytes."""
-    with mpl.rc_context(cast(Any, settings())):
+    with mpl.rc_context(cast(Any, settings(article))):
         figure = draw(plot)
         return every_form(figure)
 
@@ -45,7 +45,7 @@ def draw(plot: Plot) -> Figure:
     num_columns = min(len(plot.panels), MOST_IN_A_LINE)
     num_lines = math.ceil(len(plot.panels) / num_columns)
     height = num_lines * (1.3 + 0.3 * num_marks if is_flat else PANEL_HEIGHT)
-    figure = Figure(figsize=(TEXT if num_columns > 1 else COLUMN, height), layout="constrained")
+    figure = Figure(figsize=(text_width() if num_columns > 1 else COLUMN, height), layout="constrained")
     cast(ConstrainedLayoutEngine, figure.get_layout_engine()).set(wspace=0.05)  # ticks stand out at both ends
     all_axes: list[Axes] = []
     for number, panel in enumerate(plot.panels):

@@ -23,9 +23,11 @@ from sweeps.cells.edited import content_of
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#666666"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]  # so that colour is never the only difference
 REFERENCE = "#333333"
-# Inches: a column and the text of the narrowest usual two-column paper, LaTeX's own article. A figure is as wide as one
-# of them and is never scaled, so that its type is of one size.
-COLUMN, TEXT = 3.15, 6.45
+# Inches: a column and the text of the narrowest usual two-column paper, LaTeX's own article, and the text of one of one
+# column (ICLR, NeurIPS). A figure is as wide as one of them and is never scaled, so that its type is of one size.
+COLUMN = 3.15
+TEXTS = {"two_column": 6.45, "one_column": 5.45}
+PASTED = "two_column"
 TYPE = 8.0  # points
 POINTS = 72.0  # an inch
 FONT = "DejaVu Sans"  # ships with matplotlib
@@ -55,16 +57,25 @@ _RC: dict[str, Any] = {
 }
 
 
-def settings() -> dict[str, Any]:
-    """rcParams to draw and save in: seaborn's white grid and ours on top, nothing of the user's matplotlibrc."""
+def settings(article: str = PASTED) -> dict[str, Any]:
+    """rcParams to draw and save in: seaborn's white grid and ours on top, nothing of the user's matplotlibrc.
+
+    A figure is as wide as the text of this article unless it is drawn for a column.
+    """
     _use_own_font()
-    return {**sns.plotting_context("paper"), **sns.axes_style("whitegrid"), **_RC}
+    size = {"figure.figsize": (TEXTS[article], 4.0)}
+    return {**sns.plotting_context("paper"), **sns.axes_style("whitegrid"), **_RC, **size}
+
+
+def text_width() -> float:
+    """Inches, within `settings`."""
+    return float(mpl.rcParams["figure.figsize"][0])
 
 
 @functools.cache
-def what_decides() -> tuple[str, ...]:
+def what_decides(article: str = PASTED) -> tuple[str, ...]:
     """What the bytes of a figure depend on beside what is drawn, our code and the libraries: settings and the font."""
-    with mpl.rc_context(cast(Any, settings())):
+    with mpl.rc_context(cast(Any, settings(article))):
         # Asked for its backend, matplotlib would look for a screen; ours are named in the code below.
         chosen = [f"{key}: {mpl.rcParams[key]!r}" for key in sorted(mpl.rcParams) if key != "backend"]
     return *chosen, *(content_of(_own_fonts() / name) for name in FONT_FILES)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -312,9 +313,22 @@ def test_a_cost_has_no_line_of_the_random_initialisation(laboratory: Laboratory)
 def test_type_is_of_one_size_whatever_the_width(grid: Frame, rows: Frame) -> None:
     for plot in (figure_of(grid, "curve"), figure_of(rows, "bars"), figure_of(rows, "dots")):
         figure = drawn(plot)
-        assert figure.get_figwidth() <= theme.TEXT
+        assert figure.get_figwidth() <= theme.TEXTS[theme.PASTED]
         texts = [text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels())]
         assert {text.get_fontsize() for text in texts} == {theme.TYPE}
+
+
+def test_a_figure_of_panels_is_as_wide_as_the_text_of_its_article_and_a_single_one_as_a_column(grid, rows) -> None:
+    for article, width in theme.TEXTS.items():
+        with mpl.rc_context(theme.settings(article)):
+            assert drawing.draw(figure_of(grid, "curve")).get_figwidth() == width
+            assert (
+                drawing.draw(replace(figure_of(rows, "dots"), panels=figure_of(rows, "dots").panels[:1])).get_figwidth()
+                == theme.COLUMN
+            )
+    plot = figure_of(grid, "curve")
+    assert drawing.images(plot, "one_column")["pdf"] != drawing.images(plot)["pdf"]
+    assert theme.what_decides("one_column") != theme.what_decides()  # or one would be remembered as the other
 
 
 def test_a_pdf_has_the_same_bytes_twice(rows: Frame) -> None:
