@@ -59,7 +59,7 @@ def write(
     When all studies are asked, pages of runs that the database does not have, or has under another identity by now, go.
     """
     wanted = contents(engine, studies, place, style)
-    is_all = set(studies) == set(names(engine))
+    is_all = _are_all(engine, studies)
     wanted |= listing([*wanted, *([] if is_all else _pages(results_dir))])
     paths = files.write(wanted, results_dir)
     if is_all:
@@ -81,10 +81,15 @@ def differences(
     if absent == pages or any(name.startswith(f"{FOLDER}/studies/") for name in absent):
         wanted = {name: content for name, content in wanted.items() if name not in absent}
     found = files.differences(wanted, results_dir)
-    if set(studies) == set(names(engine)):
+    if _are_all(engine, studies):
         # What lists the folder's own pages is not of the database.
         found += files.extra(wanted | listing([]), results_dir, PATTERNS)
     return found
+
+
+def _are_all(engine: Engine, studies: Sequence[str]) -> bool:
+    """Whether they are all that the database has: what is said over all of them is written, and what is extra goes."""
+    return set(names(engine)) <= set(studies)
 
 
 def _pages(results_dir: Path) -> list[str]:
@@ -102,7 +107,7 @@ def contents(engine: Engine, studies: Sequence[str], place: Place = HERE, style:
     site = Site(engine, place=place)
     explorer, parts = one_study.made(site, {name: name in studies for name in everything}, style)
     summaries = agreement.summarise(part.agreement for part in parts)
-    is_all = {*everything} == {*studies}
+    is_all = _are_all(engine, studies)
     drawn = agreement_images(summaries, style.article, for_a_page=not is_all)
     found: dict[str, bytes] = {}
     for part in parts:
