@@ -49,6 +49,8 @@ document.addEventListener("DOMContentLoaded", async () => {
   const isOf = (wanted) => (places) => (wanted === "none" || !wanted ? !places.length : places.some(([study]) => study === wanted));
   const runWords = all.map((i) => `${state[i]} seed=${seed[i]} run=${run[i]} ${key(i)}`.toLowerCase());
 
+  const inTurn = [true, false].flatMap((isAsked) => all.filter((i) => (placesOf(i).length > 0) === isAsked));  // of no study last
+
   function matching(text) {
     let unknown = "";
     const tests = parts(text).map((part) => {
@@ -61,7 +63,7 @@ document.addEventListener("DOMContentLoaded", async () => {
       if (!columns.has(name)) { unknown = name; return () => false; }
       return columns.get(name).of(columns.get(name).values.map(test(sign, wanted)));
     });
-    return { found: all.filter((i) => tests.every((isMet) => isMet(i))), unknown };
+    return { found: inTurn.filter((i) => tests.every((isMet) => isMet(i))), unknown };
   }
 
   // ---- what the reader has set, which the address keeps
@@ -95,9 +97,11 @@ document.addEventListener("DOMContentLoaded", async () => {
     width: "container", height: 320, autosize: { type: "fit", contains: "padding" }, config: style(), ...spec },
     { ast: true, actions: false, renderer: "canvas" });
   const paged = window.pages && new Set(window.pages.runs);  // of a server every run has a page
-  if (paged && all.some((i) => placesOf(i).length && !paged.has(key(i)))) at("unlinked")?.removeAttribute("hidden");
-  const free = all.filter((i) => !placesOf(i).length).length;
-  if (free) at("of-no-study").textContent = `${free} of the runs no study of today asks for (study=none)${paged ? ": they have no page" : ""}.`;
+  const isWhole = paged && studies.every((study) => window.pages.studies.includes(study));
+  if (paged && !isWhole) at("unlinked")?.removeAttribute("hidden");
+  const free = all.filter((i) => (isWhole ? !paged.has(key(i)) : !placesOf(i).length)).length;
+  if (free) at("of-no-study").textContent = `${free} of the runs no study of today asks for${isWhole ? ", so that they have no page" : ""}: study=none finds them`
+    + `${isWhole ? ", but for other seeds of what one asks for" : ""}.`;
   const pathTo = (i) => (paged && !paged.has(key(i)) ? "" : `runs/${key(i)}.html${placesOf(i).length ? `#of-${placesOf(i)[0][0]}` : ""}`);
   const link = (i, textContent) => (pathTo(i) ? made("a", { href: pathTo(i), textContent }) : made("span", { textContent }));
   const label = (i) => `${placesOf(i)[0]?.filter(Boolean).join(": ") ?? key(i)}, seed ${seed[i]}`;
