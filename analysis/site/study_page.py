@@ -200,9 +200,9 @@ def caption(frame: Frame, figure: Mapping[str, Any]) -> str:
     kinds = dict.fromkeys(str({**figure, **panel}.get("kind", "line")) for panel in panels)
     words = ". ".join(READING[kind] for kind in kinds)
     if not kinds.keys() & {"importance", "contour"}:
-        words += "; hollow: some seeds are missing"
+        words += "; hollow: printed, or with seeds missing"
         if frame.cells["is_random_init"].any():
-            words += "; dashed: the randomly initialised encoder"
+            words += "; dashed: the randomly initialised encoder, where the axis reaches it"
     return f"{words}."
 
 
