@@ -158,7 +158,7 @@ def whole_numbers(arguments: Arguments, name: str) -> list[int]:
     found = [cli.as_whole(word) for word in words]
     if any(number is None or not 0 <= number <= cli.LARGEST for number in found):
         raise UserError(f"{name} must be a whole number, or several as 0,3, got {text!r}")
-    return [number for number in found if number is not None]
+    return list(dict.fromkeys(number for number in found if number is not None))
 
 
 # ---- command line ----------------------------------------------------------------------------------------------------

@@ -12,16 +12,22 @@ document.addEventListener("DOMContentLoaded", async () => {
   const spread = (column) => (column.times ? column.values.flatMap((one, n) => Array(column.times[n]).fill(one)) : column);
   const counted = ([firsts, lengths]) => firsts.flatMap((first, n) => Array.from({ length: lengths[n] }, (_, k) => first + k));
   const run = counted(ids), [config, seed, state, seconds] = ["config", "seed", "state", "seconds"].map((name) => spread(runs[name]));
-  const all = run.map((_, i) => i), placeOf = new Map(run.map((id, i) => [id, i]));
+  const all = run.map((_, i) => i), indexOf = new Map(run.map((id, i) => [id, i]));
   const ofRun = (values) => (i) => values[i], ofConfig = (values) => (i) => values[config[i]];
   const asked = given.asked.map((places) => places.map(([study, row]) => [studies[study], row])), placesOf = ofConfig(asked);
   const key = (i) => `${keys[config[i]]}-${seed[i]}`;
   const columns = new Map(Object.entries({ run, seed, state, seconds }).map(([name, values]) => [name, { of: ofRun, values }]));
-  ["study", "row"].forEach((name, n) => columns.set(name, { of: ofConfig, values: asked.map(([first]) => first?.[n] ?? "") }));
+  // A run that several studies share is called as the one does that is filtered for.
+  let placeOf = [];
+  const callBy = (wanted) => {
+    placeOf = asked.map((places) => places.find(([study]) => study === wanted) ?? places[0]);
+    ["study", "row"].forEach((name, n) => columns.set(name, { of: ofConfig, values: placeOf.map((place) => place?.[n] ?? "") }));
+  };
+  callBy("");
   for (const [name, values] of options) if (!columns.has(name)) columns.set(name, { of: ofConfig, values: spread(values) });
   const metricOf = new Map(metrics.filter(([name]) => !columns.has(name)).map(([name, path, , words]) => [name, { path, words }]));
   const names = [...columns.keys(), ...metricOf.keys()], lost = new Set();
-  const named = (name) => metricOf.get(name)?.words ?? name;  // a metric in words; a filter takes its key
+  const named = (name) => metricOf.get(name)?.words ?? (name === "seconds" ? "seconds of CPU or GPU" : name);  // a metric in words; a filter takes its key
   const valueOf = (name) => columns.get(name)?.of(columns.get(name).values) ?? (() => null);  // null: still on its way
 
   // What is not here yet comes as a script, which says its path and what it has; null where none comes.
@@ -31,7 +37,7 @@ document.addEventListener("DOMContentLoaded", async () => {
     { src: `${path}.js`, onload: () => done(told.get(path) ?? null), onerror: () => done(null) })))).get(path);
   const arrive = (wanted) => Promise.all(wanted.filter((name) => !columns.has(name) && metricOf.has(name)).map(async (name) => {
     const found = await ask(metricOf.get(name).path), values = Array(run.length).fill(null), numbers = found && spread(found.values);
-    if (found) counted(found.ids).forEach((id, n) => { if (placeOf.has(id)) values[placeOf.get(id)] = numbers[n]; });
+    if (found) counted(found.ids).forEach((id, n) => { if (indexOf.has(id)) values[indexOf.get(id)] = numbers[n]; });
     else lost.add(name);
     columns.set(name, { of: ofRun, values });
   }));
@@ -40,11 +46,13 @@ document.addEventListener("DOMContentLoaded", async () => {
 
   const CONDITION = /^([^\s=<>!]+)(>=|<=|!=|=|>|<)(.*)$/;
   const SPACED = /\s+(>=|<=|!=|=|[<>](?=\s|[-.\d]))\s*/g;  // but not "<" before a letter, with which a name may begin
-  const parts = (text) => text.replace(SPACED, "$1").split(/\s+/).filter(Boolean).map((part) => CONDITION.exec(part)?.slice(1) ?? part.toLowerCase());
+  const WORDS = /(?:[^\s"]|"[^"]*")+/g;  // "random init" is one
+  const parts = (text) => (text.replace(SPACED, "$1").match(WORDS) ?? []).map((part) => part.replaceAll('"', "")).map((part) => CONDITION.exec(part)?.slice(1) ?? part.toLowerCase());
   const ORDERS = { ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b };
   const test = (sign, text, number = text === "" ? NaN : Number(text)) => (Object.hasOwn(ORDERS, sign)
-    ? (one) => typeof one === "number" && ORDERS[sign](one, number) : (one) => (one === number || String(one) === text) === (sign === "="));
+    ? (one) => typeof one === "number" && ORDERS[sign](one, number) : (one) => one !== null && (one === number || String(one).toLowerCase() === text.toLowerCase()) === (sign === "="));
   const methods = columns.get("method")?.values ?? [];
+  const plain = (words) => String(words).toLowerCase().replace(/[-_]/g, "");  // I-JEPA is ijepa
   const configWords = asked.map((places, n) => [...places.flat(), methods[n] ?? "", keys[n]].join(" ").toLowerCase());
   const isOf = (wanted) => (places) => (wanted === "none" || !wanted ? !places.length : places.some(([study]) => study === wanted));
   const runWords = all.map((i) => `${state[i]} seed=${seed[i]} run=${run[i]} ${key(i)}`.toLowerCase());
@@ -52,18 +60,20 @@ document.addEventListener("DOMContentLoaded", async () => {
   const inTurn = [true, false].flatMap((isAsked) => all.filter((i) => (placesOf(i).length > 0) === isAsked));  // of no study last
 
   function matching(text) {
-    let unknown = "";
+    let wrong = "";
     const tests = parts(text).map((part) => {
       if (typeof part === "string") {
-        const isOfConfig = ofConfig(configWords.map((words) => words.includes(part)));
+        const isOfConfig = ofConfig(configWords.map((words, n) => words.includes(part) || plain(part) === plain(methods[n] ?? "")));
         return (i) => isOfConfig(i) || runWords[i].includes(part);
       }
       const [name, sign, wanted] = part;
-      if (name === "study" && sign === "=") return ofConfig(asked.map(isOf(wanted)));
-      if (!columns.has(name)) { unknown = name; return () => false; }
+      if (name === "study" && /^!?=$/.test(sign)) return ofConfig(asked.map((places) => isOf(wanted)(places) === (sign === "=")));
+      if (name === "row" && /^!?=$/.test(sign)) return ofConfig(asked.map((places) => places.some(([, row]) => row === wanted) === (sign === "=")));
+      if (!columns.has(name)) { wrong = `No run has an option or number called ${name}.`; return () => false; }
+      if (Object.hasOwn(ORDERS, sign) && (wanted === "" || Number.isNaN(Number(wanted)))) wrong = `${name}${sign}${wanted}: “${wanted}” is no number.`;
       return columns.get(name).of(columns.get(name).values.map(test(sign, wanted)));
     });
-    return { found: inTurn.filter((i) => tests.every((isMet) => isMet(i))), unknown };
+    return { found: inTurn.filter((i) => tests.every((isMet) => isMet(i))), wrong };
   }
 
   // ---- what the reader has set, which the address keeps
@@ -102,9 +112,9 @@ document.addEventListener("DOMContentLoaded", async () => {
   const free = all.filter((i) => (isWhole ? !paged.has(key(i)) : !placesOf(i).length)).length;
   if (free) at("of-no-study").textContent = `${free} of the runs no study of today asks for${isWhole ? ", so that they have no page" : ""}: study=none finds them`
     + `${isWhole ? ", but for other seeds of what one asks for" : ""}.`;
-  const pathTo = (i) => (paged && !paged.has(key(i)) ? "" : `runs/${key(i)}.html${placesOf(i).length ? `#of-${placesOf(i)[0][0]}` : ""}`);
+  const pathTo = (i) => (paged && !paged.has(key(i)) ? "" : `runs/${key(i)}.html${placeOf[config[i]] ? `#of-${placeOf[config[i]][0]}` : ""}`);
   const link = (i, textContent) => (pathTo(i) ? made("a", { href: pathTo(i), textContent }) : made("span", { textContent }));
-  const label = (i) => `${placesOf(i)[0]?.filter(Boolean).join(": ") ?? key(i)}, seed ${seed[i]}`;
+  const label = (i) => `${placeOf[config[i]]?.filter(Boolean).join(": ") ?? key(i)}, seed ${seed[i]}`;
 
   // Eight colours can be told apart: the commonest seven values have one each, all others the last.
   function hues(shown, words) {
@@ -226,8 +236,10 @@ document.addEventListener("DOMContentLoaded", async () => {
     const mine = turn += 1;
     await arrive([set.x, set.y, set.color, ...parts(set.filter).filter(Array.isArray).map(([name]) => name)]);
     if (mine !== turn) return false;  // the reader has gone on
+    callBy(parts(set.filter).find((part) => Array.isArray(part) && part[0] === "study" && part[1] === "=")?.[2]);
+    order = {};
     view = matching(set.filter);
-    at("count").textContent = (view.unknown ? `No run has an option or number called ${view.unknown}.`
+    at("count").textContent = (view.wrong ? view.wrong
       : `${view.found.length} of ${run.length} runs${leftOut ? `; the ${leftOut} oldest are left out of this page` : ""}.`)
       + (lost.size ? ` Reload the page: the numbers of ${[...lost].join(", ")} did not come.` : "");
     remember();

@@ -74,10 +74,14 @@ def test_a_filter_by_words_and_by_a_condition_leaves_the_runs_that_match(page):
 
 def count(browser: Browser, text: str) -> int:
     """How many runs a filter leaves."""
+    return int(count_words(browser, text).split()[0])
+
+
+def count_words(browser: Browser, text: str) -> str:
     browser.js("document.getElementById('count').textContent = ''")
     fill(browser, text)
     browser.until("return document.getElementById('count').textContent !== ''")
-    return int(browser.text("#count").split()[0])
+    return browser.text("#count")
 
 
 def test_a_method_is_a_word_a_condition_and_a_choice(page):
@@ -91,6 +95,27 @@ def test_a_method_is_a_word_a_condition_and_a_choice(page):
 def test_spaces_around_a_sign_change_nothing(page):
     plain = count(page, "mask.ratio>0.5 state=done")
     assert count(page, "mask.ratio > 0.5 state = done") == count(page, "mask.ratio >0.5 state =done") == plain > 0
+
+
+def test_a_shared_run_is_found_and_called_by_the_study_that_is_asked_for(page):
+    for study in ("ijepa_masking", "evil"):  # the second has the first row of the first
+        assert count(page, f"study={study} row=multi-block") == 3
+        page.until(f"return document.querySelector('{ROWS} [tabulator-field=c0]').textContent === '{study}'")
+    whole, own = count(page, ""), count(page, "study=evil")
+    assert count(page, "study!=evil") == whole - own
+
+
+def test_words_with_a_space_are_quoted_and_a_method_is_told_as_it_is_written(page):
+    assert count(page, 'row="random init" study=ijepa_masking') == 3
+    assert count(page, "I-JEPA") == count(page, "method=IJEPA") == count(page, "method=ijepa") > 0
+
+
+def test_what_is_no_number_is_said_to_be_none(page):
+    assert count_words(page, "mask.ratio>abc") == "mask.ratio>abc: “abc” is no number."
+
+
+def test_a_run_without_an_option_is_not_unlike_a_value_of_it(page):
+    assert count(page, "mask.ratio!=0.9") + count(page, "mask.ratio=0.9") == count(page, "mask.ratio>=0")
 
 
 def test_runs_of_no_study_are_counted_and_found_and_blamed_on_no_command(page):
