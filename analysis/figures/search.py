@@ -146,20 +146,25 @@ def table(frame: Frame) -> Table:
     shown = [*done["row_key"].head(NUM_SHOWN)]
     others = [key for key in dict.fromkeys(frame.cells["row_key"]) if not is_trial(key)]
     by_row = {str(key): rows for key, rows in tidy.groupby("row_key", sort=False)}
+
+    def of_row(key: str) -> Sequence[int]:
+        """A row's own seeds: what was judged on others has a row of these."""
+        return seeds.get(key, frame.study.seeds(frame.scale))
+
     rows = tuple(
         replace(
             _row(
-                _of_seeds(by_row[key], seeds.get(key, frame.study.seeds(frame.scale))),
+                _of_seeds(by_row[key], of_row(key)),
                 columns,
                 is_baseline=key == frame.study.baseline,
             ),
-            collapse=collapse.of_row(frame, key),
-            plateau=plateau.of_row(frame, key),
+            collapse=collapse.of_row(frame, key, seeds=of_row(key)),
+            plateau=plateau.of_row(frame, key, seeds=of_row(key)),
         )
         for key in [*shown, *others]
     )
     if judged is not None:
-        rows = (*_judged_rows(judged, by_row, columns), *rows)
+        rows = (*_judged_rows(frame, judged, by_row, columns), *rows)
     return Table(
         name=frame.name,
         title=frame.study.title,
@@ -186,12 +191,16 @@ def _of_seeds(rows: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
     return rows[rows["seed"].isin(seeds)]
 
 
-def _judged_rows(judged: Judgement, by_row: Mapping[str, pd.DataFrame], columns: list[Column]) -> list[Row]:
+def _judged_rows(
+    frame: Frame, judged: Judgement, by_row: Mapping[str, pd.DataFrame], columns: list[Column]
+) -> list[Row]:
     """The best trial and the published setting on the judging seeds."""
     made = []
     for tried, key in ((judged.best, BEST), (judged.default, PUBLISHED)):
         row = _row(_of_seeds(by_row[tried.key], judged.seeds), columns, is_baseline=key == PUBLISHED)
-        made.append(replace(row, key=key, label=f"{tried.label}, judged"))
+        found = collapse.of_row(frame, tried.key, seeds=judged.seeds)
+        left = plateau.of_row(frame, tried.key, seeds=judged.seeds)
+        made.append(replace(row, key=key, label=f"{tried.label}, judged", collapse=found, plateau=left))
     place = next(i for i, column in enumerate(columns) if column.kind is Kind.difference)
     best, published = made
     if judged.difference is not None:

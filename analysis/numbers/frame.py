@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import defaultdict, namedtuple
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -104,10 +104,18 @@ class Frame:
             found.setdefault(run.row_key, {}).setdefault(run.col_key, []).append(run)
         return found
 
-    def told_of_row(self, row_key: str, col_key: str | None, words_of: Callable[[Sequence[Any]], str]) -> str:
-        """What `words_of` its runs says of a row: of one column, or where `col_key` is None of each by its label."""
+    def told_of_row(
+        self,
+        row_key: str,
+        col_key: str | None,
+        words_of: Callable[[Sequence[Any]], str],
+        seeds: Collection[int] | None = None,
+    ) -> str:
+        """What `words_of` its runs, or those of these seeds, says of a row: of one column, or where `col_key` is None
+        of each by its label."""
         parts = []
         for key, runs in self.runs_by_row.get(row_key, {}).items():
+            runs = [run for run in runs if seeds is None or run.seed in seeds]
             if (col_key is None or key == col_key) and (words := words_of(runs)):
                 label = runs[0].col_label if col_key is None else ""
                 parts.append(f"{label}: {words}" if label else words)

@@ -103,7 +103,7 @@ def side_by_side(table: Table, frame: Frame) -> Table:
 
 def shown_rows(table: Table, frame: Frame) -> list[ShownRow]:
     """The table's rows; beside a printed number its own difference to the baseline, and whether ours has its sign."""
-    baseline = next((row for row in table.rows if row.is_baseline), None)
+    baselines = {row.col_key: row for row in table.rows if row.is_baseline}
     compared = compared_columns(frame)
     return [
         ShownRow(
@@ -112,7 +112,7 @@ def shown_rows(table: Table, frame: Frame) -> list[ShownRow]:
             anchor=row.key,
             verdict=row.verdict,
             cells=tuple(
-                _shown(table, row, baseline, cell, column, compared)
+                _shown(table, row, baselines.get(row.col_key), cell, column, compared)
                 for cell, column in zip(row.cells, table.columns, strict=True)
             ),
         )

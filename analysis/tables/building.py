@@ -163,7 +163,10 @@ def _trained_row(
     cells = tuple(_cell(frame, place, column, is_baseline, compared) for column in columns)
     told = collapse.of_row(frame, place.row_key, place.col_key)
     left = plateau.of_row(frame, place.row_key, place.col_key)
-    return Row(place.row_key, place.label, cells, is_baseline, place.is_random_init, collapse=told, plateau=left)
+    return Row(
+        place.row_key, place.label, cells, is_baseline, place.is_random_init, collapse=told, plateau=left,
+        col_key=place.col_key,
+    )  # fmt: skip
 
 
 def _cell(

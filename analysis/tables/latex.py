@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 import unicodedata
@@ -12,7 +13,7 @@ from functools import cache
 from itertools import chain
 
 from analysis.numbers.comparing import ROWS_DIFFER
-from analysis.tables.parts import Column, Row, Table
+from analysis.tables.parts import PRINTED, Column, Row, Table
 from analysis.tables.render import NOTHING, PRINTED_ONLY, header_of, lines_of, one_line, with_marks
 from sweeps.answers.collapse import MARK
 from sweeps.answers.plateau import MARK as PLATEAU
@@ -90,6 +91,9 @@ def latex(table: Table, style: Style = PASTED) -> str:
     environment = "table*" if is_wide else "table"
     said = [escape_latex(text) for text in _latex_notes(table, style.notes)]
     floats = _floats(pieces)
+    num_lines = math.ceil(len(" ".join(said)) / (RUNNING * (PAGE if is_wide else ARTICLES[style.article])))
+    if sum(piece.height for piece in floats[-1]) + num_lines - NOTES_LINES > TALLEST:
+        floats.append([])  # of the notes alone
     found = [r"% \usepackage{booktabs,textcomp,xcolor}"]
     for number, own in enumerate(floats):
         is_last = number == len(floats) - 1
@@ -136,6 +140,8 @@ def _caption(table: Table, *, is_continued: bool) -> list[str]:
 COLUMN, PAGE, SINGLE, GAP = 50, 97, 74, 2
 ARTICLES = {"two_column": COLUMN, "one_column": SINGLE}
 HEADER, LONGEST = 14, 22  # what is longer is broken into lines
+RUNNING = 1.3  # letters of running text where a table has room for one
+NOTES_LINES = 4  # that TALLEST leaves room for
 TALLEST, RULES = 48, 4  # lines of a page, with its caption and notes, and what the rules of a block take of them
 NOTES = ("short", "full", "none")
 
@@ -156,7 +162,8 @@ def _latex_notes(table: Table, notes: str) -> list[str]:
         f"grey: {PRINTED_ONLY}": any(row.is_printed_only for row in table.rows),
     }
     told = "; ".join(words for words, is_used in marks.items() if is_used)
-    also = [note for note in table.notes if note.startswith(ROWS_DIFFER)]  # else the rows seem to differ in less
+    # Else the rows seem to differ in less, and what is printed to be of the same data.
+    also = [note for note in table.notes if note.startswith((ROWS_DIFFER, PRINTED))]
     return [
         *filter(None, [table.caveat]),
         *also,

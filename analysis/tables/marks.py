@@ -15,7 +15,7 @@ from analysis.numbers.stats import (
     holm,
     smallest_p,
 )
-from analysis.tables.parts import Cell, Column, Kind, Row
+from analysis.tables.parts import PRINTED, Cell, Column, Kind, Row
 from sweeps.answers.plateau import note as plateau_note
 from sweeps.answers.verdicts import higher_is_better
 from sweeps.console.tables import counted
@@ -123,7 +123,7 @@ def notes_of(
         source = study.printed.source or " ".join(study.source.values()) or "the paper"
         # Numbers of scale lab are of data that anyone may have.
         whose = "comparable where the data is the same" if frame.scale == "lab" else "other data and scale than ours"
-        notes.append(f"Printed: {printed_metric(frame)}, {source}; {whose}.")
+        notes.append(f"{PRINTED} {printed_metric(frame)}, {source}; {whose}.")
     notes += _about_outcomes(frame)
     notes += [collapse.note(row.label, row.collapse) for row in rows if row.collapse]
     notes += [plateau_note(row.label, row.plateau) for row in rows if row.plateau]

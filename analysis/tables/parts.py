@@ -47,6 +47,9 @@ class Cell:
     diverged: float = 0.0  # share of its runs that did, or collapsed
 
 
+PRINTED = "Printed:"  # begins the note that says what the printed numbers are
+
+
 @dataclass(frozen=True)
 class Row:
     """One line. A printed-only row was never trained here; a random-init row was evaluated without training."""
@@ -60,6 +63,7 @@ class Row:
     collapse: str = ""  # "1 of 3 seeds collapsed (seed 2: RankMe 1.3)"
     plateau: str = ""  # "left the plateau (loss 0.66) at step 126 (seed 0), 412 (seed 1, late) of 500"
     verdict: str = ""  # beside the baseline: "better", "undecided: about 4 more seeds, about 12 minutes"
+    col_key: str | None = None  # of a line of its own for a level of the study's second axis
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,11 @@ class Table:
         most = max(nums, default=0)
         if most < 2:
             return ""
-        if self.level == CONFIDENCE:
-            return f"Mean ± 95 % t-interval, {most} seeds"
-        # A rule gives each row its own number of seeds.
+        # A rule gives each row its own number of seeds, and a search each trial.
         seeds = f"{min(nums)} to {most}" if min(nums) < most else f"{most}"
-        return f"Mean ± 95 % t-interval, Δ ± {100 * self.level:.4g} %, {seeds} seeds"
+        has_differences = any(column.kind is Kind.difference for column in self.columns)
+        told = f"; Δ: to the baseline, ± its {100 * self.level:.4g} % interval" if has_differences else ""
+        return f"Mean ± 95 % t-interval, {seeds} seeds{told}"
 
     @property
     def has_verdicts(self) -> bool:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from sweeps.database import series
 
 MARK = "†"
+UNSEEN = "not looked at"  # runs from before the trainer did
 STATES = {"collapsed": "collapsed", "untrained": "no different from untrained"}  # in words
 
 
@@ -33,7 +34,7 @@ def shown_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def of_seeds(found: Mapping[int, Mapping[str, Any]], num_wanted: int) -> str:
+def of_seeds(found: Mapping[int, Mapping[str, Any]], num_wanted: int, num_unseen: int = 0) -> str:
     """`1 of 3 seeds collapsed (seed 2: RankMe 1.3)`; empty where nothing is to be said. `found` is by seed."""
     parts = []
     for state, words in STATES.items():
@@ -43,12 +44,17 @@ def of_seeds(found: Mapping[int, Mapping[str, Any]], num_wanted: int) -> str:
             verb = "" if state == "collapsed" else "are " if len(of) > 1 else "is "
             plural = "s" if num_wanted > 1 else ""
             parts.append(f"{len(of)} of {num_wanted} seed{plural} {verb}{words} ({seeds})")
+    if parts and num_unseen:
+        parts.append(f"{num_unseen} {'were' if num_unseen > 1 else 'was'} {UNSEEN}")
     return "; ".join(parts)
 
 
 def ended(state: str, told: Mapping[str, Any] | None) -> str:
-    """How a run of this state ended, in a word: of one that is done and whose features collapsed, that."""
-    return "collapsed" if state == "done" and (told or {}).get("state") == "collapsed" else state
+    """How a run of this state ended, in a word: of one that is done, whether its features collapsed, if they were
+    looked at."""
+    if state != "done":
+        return state
+    return UNSEEN if not told else "collapsed" if told.get("state") == "collapsed" else state
 
 
 def of_running(connection: Connection, run_ids: Sequence[int]) -> dict[int, str]:

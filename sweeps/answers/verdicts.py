@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaincinv, nctdtr, ndtr
 
 from sweeps.answers.blocked_intervals import Comparison, Difference, Estimate, quantile
+from sweeps.answers.collapse import UNSEEN
 from sweeps.study.metric_words import describe
 
 POWER = 0.8
@@ -71,6 +72,8 @@ def caveat(ended: Sequence[str]) -> str:
     for word in ("diverged", "collapsed"):
         if num := sum(one == word for one in ended):
             told.append(f"{num}{'' if told else seeds} {word}")
+    if told and (num := sum(one == UNSEEN for one in ended)):
+        told.append(f"{num} {UNSEEN}")
     return ", ".join(told)
 
 
@@ -201,8 +204,9 @@ def sentence(columns: Sequence[Judged], metric: str, margin: float | None) -> st
     parts = list(filter(None, parts))
     if not parts:
         return ""
-    baseline = next(column.labels[column.baseline] for column in columns if column.baseline in column.labels)
-    return f"{describe(metric).words} beside {baseline}: {'. '.join(parts)}."
+    of = next(column for column in columns if column.baseline in column.labels)
+    baseline, lost = of.labels[of.baseline], of.caveats.get(of.baseline, "")
+    return f"{describe(metric).words} beside {baseline}{f' ({lost})' if lost else ''}: {'. '.join(parts)}."
 
 
 def _of_kind(column: Judged, found: Mapping[str, Verdict], kind: str, margin: float | None) -> str:

@@ -37,6 +37,7 @@ class Difference:
     is_listed: bool  # in `varies`
     is_implied: bool = False  # an option, by another variant of a part that it belongs to, and not set
     is_with_another: bool = False  # set by a row that sets options of other parts too
+    is_size_with_method: bool = False  # of the encoder, by a row that sets another method or objective
 
     @property
     def is_told(self) -> bool:
@@ -45,7 +46,8 @@ class Difference:
     @property
     def is_beside_the_label(self) -> bool:
         """What a reader of the table would not take from the row's name: it is not what the row is about."""
-        return (self.is_listed and not self.is_set) or self.is_implied or (self.is_with_another and self.is_of_recipe)
+        is_beside = self.is_with_another and self.is_of_recipe
+        return (self.is_listed and not self.is_set) or self.is_implied or is_beside or self.is_size_with_method
 
     @property
     def is_of_recipe(self) -> bool:
@@ -83,6 +85,7 @@ def differences(study: Study, scale: str, cells: Sequence[tuple[Cell, Mapping[st
                     cell, key, config.get(key), baseline.get(key), is_set, _is_listed(study, scale, key),
                     is_implied=is_implied and key not in told and "." in key,
                     is_with_another=key in told and any(one.split(".")[0] not in _RECIPE for one in told),
+                    is_size_with_method=is_size and key in told and bool({*told} & {*_IMPLIED}),
                 )  # fmt: skip
 
 

@@ -95,7 +95,9 @@ class _Reader(Checks):
             printed = self.printed(spec["printed"], rows, columns) if are_all and "printed" in spec else None
         if self.wrong:
             spec = without(spec, [key for key in spec if key not in _STUDY_KEYS])
-            spec = without(spec, ["printed", "table", "varies", "margin", "stop"])
+            # What cannot be read is left out; without a readable `varies` rows would seem unlike for no reason.
+            left_out = ["varies"] if any("varies" in line for line in self.wrong) else []
+            spec = without(spec, ["printed", "table", "margin", "stop", *left_out])
             spec |= {"baseline": rows[0].key, "random_init": False, "figures": list(shown["figures"])}
             baseline, printed = rows[0].key, None
             shown |= {"source": {}, "table": {"digits": {}}}

@@ -56,7 +56,10 @@ def test_the_random_init_gains_nothing_over_itself(recipes: Laboratory) -> None:
 def test_a_recipe_whose_features_collapsed_is_named_below_its_table(recipes: Laboratory) -> None:
     facts = {"collapse": {"state": "collapsed", "rankme": 1.3, "said": "collapsed"}}
     recipes.run("recipe_small", "block", 2, {MAIN: 73.0}, facts=facts)
-    assert "\n† 32 x 1,000: 1 of 3 seeds collapsed (seed 2: RankMe 1.3).\n" in contents(recipes.engine).decode()
+    assert (
+        "\n† 32 x 1,000: 1 of 3 seeds collapsed (seed 2: RankMe 1.3); 2 were not looked at.\n"
+        in contents(recipes.engine).decode()
+    )
 
 
 def test_a_study_that_is_no_recipe_is_not_on_the_page(laboratory: Laboratory) -> None:

@@ -84,7 +84,7 @@ def test_what_is_not_told_in_words_is_refused() -> None:
 def test_a_figure_is_drawn_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = load(engine, "ijepa_masking")
     first = figures(frame)
-    monkeypatch.setattr(drawing, "images", lambda plot: pytest.fail("drawn again"))
+    monkeypatch.setattr(drawing, "images", lambda *plot: pytest.fail("drawn again"))
     assert figures(load(engine, "ijepa_masking")) == first
 
 
@@ -94,13 +94,13 @@ def test_a_figure_is_drawn_again_where_anything_that_decides_it_is_another(
 ) -> None:
     frame = load(engine, "ijepa_masking")
     drawn: list[object] = []
-    monkeypatch.setattr(drawing, "images", lambda plot: drawn.append(plot) or {"svg": b""})
+    monkeypatch.setattr(drawing, "images", lambda plot, article: drawn.append(plot) or {"svg": b""})
     num_figures = len(figures(frame))
     assert len(drawn) == num_figures
     if changed == "numbers":
         frame.rows.loc[frame.rows["value"].idxmax(), "value"] += 1e-9
     elif changed == "settings":
-        monkeypatch.setattr(theme, "what_decides", lambda: ("of tomorrow",))
+        monkeypatch.setattr(theme, "what_decides", lambda article: ("of tomorrow",))
     else:
         monkeypatch.setattr(remembered, changed, lambda *packages: "of tomorrow")
     figures(frame)

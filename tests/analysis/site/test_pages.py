@@ -209,7 +209,7 @@ def test_the_index_leads_to_the_page_of_agreement_even_where_there_is_none(labor
 def test_a_figure_says_what_its_marks_and_intervals_are(pages):
     words = text(pages["studies/masking_ratio.html"])
     assert (
-        "whiskers (bands from six seeds on): their 95 % t-intervals; hollow: printed, or with seeds missing; dashed: the"
+        "whiskers (bands from six seeds on): their 95 % t-intervals; hollow: printed, or with seeds missing; dashed:"
         in words
     )
 

@@ -353,12 +353,26 @@ def test_a_verdict_says_how_many_seeds_of_its_row_diverged(laboratory: Laborator
     rows = [{"key": key, "label": key, "set": {"mask": key}} for key in ("base", "other")]
     told = {"rows": rows, "printed": {}, "random_init": False, "seeds": [0, 1, 2, 3], "baseline": "base"}
     laboratory.study("two", ROWS | told)
+    looked = {"collapse": {"state": "", "rankme": 9.0, "said": ""}}
     for seed in range(3):
-        laboratory.run("two", "base", seed, {MAIN: 50.0 + 0.1 * seed})
-        laboratory.run("two", "other", seed, {MAIN: 60.0 + 0.11 * seed})
+        laboratory.run("two", "base", seed, {MAIN: 50.0 + 0.1 * seed}, facts=looked)
+        laboratory.run("two", "other", seed, {MAIN: 60.0 + 0.11 * seed}, facts=looked)
     laboratory.run("two", "other", 3, {}, state="diverged")
     table = building.build(load(laboratory.engine, "two"))
     assert table.rows[1].verdict == "better, but 1 of 4 seeds diverged" and "(1 of 4 seeds diverged)" in table.sentence
+
+
+def test_seeds_that_nobody_looked_at_are_not_counted_as_sound_beside_collapsed_ones(laboratory: Laboratory) -> None:
+    rows = [{"key": key, "label": key, "set": {"mask": key}} for key in ("base", "other")]
+    laboratory.study("two", ROWS | {"rows": rows, "printed": {}, "random_init": False, "baseline": "base"})
+    collapsed = {"collapse": {"state": "collapsed", "rankme": 1.3, "said": "collapsed"}}
+    for seed in range(3):
+        laboratory.run("two", "base", seed, {MAIN: 50.0 + 0.1 * seed}, facts=collapsed)
+        laboratory.run("two", "other", seed, {MAIN: 60.0 + 0.11 * seed}, facts=None if seed else collapsed)
+    table = building.build(load(laboratory.engine, "two"))
+    assert table.rows[1].verdict == "better, but 1 of 3 seeds collapsed, 2 not looked at"
+    assert table.rows[1].collapse == "1 of 3 seeds collapsed (seed 0: RankMe 1.3); 2 were not looked at"
+    assert "beside base (3 of 3 seeds collapsed): other (1 of 3 seeds collapsed, 2 not looked at)" in table.sentence
 
 
 def test_a_row_has_a_verdict_in_every_column_and_the_random_initialisation_none(grid_table: Table) -> None:
@@ -396,4 +410,4 @@ def test_a_rule_for_seeds_widens_the_differences_for_its_looks_and_the_notes_say
     notes = " ".join(table.notes)
     assert "judged at 3, 4, 6, 9, 12 seeds" in notes and "with its 99 % interval" in notes
     assert table.rows[1].verdict == "better"
-    assert r"$\Delta$ $\pm$ 99 \%, 3 seeds." in latex.latex(table)
+    assert r"3 seeds; $\Delta$: to the baseline, $\pm$ its 99 \% interval." in latex.latex(table)
