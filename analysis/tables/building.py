@@ -56,7 +56,7 @@ def build(frame: Frame) -> Table:
         replace(row, verdict=told.get((row.key, place.col_key), "")) for row, place in zip(rows, places, strict=True)
     ]
     if frame.study.printed:
-        rows += [_printed_only_row(frame, level.key, level.label, columns) for level in frame.study.printed.rows]
+        rows += [_printed_only_row(frame, place, columns) for place in _printed_places(frame, by_level)]
     rows, about_best = with_best(with_stars(rows), columns, frame.metrics[0])
     return Table(
         name=frame.name,
@@ -238,9 +238,21 @@ def _printed_cell(frame: Frame, place: _Place, column: Column) -> Cell:
     return Cell(text="" if printed is None or value is None else printed.text(value, col_key))
 
 
-def _printed_only_row(frame: Frame, key: str, label: str, columns: list[Column]) -> Row:
-    place = _Place(key, None, label)
+def _printed_places(frame: Frame, by_level: bool) -> list[_Place]:
+    """Lines of the rows that were never trained here: as many of each as the paper has numbers for."""
+    assert frame.study.printed is not None
+    places = []
+    for row in frame.study.printed.rows:
+        values = frame.study.printed.values.get(row.key, {})
+        own = [] if by_level else [level for level in frame.study.columns if level.key in values]
+        places += [_Place(row.key, level.key, f"{row.label}, {level.label}") for level in own]
+        if not own:
+            places.append(_Place(row.key, None, row.label))
+    return places
+
+
+def _printed_only_row(frame: Frame, place: _Place, columns: list[Column]) -> Row:
     cells = tuple(
         _printed_cell(frame, place, column) if column.kind is Kind.printed else Cell(text="–") for column in columns
     )
-    return Row(key, label, cells, is_printed_only=True)
+    return Row(place.row_key, place.label, cells, is_printed_only=True, col_key=place.col_key)

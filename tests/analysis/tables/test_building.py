@@ -5,8 +5,9 @@ import pytest
 from scipy import stats as scipy_stats
 from sqlalchemy import Engine
 
-from analysis.numbers.frame import load
+from analysis.numbers.frame import Frame, load
 from analysis.numbers.stats import mean_interval
+from analysis.site import study_page
 from analysis.tables import building, latex, render
 from analysis.tables.parts import Table
 from analysis.tables.render import cell_text
@@ -122,6 +123,40 @@ def test_one_seed_has_no_interval_and_says_one_seed(laboratory: Laboratory) -> N
     laboratory.study("rows", {**ROWS, "seeds": [4]})
     laboratory.run("rows", "block", 4, {MAIN: 61.25})
     assert text(building.build(load(laboratory.engine, "rows")), "block", MAIN) == "61.25 (1 seed)"
+
+
+def lined_up(laboratory: Laboratory) -> tuple[Frame, Table]:
+    """A study whose second axis is in the rows, with printed numbers of both of its lengths."""
+    printed = {
+        "metric": "top-1",
+        "values": {
+            "0.5": {"short": 60.0, "long": 70.0},
+            "0.9": {"short": 50.0, "long": 80.0},
+            "huge": {"short": 1.0, "long": 2.0},
+        },
+        "rows": [{"key": "huge", "label": "ViT-H"}],
+    }
+    laboratory.study("lined", GRID | {"table": {"columns": "metrics"}, "figures": [], "printed": printed})
+    for column in ("short", "long"):
+        for row, value in (("0.5", 60.0), ("0.75", 62.0), ("0.9", 70.0)):
+            for seed in range(3):
+                laboratory.run("lined", row, seed, {MAIN: value + seed * value / 100}, col_key=column)
+    frame = load(laboratory.engine, "lined")
+    return frame, building.build(frame)
+
+
+def test_a_row_that_is_only_printed_has_a_line_for_each_level_that_the_paper_has(laboratory: Laboratory) -> None:
+    _, table = lined_up(laboratory)
+    own = {row.label: [cell.text for cell in row.cells][-1] for row in table.rows if row.is_printed_only}
+    assert own == {"ViT-H, half length": "1.0", "ViT-H, full length": "2.0"}
+
+
+def test_a_printed_number_is_beside_the_baseline_of_its_own_level(laboratory: Laboratory) -> None:
+    frame, table = lined_up(laboratory)
+    rows = {row.label: row.cells[-1] for row in study_page.shown_rows(table, frame)}
+    assert (rows["0.5, half length"].aside, rows["0.5, half length"].hint) == ("+10.0", study_page.OPPOSITE)
+    assert (rows["0.5, full length"].aside, rows["0.5, full length"].hint) == ("−10.0", study_page.AGREES)
+    assert rows["0.9, full length (baseline)"].aside == ""
 
 
 def test_printed_only_rows_come_last_and_hold_no_number_of_ours(rows_table: Table) -> None:
