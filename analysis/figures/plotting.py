@@ -293,6 +293,8 @@ def _printed_points(frame: Frame, panel: Panel, number: int) -> pd.DataFrame:
     x = axis(frame, cells, panel.x, cells)
     if panel.kind == "line" and frame.study.columns:  # the paper's schedule is not ours: name its places by label
         x = cells["row_label" if panel.hue in ("columns", frame.study.col_axis) else "col_label"]
+    elif panel.kind == "line":
+        x = _paper_places(frame, cells, panel.x)
     cells = cells.assign(x=x, hue=_hue(frame, cells, panel), mean=np.asarray(values))
     # Bars and points share their rows with our panel beside them: a row that the paper lacks keeps its place, empty.
     # So do a line's, that its places come in the study's order: one row may have only the last.
@@ -305,6 +307,15 @@ def _printed_points(frame: Frame, panel: Panel, number: int) -> pd.DataFrame:
     label = cells["row_label"].where(cells["col_label"] == "", cells["row_label"] + ", " + cells["col_label"])
     cells = cells.assign(label=label, low=float("nan"), high=float("nan"), num_seeds=1, num_wanted=1, panel=number)
     return cells[[*columns, "num_wanted"]].astype({"mean": "float64"})
+
+
+def _paper_places(frame: Frame, cells: pd.DataFrame, name: str) -> pd.Series[Any]:
+    """Where the paper's own numbers lie along an option, which is rarely where ours do; by label where it says none."""
+    sizes = {}
+    if "paper" in frame.study.scales:
+        sizes = {cell.row_key: cell.overrides.get(name) for cell in frame.study.cells("paper")}
+    found = cells["row_key"].map(sizes)
+    return cells["row_label"] if found.isna().any() else found
 
 
 def _printed_quantity(frame: Frame, metric: str) -> str | None:

@@ -99,6 +99,19 @@ def test_printed_places_of_a_line_come_in_the_studys_order_whichever_row_has_the
     assert [label.get_text() for label in drawn(plot).axes[2].get_xticklabels()] == ["half\nlength", "full\nlength"]
 
 
+def test_printed_places_of_a_line_are_the_papers_own(laboratory: Laboratory) -> None:
+    rows = [
+        {"key": key, "label": key, "scales": {"cpu": {"predictor.width": here}, "paper": {"predictor.width": there}}}
+        for key, here, there in (("eighth", 16, 128), ("half", 64, 512))
+    ]
+    figure = {"name": "width", "kind": "line", "x": "predictor.width"}
+    printed = {"metric": "top-1", "values": {"eighth": 80.8, "half": 84.4}}
+    laboratory.study("width", {**ROWS, "rows": rows, "figures": [figure], "printed": printed})
+    plot = figure_of(load(laboratory.engine, "width"), "width")
+    places = {panel: own["x"].tolist() for panel, own in plot.points[~plot.points["is_random_init"]].groupby("panel")}
+    assert places == {0: [16, 64], 1: [128, 512]}
+
+
 def test_one_printed_number_is_no_line(laboratory: Laboratory) -> None:
     laboratory.study("grid", {**GRID, "printed": {"metric": "top-1", "values": {"0.9": {"long": 84.4}}}})
     assert len(figure_of(load(laboratory.engine, "grid"), "curve").panels) == 2
