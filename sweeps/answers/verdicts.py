@@ -193,15 +193,17 @@ def with_caveats(told: str, spec: Mapping[str, Any], scale: str) -> str:
 def sentence(columns: Sequence[Judged], metric: str, margin: float | None) -> str:
     """`Beside 90 %: 75 % is better; 50 % and 95 % are worse.`; "" where nothing can be compared yet.
 
-    The random initialisation is a reference, not an answer: it is in the table only.
+    The random initialisation is a reference, not an answer: it is in the table only. Columns that decide nothing come
+    last, as an index may cut a long sentence.
     """
-    parts = []
+    parts, is_open = [], {}
     for column in columns:
         found = {key: v for key, v in verdicts(column, metric, margin).items() if key in column.labels}
         if told := [_of_kind(column, found, kind, margin) for kind in _SAID]:
             words = "; ".join(filter(None, told))
             parts.append(f"{column.label}: {words}" if column.label and words else words)
-    parts = list(filter(None, parts))
+            is_open[parts[-1]] = all(verdict.kind == "undecided" for verdict in found.values())
+    parts = sorted(filter(None, parts), key=is_open.__getitem__)
     if not parts:
         return ""
     of = next(column for column in columns if column.baseline in column.labels)

@@ -149,6 +149,20 @@ def test_a_study_is_one_sentence_with_its_columns_and_without_its_reference():
     assert sentence([Judged("", "a", Comparison({}), labels)], TOP1, 2.0) == ""
 
 
+def test_a_column_that_decides_nothing_is_said_last():
+    labels = {"a": "90 %", "b": "75 %"}
+    arms = {
+        "half": {"a": [50.0, 51.0, 50.5], "b": [50.9, 50.1, 51.4]},
+        "full": {"a": [50.0, 51.0, 50.5], "b": [60.1, 60.9, 60.4]},
+    }
+    columns = [
+        Judged(label, "a", compare([Arm(key, dict(enumerate(row))) for key, row in own.items()], "a"), labels)
+        for label, own in arms.items()
+    ]
+    told = sentence(columns, TOP1, 0.1)
+    assert 0 < told.index("full: 75 % is better") < told.index("half: 75 % (")
+
+
 def test_a_label_with_a_comma_is_quoted_in_a_list():
     values = {"a": [50.0, 51.0, 50.5], "b": [60.1, 60.9, 60.4], "c": [40.0, 41.2, 40.4]}
     comparison = compare([Arm(key, dict(enumerate(row))) for key, row in values.items()], "a")
