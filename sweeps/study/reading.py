@@ -52,6 +52,8 @@ class _Reader(Checks):
         infinite = [f"{where} must be a finite number, got {value}" for where, value in not_finite(spec)]
         self.wrong += infinite
         self.texts(spec, ("title", "question", "caveat", "notes"))
+        if isinstance(spec.get("caveat"), str):
+            spec["caveat"] = " ".join(spec["caveat"].split())  # it ends a sentence, whatever lines the file has
         spec.setdefault("seeds", [0] if "search" in spec else [0, 1, 2])
         with self.collected():
             self.compared(spec)

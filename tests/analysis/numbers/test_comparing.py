@@ -46,7 +46,7 @@ def test_a_verdict_at_scale_smoke_says_that_its_runs_only_show_that_they_run(lab
 
 
 def test_what_a_file_says_against_its_verdicts_stands_behind_them_wherever_they_do(laboratory: Laboratory) -> None:
-    told = trained(laboratory, "rows", {**OURS, "caveat": "Unlike labels."})
+    told = trained(laboratory, "rows", {**OURS, "caveat": "Unlike\n  labels.\n"})
     assert told.endswith("is worse. Unlike labels.")
     with laboratory.engine.connect() as connection:
         assert answer(connection, "rows") == told  # the terminal's
