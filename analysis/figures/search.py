@@ -219,7 +219,7 @@ def _row(rows: pd.DataFrame, columns: list[Column], *, is_baseline: bool) -> Row
     cells = []
     for column in columns:
         if column.kind is Kind.setting:
-            cells.append(Cell(text=shown(rows[column.key].iloc[0])))
+            cells.append(Cell(text=value_text(rows[column.key].iloc[0])))
         elif column.kind is Kind.difference:
             cells.append(Cell())
         else:
@@ -238,7 +238,7 @@ def _value(runs: pd.DataFrame) -> Cell:
     return Cell(mean_interval([float(value) for value in values]), note=words, diverged=diverged)
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     if isinstance(value, float) and np.isnan(value):  # an option that a run of no steps does not have
         return ""
     return compact(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.figures.search import shown, spec_of, trials
+from analysis.figures.search import spec_of, trials, value_text
 from analysis.numbers.frame import Frame
 from analysis.numbers.importances import FEWEST, importances, share_intervals, uncertainty
 from sweeps.console.errors import UserError
@@ -101,7 +101,7 @@ def _axis(done: pd.DataFrame, spec: SearchSpec, key: str, label: str) -> Axis:
         chosen = chosen.map({choice: place for place, choice in enumerate(found.choices)})
     places: NDArray[np.float64] = chosen.to_numpy(dtype=np.float64)
     if found.kind == "categorical":
-        names = tuple(shown(choice) for choice in found.choices)
+        names = tuple(value_text(choice) for choice in found.choices)
         return Axis(key, label, places, 0, len(names) - 1, names=names)
     return Axis(key, label, places, found.low, found.high, is_log=found.log, is_whole=found.kind == "int")
 

@@ -196,19 +196,18 @@ def sentence(columns: Sequence[Judged], metric: str, margin: float | None) -> st
     The random initialisation is a reference, not an answer: it is in the table only. Columns that decide nothing come
     last, as an index may cut a long sentence.
     """
-    parts, is_open = [], {}
+    parts: list[tuple[bool, str]] = []
     for column in columns:
         found = {key: v for key, v in verdicts(column, metric, margin).items() if key in column.labels}
-        if told := [_of_kind(column, found, kind, margin) for kind in _SAID]:
-            words = "; ".join(filter(None, told))
-            parts.append(f"{column.label}: {words}" if column.label and words else words)
-            is_open[parts[-1]] = all(verdict.kind == "undecided" for verdict in found.values())
-    parts = sorted(filter(None, parts), key=is_open.__getitem__)
+        if words := "; ".join(filter(None, (_of_kind(column, found, kind, margin) for kind in _SAID))):
+            is_open = all(verdict.kind == "undecided" for verdict in found.values())
+            parts.append((is_open, f"{column.label}: {words}" if column.label else words))
     if not parts:
         return ""
     of = next(column for column in columns if column.baseline in column.labels)
     baseline, lost = of.labels[of.baseline], of.caveats.get(of.baseline, "")
-    return f"{describe(metric).words} beside {baseline}{f' ({lost})' if lost else ''}: {'. '.join(parts)}."
+    told = [words for _, words in sorted(parts, key=lambda part: part[0])]  # stable: the study's order
+    return f"{describe(metric).words} beside {baseline}{f' ({lost})' if lost else ''}: {'. '.join(told)}."
 
 
 def _of_kind(column: Judged, found: Mapping[str, Verdict], kind: str, margin: float | None) -> str:

@@ -18,8 +18,11 @@ document.addEventListener("DOMContentLoaded", async () => {
   const key = (i) => `${keys[config[i]]}-${seed[i]}`;
   const columns = new Map(Object.entries({ run, seed, state, seconds }).map(([name, values]) => [name, { of: ofRun, values }]));
   // A run that several studies share is called as the one does that is filtered for.
-  let placeOf = [];
+  let placeOf = [], calledBy, order = {};
   const callBy = (wanted) => {
+    if (wanted === calledBy) return;
+    calledBy = wanted;
+    order = {};  // is of these names
     placeOf = asked.map((places) => places.find(([study]) => study === wanted) ?? places[0]);
     ["study", "row"].forEach((name, n) => columns.set(name, { of: ofConfig, values: placeOf.map((place) => place?.[n] ?? "") }));
   };
@@ -54,7 +57,11 @@ document.addEventListener("DOMContentLoaded", async () => {
   const methods = columns.get("method")?.values ?? [];
   const plain = (words) => String(words).toLowerCase().replace(/[-_]/g, "");  // I-JEPA is ijepa
   const configWords = asked.map((places, n) => [...places.flat(), methods[n] ?? "", keys[n]].join(" ").toLowerCase());
-  const isOf = (wanted) => (places) => (wanted === "none" || !wanted ? !places.length : places.some(([study]) => study === wanted));
+  const plainMethods = methods.map((method) => plain(method ?? ""));
+  const PLACES = {  // what a run has in several places
+    study: (wanted) => (places) => (wanted === "none" || !wanted ? !places.length : places.some(([study]) => study === wanted)),
+    row: (wanted) => (places) => places.some(([, row]) => row === wanted),
+  };
   const runWords = all.map((i) => `${state[i]} seed=${seed[i]} run=${run[i]} ${key(i)}`.toLowerCase());
 
   const inTurn = [true, false].flatMap((isAsked) => all.filter((i) => (placesOf(i).length > 0) === isAsked));  // of no study last
@@ -63,12 +70,12 @@ document.addEventListener("DOMContentLoaded", async () => {
     let wrong = "";
     const tests = parts(text).map((part) => {
       if (typeof part === "string") {
-        const isOfConfig = ofConfig(configWords.map((words, n) => words.includes(part) || plain(part) === plain(methods[n] ?? "")));
+        const isOfConfig = ofConfig(configWords.map((words, n) => words.includes(part) || plainMethods[n] === plain(part)));
         return (i) => isOfConfig(i) || runWords[i].includes(part);
       }
       const [name, sign, wanted] = part;
-      if (name === "study" && /^!?=$/.test(sign)) return ofConfig(asked.map((places) => isOf(wanted)(places) === (sign === "=")));
-      if (name === "row" && /^!?=$/.test(sign)) return ofConfig(asked.map((places) => places.some(([, row]) => row === wanted) === (sign === "=")));
+      if (Object.hasOwn(PLACES, name) && ["=", "!="].includes(sign))
+        return ofConfig(asked.map(PLACES[name](wanted)).map((isMet) => isMet === (sign === "=")));
       if (!columns.has(name)) { wrong = `No run has an option or number called ${name}.`; return () => false; }
       if (Object.hasOwn(ORDERS, sign) && (wanted === "" || Number.isNaN(Number(wanted)))) wrong = `${name}${sign}${wanted}: “${wanted}” is no number.`;
       return columns.get(name).of(columns.get(name).values.map(test(sign, wanted)));
@@ -202,7 +209,7 @@ document.addEventListener("DOMContentLoaded", async () => {
 
   const sorting = () => /^(.*):(asc|desc)$/.exec(set.sort)?.slice(1) ?? [];
   const collator = new Intl.Collator("en", { numeric: true });
-  let order = {}, view, turn = 0, waiting;
+  let view, turn = 0, waiting;
   function inOrder(found) {
     const [name, way] = sorting();
     if (!name) return found;
@@ -236,8 +243,7 @@ document.addEventListener("DOMContentLoaded", async () => {
     const mine = turn += 1;
     await arrive([set.x, set.y, set.color, ...parts(set.filter).filter(Array.isArray).map(([name]) => name)]);
     if (mine !== turn) return false;  // the reader has gone on
-    callBy(parts(set.filter).find((part) => Array.isArray(part) && part[0] === "study" && part[1] === "=")?.[2]);
-    order = {};
+    callBy(parts(set.filter).find((part) => Array.isArray(part) && part[0] === "study" && part[1] === "=")?.[2] ?? "");
     view = matching(set.filter);
     at("count").textContent = (view.wrong ? view.wrong
       : `${view.found.length} of ${run.length} runs${leftOut ? `; the ${leftOut} oldest are left out of this page` : ""}.`)
