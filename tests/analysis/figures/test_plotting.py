@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from analysis.figures import drawing, plotting, theme
 from analysis.numbers.frame import Frame, load
 from analysis.numbers.stats import mean_interval
+from analysis.tables.latex import ARTICLES, PASTED
 from sweeps.database.tables import Config
 from tests.analysis.conftest import GRID, MAIN, ROWS, Laboratory, grid_value
 
@@ -339,6 +340,7 @@ def test_a_figure_of_panels_is_as_wide_as_the_text_of_its_article_and_a_single_o
                 drawing.draw(replace(figure_of(rows, "dots"), panels=figure_of(rows, "dots").panels[:1])).get_figwidth()
                 == theme.COLUMN
             )
+    assert theme.TEXTS.keys() == ARTICLES.keys() and PASTED.article == theme.PASTED
     plot = figure_of(grid, "curve")
     assert drawing.images(plot, "one_column")["pdf"] != drawing.images(plot)["pdf"]
     assert theme.what_decides("one_column") != theme.what_decides()  # or one would be remembered as the other
